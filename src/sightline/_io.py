@@ -122,7 +122,8 @@ def output_path(path: str | Path) -> Path:
     if match := _ADDRESS.match(path.as_posix()):
         address = f"{match[0]}/{path.as_posix().removeprefix(match[0])}"
         raise UsageError(
-            f"{address} is an address, but this is written to a disk here: name a path, and copy the result there."
+            f"{address} is an address, but this is written to a local disk: give a local path, then copy the result "
+            "there."
         )
     return path
 
@@ -215,7 +216,7 @@ def refuse_links(root: Path, folder: Path) -> None:
         if ancestor.is_symlink():
             raise OutputError(
                 f"{ancestor} is a link to {ancestor.readlink()}, and nothing is written through "
-                "links: replace it by a folder."
+                "links: replace it with a folder."
             )
         if ancestor.exists() and not ancestor.is_dir():
             raise OutputError(f"{ancestor} is not a folder, so nothing can be written into it: remove it.")
@@ -238,7 +239,7 @@ def is_free(folder: Path) -> bool:
     """
     try:
         if folder.samefile("."):
-            raise OutputError(f"The folder {folder} is the current one, which cannot be replaced: name a folder in it.")
+            raise OutputError(f"{folder} is the current folder, which cannot be replaced: name a folder in it.")
         return folder.is_dir() and not any(folder.iterdir())
     except FileNotFoundError:
         return True
@@ -342,7 +343,7 @@ def hold_lock(path: Path, what: str) -> Iterator[IO[bytes]]:
                 f"{what} is in use by another process{_describe_owner(file)}: wait until it ends, or stop it."
             ) from None
         if (content := file.read(_MAX_OWNER_BYTES + 1)) and not _OWNER.fullmatch(content):
-            raise OutputError(f"{path} is not a lock file, so it was left unchanged: move it away.")
+            raise OutputError(f"{path} is not a lock file, so it was left unchanged: move it elsewhere.")
         file.seek(0)
         file.truncate(0)
         file.write(str(os.getpid()).encode())

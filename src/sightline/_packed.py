@@ -36,7 +36,9 @@ class _DirectoryCheck:
 
     def read(self, size: int = -1) -> bytes:
         if size > _MAX_DIRECTORY_BYTES:
-            raise zipfile.BadZipFile(f"a directory of {size:,} bytes, where {_MAX_DIRECTORY_BYTES:,} are the limit")
+            raise zipfile.BadZipFile(
+                f"its directory has {size:,} bytes, more than the limit of {_MAX_DIRECTORY_BYTES:,}"
+            )
         data = self._file.read(size)
         self._check_count(data.count(_MEMBER_SIGNATURE))
         return data
@@ -52,7 +54,7 @@ def open_zip(file: IO[bytes], check_count: Callable[[int], None] | None = None) 
     archive = zipfile.ZipFile(_DirectoryCheck(file, check_count or _check_member_count))
     archive.fp = file
     if check_count is None and (foreign := [i for i in archive.infolist() if i.compress_type not in BOUNDED_METHODS]):
-        raise zipfile.BadZipFile(f"{foreign[0].filename!r} is compressed by another method than deflate")
+        raise zipfile.BadZipFile(f"{foreign[0].filename!r} is compressed with a method other than deflate")
     return archive
 
 

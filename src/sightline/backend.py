@@ -361,7 +361,7 @@ def _explain_start() -> Iterator[None]:
             raise
         reason = str(error).partition(" (")[0].split("\n", maxsplit=1)[0] or "it finds none of its devices"
         raise UsageError(
-            f"JAX cannot start here: {reason}. Check the driver of the GPU with nvidia-smi, and that no other program "
+            f"JAX cannot start here: {reason}. Check the GPU driver with nvidia-smi, and that no other program "
             "fills its memory, or compute on the CPU: set JAX_PLATFORMS=cpu in the environment."
         ) from error
 

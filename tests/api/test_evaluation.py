@@ -116,8 +116,8 @@ def test_the_headline_states_what_a_threshold_of_validation_reached_on_test() ->
     ) == (400, 0.99, False)
     line = headline(build_evaluation_report(test, validation))
     assert (
-        "the model covers 100.0% of these images, with a precision of 99.0% (95% interval 97.5% to 99.6%; at least 97.7%"
-        in line
+        "the model covers 100.0% of these images, with a precision of 99.0% (95% interval 97.5% to 99.6%; at least "
+        "97.7%" in line
     )
     assert "these images do not confirm 99%" in line
     assert "the target is met" in headline(build_evaluation_report(make_outputs(labels, []), validation))

@@ -310,7 +310,7 @@ def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:
         (lambda run: run.classifier.compress(methods=[3]), "methods must be a string or a list of strings, not [3]."),
         (
             lambda run: run.classifier.compress(methods=[]),
-            "No compression method is named: choose from shrink-head, prune, distill, int8, float16.",
+            "No compression method is given: choose from shrink-head, prune, distill, int8, float16.",
         ),
         (
             lambda run: run.classifier.compress(max_drop=float("nan")),
@@ -407,7 +407,9 @@ def test_nothing_is_written_to_an_address(
         lambda: clf.add_class("fox", draw(3)[0], out=out),
         lambda: clf.embed(draw(1)[0]).save(f"{out}.npy"),
     ):
-        with pytest.raises(sl.UsageError, match=r"^s3://bucket/a[a-z.]* is an address, but this is written to a disk"):
+        with pytest.raises(
+            sl.UsageError, match=r"^s3://bucket/a[a-z.]* is an address, but this is written to a local disk"
+        ):
             write()
     assert not list(tmp_path.iterdir())
 
@@ -557,7 +559,7 @@ class _Tensor:
         (lambda x: [x, None], r"Image \[1\] is missing: it is None in place of a path or an image\. Leave it out"),
         (lambda x: [x, float("nan")], r"Image \[1\] is missing: it is nan in place of"),
         (lambda x: pandas_frame(["a.png", None], ["a", "b"])["path"], r"Image \[1\] is missing"),
-        (lambda x: pandas_frame([None], ["a"])["path"].astype("string"), r"by frame\['path'\]\.dropna\(\)\.$"),
+        (lambda x: pandas_frame([None], ["a"])["path"].astype("string"), r"use frame\['path'\]\.dropna\(\)\.$"),
         (lambda x: np.full_like(x, np.nan, float), "it holds NaN, which is no brightness"),
         (lambda x: io.StringIO("text"), "text mode"),
         (lambda x: read_to_end(b"an image"), r"call seek\(0\) on it"),

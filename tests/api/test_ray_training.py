@@ -52,11 +52,11 @@ def test_options_of_the_engine() -> None:
     ("engine", "options", "message"),
     [
         ("rey", {}, "There is no engine 'rey'. Did you mean 'ray'?"),
-        ("local", {"num_workers": 2}, "--num-workers does not go with --engine local: add --engine ray."),
-        ("local", {"ray_address": "auto"}, "--ray-address does not go with --engine local"),
+        ("local", {"num_workers": 2}, "--num-workers cannot be combined with --engine local: add --engine ray."),
+        ("local", {"ray_address": "auto"}, "--ray-address cannot be combined with --engine local"),
         ("ray", {"num_workers": 0}, "--num-workers cannot be 0"),
-        ("ray", {"hosts": 2}, "--hosts does not go with --engine ray: leave it out: Ray places the hosts."),
-        ("ray", {"rank": 0}, "--rank does not go with --engine ray"),
+        ("ray", {"hosts": 2}, "--hosts cannot be combined with --engine ray: leave it out: Ray places the hosts."),
+        ("ray", {"rank": 0}, "--rank cannot be combined with --engine ray"),
     ],
 )
 def test_options_that_do_not_go_together(engine: str, options: dict[str, Any], message: str, tmp_path: Path) -> None:

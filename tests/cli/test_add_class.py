@@ -189,10 +189,14 @@ def test_images_that_do_not_count_are_reported(sightline: Command, run: Path, bl
     ("name", "images", "words"),
     [
         ("red", "{black}/new", "'red' is already a class of the model"),
-        ("Red", "{black}/new", "differs from the class 'red' by its case alone"),
+        ("Red", "{black}/new", "differs from the class 'red' only in case"),
         ("\udcff", "{black}/new", "cannot be the name of a class"),
-        ("black", "{black}/new/black/black-000.png", "at least 2 different images, better 5 or more, and there is 1"),
-        ("black", "{black}/nowhere.png", "and there are 0 that can be read, e.g. "),
+        (
+            "black",
+            "{black}/new/black/black-000.png",
+            "at least 2 different images, preferably 5 or more, but there is 1",
+        ),
+        ("black", "{black}/nowhere.png", "but there are 0 that can be read, e.g. "),
     ],
 )
 def test_a_mistake_is_an_error_that_says_what_to_do(

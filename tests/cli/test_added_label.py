@@ -231,7 +231,7 @@ def test_label_sets_are_left_out_and_targets_kept(run: Path, other: Path, tmp_pa
         ("re;d", "blue", "'re;d' has a ';', which separates the labels of an image"),
         ("blue", "blue", "'blue' is already a class of the model"),
         ("red", "cyan", "has the label 'cyan', which is neither the new label nor one of the model"),
-        ("red", "red;blue", "at least 2 images without it to compare with, and there are 0"),
+        ("red", "red;blue", "at least 2 images without it for comparison, but there are 0"),
     ],
 )
 def test_a_mistake_is_an_error_that_says_what_to_do(

@@ -71,5 +71,5 @@ def test_workers_of_ray_use_cpus(sightline: Command, model: Path) -> None:
 
 def test_a_keras_model_runs_where_keras_does(trained: tuple[Path, dict[str, Any]]) -> None:
     assert load(trained[0], engine="keras", device="cpu").predictor.device == "cpu"  # type: ignore[attr-defined]
-    with pytest.raises(UsageError, match="computes on the CPU here: a GPU runs bundles"):
+    with pytest.raises(UsageError, match="runs on the CPU here: a GPU runs only bundles"):
         load(trained[0], engine="keras", device="gpu")

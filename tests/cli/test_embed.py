@@ -164,7 +164,7 @@ def test_new_thresholds_do_not_change_the_model_of_embeddings(trained: Trained, 
         (("embed", "{run}", "{images}", "--out", "{tmp}/e.txt"), "should end with .parquet, .npy or .csv"),
         (
             ("embed", "{run}", "{images}", "--out", "s3://bucket/e.npy"),
-            "is written to a disk here: name a path",
+            "is written to a local disk: give a local path",
         ),
         (("embed", "{run}", "{images}", "--out", "{tmp}/mine.csv"), "exists and is not a file of embeddings"),
         (("embed", "{run}", "{tmp}/empty", "--out", "{tmp}/e.npy"), "contains no images"),
@@ -303,7 +303,7 @@ def test_reference_images_that_cannot_be_read_are_left_out(
     [
         (("--knn", "3"), "--knn and --reference go together"),
         (("--reference", "{images}"), "--knn and --reference go together"),
-        (("--knn", "10", "--reference", "{images}"), "from 1 to the 9 reference images, not 10"),
+        (("--knn", "10", "--reference", "{images}"), "between 1 and 9, the number of reference images, not 10"),
         (("--knn", "1", "--reference", "{tmp}/e.npy"), "has no label"),
         (("--knn", "1", "--reference", "{tmp}/nowhere"), "There is no folder, file or data set"),
     ],

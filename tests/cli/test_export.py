@@ -504,7 +504,7 @@ def test_the_current_folder_is_not_replaced(
     monkeypatch.chdir(tmp_path / "here")
     result = sightline("export", run, "--to", form, "--out", ".")
     assert result.code == 2
-    assert "The folder . is the current one, which cannot be replaced: name a folder in it." in join_lines(result.err)
+    assert ". is the current folder, which cannot be replaced: name a folder in it." in join_lines(result.err)
 
 
 def flip_bit(data: bytes, place: float = 0.5) -> bytes:

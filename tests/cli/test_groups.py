@@ -105,7 +105,7 @@ def test_thresholds_of_compressed_models_are_chosen_by_groups(
 
 def test_train_names_a_candidate_where_no_group_is_set(sightline: Command, clinic: Path, tmp_path: Path) -> None:
     result = sightline("train", clinic, *BRIEF, "--out", tmp_path / "run")
-    assert "warning: group-candidates: 2 settings would keep images together" in result.err
+    assert "warning: group-candidates: 2 settings would keep together images" in result.err
     assert "split.group=column:patient: 15 groups of up to 4 images" in result.err
     assert "group" not in read_rows(tmp_path / "run")[0]
 

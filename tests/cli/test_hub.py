@@ -304,7 +304,7 @@ def test_the_current_folder_is_refused_before_the_download(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     hub.requests.clear()
-    with pytest.raises(sl.OutputError, match="is the current one, which cannot be replaced"):
+    with pytest.raises(sl.OutputError, match="is the current folder, which cannot be replaced"):
         sl.pull(f"hf:{NAME}", ".")
     assert (hub.requests, list_files(tmp_path)) == ([], set())
 

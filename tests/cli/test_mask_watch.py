@@ -132,5 +132,5 @@ def test_a_log_without_qualities_is_not_one_of_masks(run: sl.Run, quiet: Path, t
         del entry["quality"]
     path = tmp_path / "plain.log"
     path.write_text("\n".join([lines[0], *map(json.dumps, entries)]) + "\n", "utf-8")
-    with pytest.raises(DataError, match="lacks the quality of masks"):
+    with pytest.raises(DataError, match="does not record the quality of masks"):
         sl.load(run.path).watch(path, progress=False)

@@ -115,7 +115,7 @@ def test_neighbors_of_another_reference_do_not_go_on(
         (("--out", "p.csv", "--engine", "ray"), "--engine ray: only for a folder of Parquet files"),
         (
             ("--out", "p.parquet", "--ray-address", "auto"),
-            "--ray-address does not go with --engine local: add --engine ray",
+            "--ray-address cannot be combined with --engine local: add --engine ray",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

@@ -95,7 +95,7 @@ def test_what_cannot_be_shown_is_refused(
         port = taken.getsockname()[1]
         for arguments, words in (
             ((tmp_path / "none",), "There is no folder"),
-            ((trained[0], "--set", "data.class_level=2"), "a run knows how it read its own"),
+            ((trained[0], "--set", "data.class_level=2"), "which a run already records"),
             ((colors, "--compare", trained[0]), "--compare compares a run with another"),
             ((trained[0], "--compare", colors), "is not a run"),
             ((colors, "--port", port), f"Cannot listen on 127.0.0.1:{port}"),

@@ -70,7 +70,7 @@ def test_help_shows_long_option_names_at_any_width(
         (("resume", "{run}/.."), "contains some: use {run}/../run"),
         (
             ("train", "{data}", "--out", ""),
-            "The argument after --out is empty: give a value, or check the variable",
+            "The argument after --out is empty: give a value, or check the shell variable",
         ),
         (("train", "{data}", "--config="), "--config is empty"),
         (("evaluate", ""), "The argument after evaluate is empty"),

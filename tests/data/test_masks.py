@@ -137,7 +137,7 @@ def test_masks_that_cannot_be_used_are_findings_and_their_images_are_left_out(tm
     index = build_index(tmp_path)
     reasons = {image.path: image.reason for image in index.unreadable}
     assert len(index.images) == 2
-    assert reasons["images/big.png"] == "its mask masks/big.png: is 20x20 pixels, and its image 16x16"
+    assert reasons["images/big.png"] == "its mask masks/big.png: is 20x20 pixels, but its image is 16x16"
     assert reasons["images/odd.png"] == "its mask masks/odd.png: has the values 5, 9, which classes.csv does not name"
     assert "pixels of mode RGB: expected an indexed or grayscale PNG" in reasons["images/rgb.png"]
     assert "is JPEG, not PNG" in reasons["images/lossy.png"]

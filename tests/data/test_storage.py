@@ -158,7 +158,7 @@ def test_no_room_to_sort_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(storage, "NAMES_IN_MEMORY", 2)
     write_files(tmp_path, {f"{number}.jpg": b"" for number in range(3)})
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    with pytest.raises(OutputError, match=r"The names in a large folder are sorted in .*missing, which fails: No such"):
+    with pytest.raises(OutputError, match=r"The names in a large folder cannot be sorted in .*missing: No such"):
         next(iterate_files(tmp_path))
 
 

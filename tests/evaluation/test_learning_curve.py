@@ -290,5 +290,5 @@ def test_intervals_without_errors_count_groups() -> None:
 
 def test_a_single_group_leaves_nothing_to_train_on() -> None:
     features = Subset(np.zeros((40, 3), np.float32), np.arange(40), np.repeat([0, 1], 20).astype(np.int32), ("",) * 40)
-    with pytest.raises(DataError, match="No image is left to train on, since all are of one group"):
+    with pytest.raises(DataError, match="No image is left to train on, since all are in one group"):
         measure_learning_curve(features, ["patient"] * 40)

@@ -303,8 +303,8 @@ def test_parquet_of_other_columns_is_refused(tmp_path: Path) -> None:
     numbers = pyarrow.array([1, 2, 3])
     paths = pyarrow.array(["a", None, "c"])
     for name, column, reason in (
-        ("path", numbers, "it has other columns"),
-        ("embedding", numbers, "it has other columns"),
+        ("path", numbers, "its columns are not"),
+        ("embedding", numbers, "its columns are not"),
         ("path", paths, "it holds None in place of a path"),
     ):
         parquet.write_table(

@@ -170,7 +170,7 @@ def test_files_that_were_joined_are_one_log(open_log: Open, tmp_path: Path) -> N
     assert list(read(joined).ids) == ids
     add_all(open_log("net@" + 64 * "b"), 1)
     joined.write_bytes(joined.read_bytes() + path.read_bytes())
-    with pytest.raises(DataError, match=r"all\.log is joined from files of several models: line 8 begins"):
+    with pytest.raises(DataError, match=r"all\.log joins the logs of several models: line 8 starts"):
         read(joined)
 
 

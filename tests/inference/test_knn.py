@@ -101,7 +101,7 @@ def test_features_that_are_not_finite_have_no_vote() -> None:
 
 def test_what_cannot_vote_is_refused_or_reported() -> None:
     reference = make_reference(5)
-    with pytest.raises(UsageError, match="from 1 to the 5 reference images, not 6"):
+    with pytest.raises(UsageError, match="between 1 and 5, the number of reference images, not 6"):
         KnnPredictor(PREDICTOR, [reference], 6)
     unlabeled = Embeddings(reference.vectors, reference.paths, (None,) * 5, (None,) * 5, "m@")
     with pytest.raises(DataError, match=r"0\.png has no label: .*sightline embed --labeled"):
@@ -109,5 +109,5 @@ def test_what_cannot_vote_is_refused_or_reported() -> None:
     broken = Embeddings(reference.vectors, reference.paths, reference.labels, ("it is empty", *(None,) * 4), "m@")
     knn = KnnPredictor(PREDICTOR, [broken], 1)
     assert knn.unreadable == [("0.png", "it is empty")]
-    with pytest.raises(UsageError, match="from 1 to the 4 reference images"):
+    with pytest.raises(UsageError, match="between 1 and 4, the number of reference images"):
         KnnPredictor(PREDICTOR, [broken], 5)

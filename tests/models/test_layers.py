@@ -220,8 +220,8 @@ def test_the_size_of_a_transposed_convolution_is_worked_out(
 
 def test_options_that_cannot_be_converted_are_named() -> None:
     cases: list[tuple[Callable[[Any], Any], str]] = [
-        (lambda k: k.GroupNormalization(2, axis=1), "group normalization of other axes"),
-        (lambda k: k.LayerNormalization(axis=[1, 2, 3]), "layer normalization over other axes"),
+        (lambda k: k.GroupNormalization(2, axis=1), "group normalization of axes other than"),
+        (lambda k: k.LayerNormalization(axis=[1, 2, 3]), "layer normalization over axes other than"),
         (lambda k: k.ReLU(threshold=0.5), "ReLU with a threshold"),
         (lambda k: k.Conv2DTranspose(4, 3, strides=2, output_padding=1), "output padding"),
         (lambda k: k.Activation("log_sigmoid"), "the activation 'log_sigmoid' cannot be exported"),

@@ -281,7 +281,7 @@ def test_a_solved_head_is_not_extended(data: Path, tmp_path: Path) -> None:
     (tmp_path / "stage.toml").write_text(TWO_STAGES.rpartition("[[train.stages]]")[0])
     settings = ["model.hidden_units=[]" if "hidden" in text else text for text in TINY]
     api.train(data, recipe="quick", set=settings, config=tmp_path / "stage.toml", out=tmp_path / "r")
-    with pytest.raises(UsageError, match=r"'head', is solved in one epoch.* new run with a stage of fine-tuning"):
+    with pytest.raises(UsageError, match=r"'head', is solved in one epoch.* new run with a fine-tuning stage"):
         api.resume(tmp_path / "r", epochs=3)
 
 

@@ -13,10 +13,10 @@ from strategies import image_record
 @pytest.mark.parametrize(
     ("settings", "splits", "few", "note"),
     [
-        ([], (None,), 40, "class 'cat' has only 40 images: with --folds 5, the metrics are over all images, and"),
+        ([], (None,), 40, "class 'cat' has only 40 images: with --folds 5, all images are used both for the"),
         ([], (None,), 100, ""),
         ([], ("train",), 40, "class 'cat' has only 40 images: with --folds 5"),
-        ([], (None, "test"), 80, "class 'cat' has only 40 images outside the test split: with --folds 5, the"),
+        ([], (None, "test"), 80, "class 'cat' has only 40 images outside the test split: with --folds 5, all"),
         ([], ("train", "test"), 200, ""),
         ([], ("train", "validation"), 40, ""),
         (["split.folds=5"], (None,), 40, ""),

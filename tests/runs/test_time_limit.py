@@ -38,9 +38,9 @@ def make_record(configured: int, epochs: int, seconds: float | None = 60.0, numb
     ("record", "expected"),
     [
         (make_record(4, 0), "fine-tune was not reached. Another ten minutes would allow 4 of its 4 epochs; what they"),
-        (make_record(40, 0), "would allow 10 of its 40 epochs; what they would bring is unknown, as none has run."),
-        (make_record(4, 0, None), "how many of its 4 epochs they would allow, and what these would bring, is unknown"),
-        (make_record(4, 0, 900), "would not do for one more: it takes about 15m."),
+        (make_record(40, 0), "would allow 10 of its 40 epochs; what they would bring is unknown, because none has run"),
+        (make_record(4, 0, None), "how many of its 4 epochs would fit, and what they would bring, is unknown"),
+        (make_record(4, 0, 900), "would not be enough for one more: it takes about 15m."),
     ],
 )
 def test_nothing_is_promised_of_a_stage_that_was_not_reached(record: TimeRecord, expected: str) -> None:
@@ -65,12 +65,12 @@ def test_a_stage_that_early_stopping_ended_is_over(stopped: bool, expected: str)
 @pytest.mark.parametrize(
     ("record", "accuracies", "best", "expected"),
     [
-        (make_record(8, 2), (0.7, 0.72, 0.75), 3, "allow 6 more epochs of fine-tune and probably bring more, how much"),
+        (make_record(8, 2), (0.7, 0.72, 0.75), 3, "allow 6 more epochs of fine-tune and probably help, though how"),
         (make_record(8, 2), (0.7, 0.72, 0.75), 3, "was still improving, from 0.7200 to 0.7500 in the last epoch."),
         (make_record(8, 2), (0.7, 0.6, 0.65), 1, "probably bring little: the last 2 epochs did not improve on"),
         (make_record(2, 2), (0.7, 0.8, 0.75), 2, "probably bring little: the last epoch did not improve on epoch 2."),
-        (make_record(2, 2), (0.7, 0.7, 0.9), 3, "more --epochs would probably bring more, how much is unknown."),
-        (make_record(8, 2), (None, None, None), 3, "is unknown: there is no validation split to tell."),
+        (make_record(2, 2), (0.7, 0.7, 0.9), 3, "more --epochs would probably help, though how much is unknown."),
+        (make_record(8, 2), (None, None, None), 3, "is unknown: there is no validation split to measure it on."),
     ],
 )  # fmt: skip
 def test_the_trend_of_the_last_epochs_is_said(
@@ -85,7 +85,7 @@ def test_the_next_effort_is_an_option_where_there_is_one() -> None:
     for effort, option in (("balanced", "--effort best or more --epochs"), ("best", "last epoch: more --epochs")):
         config = resolve_config(recipes.load("transfer"), assignments=[f"train.effort={effort}"])
         text = describe_outlook(make_record(2, 2), config, history, history[-1])
-        assert f"{option} would probably bring more" in text
+        assert f"{option} would probably help" in text
 
 
 def test_a_last_epoch_that_ended_early_did_not_fit() -> None:
@@ -114,12 +114,12 @@ def test_one_epoch_has_no_trend() -> None:
     fast = resolve_config(recipes.load("transfer"), assignments=["train.effort=fast"])
     history = make_history(0.7)
     text = describe_outlook(TimeRecord(), fast, history, history[0])
-    assert "; --effort balanced would fine-tune the network. What more would bring is unknown: one epoch has" in text
+    assert "; --effort balanced would fine-tune the network. What more time would bring is unknown: one epoch" in text
     head = make_history(0.7, stages=(TRANSFER.train.stages[0].name,))
     text = describe_outlook(TimeRecord(), TRANSFER, head, head[0])
-    assert "the stage fine-tune was left out, for which there are too few validation images. What more" in text
+    assert "the stage fine-tune was left out because there are too few validation images. What more" in text
     text = describe_outlook(make_record(20, 1, number="0"), QUICK, make_history(0.7, stages=("training",)), history[0])
-    assert text.endswith("What they would bring is unknown: one epoch has no trend.")
+    assert text.endswith("What they would bring is unknown: one epoch shows no trend.")
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_models_are_listed_and_described(folder: Path) -> None:
         ("/models/owls/predict", "There is no model 'owls': this server has 'birds' and 'cats'."),
         ("/v2/models/owls/infer", "There is no model 'owls': this server has 'birds' and 'cats'."),
         ("/models/cats/versions/3/predict", "There is no version '3' of 'cats': this server has '1', '2' and '10'."),
-        ("/predict", "This server has several models: ask /models/NAME/..., where NAME is 'birds' or 'cats'."),
+        ("/predict", "This server has several models: use /models/NAME/..., where NAME is 'birds' or 'cats'."),
     ],
 )
 def test_what_there_is_not_is_explained(folder: Path, path: str, words: str) -> None:

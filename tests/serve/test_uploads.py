@@ -153,7 +153,7 @@ def test_an_unreadable_image_does_not_keep_the_others_from_their_predictions() -
         (b'{"images": []}', "application/json", 400, "The field 'images' is not a list of strings"),
         (b'{"images": "AAAA"}', "application/json", 400, "The field 'images' is not a list of strings"),
         (b'{"images": ["AAAA", "\\ud800"]}', "application/json", 400, "Image 1 is not base64: expected"),
-        (json.dumps({"images": ["AAAA"] * 1025}).encode(), "application/json", 400, "1025 images, and may have at"),
+        (json.dumps({"images": ["AAAA"] * 1025}).encode(), "application/json", 400, "1025 images, but may have at"),
         (make_form(make_part(FILES[0])), "multipart/form-data", 400, "Missing boundary"),
         (make_form(make_part(FILES[0])), "multipart/mixed; boundary=x", 415, "The body is multipart/mixed"),
         (make_form(), FORM, 400, "The form "),

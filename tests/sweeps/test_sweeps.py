@@ -435,7 +435,7 @@ def test_the_metric_is_that_of_the_task(task: str, pruner: str, expected: str) -
     [
         (
             'monitor = "validation.quadratic_weighted_kappa"',
-            "of another task than single_label: set monitor to one of ",
+            "of a task other than single_label: set monitor to one of ",
         ),
         ('monitor = "validation.mean_iou"', "set monitor to one of validation.accuracy, validation.loss."),
         (
@@ -754,7 +754,7 @@ def test_nothing_is_written_through_a_link_in_place_of_the_study(
 
 def test_another_space_does_not_go_on_in_the_same_study(search: Search, tmp_path: Path) -> None:
     search(GRID)
-    with pytest.raises(UsageError, match=r"other settings or values.*--out"):
+    with pytest.raises(UsageError, match=r"settings or values other than.*--out"):
         search(GRID.replace("0.3", "0.4"))
     assert (tmp_path / "o" / "space.toml").read_text() == GRID, "that of the trials in the folder"
     assert search(f"# a comment changes nothing\n{GRID}").best is not None

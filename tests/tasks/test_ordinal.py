@@ -182,8 +182,8 @@ def test_a_run_is_explained_exported_and_extended(run: Path, data: Path, tmp_pat
     [
         ([], "put all of them in order, from the lowest grade to the highest"),
         (["tiny", "huge"], "lacks the class 'large'"),
-        ([*SIZES, "giant"], "has 'giant', of which there are no training images"),
-        ([*SIZES, "huge"], "has 'huge' twice"),
+        ([*SIZES, "giant"], "has 'giant', which has no training images"),
+        ([*SIZES, "huge"], "lists 'huge' twice"),
     ],
 )
 def test_an_order_that_is_not_known_is_refused(data: Path, tmp_path: Path, order: list[str], message: str) -> None:
@@ -313,7 +313,7 @@ def test_metrics_that_are_not_defined_say_why() -> None:
     same = np.zeros(5, np.int64)
     metrics = compute_ordinal_metrics(same.astype(np.int32), same)
     assert metrics[QWK].value is None
-    assert metrics[QWK].note == "all images are of one grade, and predicted as it"
+    assert metrics[QWK].note == "all images and predictions have the same grade"
     assert metrics[MAE].value == 0
     assert compute_ordinal_metrics(same[:0].astype(np.int32), same[:0])[MAE].note == "there are no images"
 

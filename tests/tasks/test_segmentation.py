@@ -548,7 +548,7 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
         sightline.train(scenes, recipe="transfer", out=tmp_path / "b", set=views, progress=False)
     with pytest.raises(UsageError, match=r"masks take a decoder, .* compare the out-of-fold mean IoU of .*--folds 2"):
         sightline.learning_curve(scenes, set=SETTINGS, progress=False)
-    with pytest.raises(UsageError, match=r"a mask states one: use augment\.cutmix"):
+    with pytest.raises(UsageError, match=r"a mask states only one: use augment\.cutmix"):
         sightline.train(scenes, recipe="fcn", out=tmp_path / "b", set=SETTINGS | {"augment.mixup": 0.2}, progress=False)
     classes = tmp_path / "plain"
     for label in ("cat", "dog"):

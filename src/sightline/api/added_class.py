@@ -143,7 +143,7 @@ def _check_label(label: str, classes: Sequence[str], *, has_several: bool) -> No
     if has_several and SEPARATOR in label:
         raise UsageError(f"{label!r} has a {SEPARATOR!r}, which separates the labels of an image: choose another name.")
     if near := [name for name in classes if name.casefold() == label.casefold()]:
-        raise UsageError(f"{label!r} differs from the class {near[0]!r} by its case alone: choose another name.")
+        raise UsageError(f"{label!r} differs from the class {near[0]!r} only in case: choose another name.")
 
 
 def _read_bundle(classifier: Classifier) -> Bundle:
@@ -152,15 +152,15 @@ def _read_bundle(classifier: Classifier) -> Bundle:
     if run is None and exported_folder.find(path) is not None:
         raise ModelError(f"{path} is an export: add the class to the model that it was exported from.")
     if run is not None and run.bundle is None:
-        raise ModelError(f"The run {path} has no bundle, to which a class could be added: train again, then add it.")
+        raise ModelError(f"The run {path} has no bundle to add a class to: train again, then add it.")
     bundle_path = path if run is None else run.bundle
     assert bundle_path is not None, "checked above"
     source = bundle.read(bundle_path)
     if source.manifest.task not in {"single_label", "multi_label"}:
         examples = "masks that have" if classifier.task.targets.are_masks else "images of"
         raise ModelError(
-            f"{path} has the task {source.manifest.task}, and a class can be added to a model of single_label or "
-            f"multi_label only: train again with {examples} the new class among the others."
+            f"{path} has the task {source.manifest.task}, but a class can be added only to a single_label or "
+            f"multi_label model: train again with {examples} the new class among the others."
         )
     if source.manifest.precision != "float32":
         raise ModelError(

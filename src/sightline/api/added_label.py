@@ -66,7 +66,7 @@ def append_label(
     without = others.without[~copies]
     if len(without) < MIN_IMAGES:
         raise DataError(
-            f"A label needs at least {MIN_IMAGES} images without it to compare with, and there are {len(without)}: "
+            f"A label needs at least {MIN_IMAGES} images without it for comparison, but there are {len(without)}: "
             "give more labeled images with --reference."
         )
     having, without = (_choose(features, side) for features, side in ((having, "with"), (without, "without")))

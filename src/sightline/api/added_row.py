@@ -113,7 +113,9 @@ def _read_reference(reference: Iterable[Embeddings], classifier: Classifier) -> 
     labels = np.array([index[label] for label in names], np.int32)
     is_held_out = _rank_in_class(labels) % 3 == 2
     if (~is_held_out).sum() < MIN_IMAGES:
-        raise DataError(f"The reference has {plural(len(labels), 'readable image')}, too few to fit a class against.")
+        raise DataError(
+            f"The reference has only {plural(len(labels), 'readable image')} to fit a class against: give more."
+        )
     fitted = np.flatnonzero(~is_held_out)
     fitted = fitted[_choose_balanced(labels[fitted])]
     split = REFERENCE_SPLIT if is_held_out.any() else None

@@ -66,7 +66,7 @@ def embed_new(
     if len(positions) < MIN_IMAGES:
         reason = f", e.g. {failed[0]}" if failed else ""
         raise DataError(
-            f"A class needs at least {MIN_IMAGES} different images, better 5 or more, and there "
+            f"A class needs at least {MIN_IMAGES} different images, preferably 5 or more, but there "
             f"{'is' if len(positions) == 1 else 'are'} {len(positions)} that can be read{reason}."
         )
     return embeddings.select(positions), [items[i] for i in positions]

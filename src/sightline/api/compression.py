@@ -153,8 +153,8 @@ def _load_data(
     index = _index_images(run, data, callback)
     if config.split.folds and all(image.split != "validation" for image in index.images):
         raise DataError(
-            f"{index.name} has no validation images, which candidates are evaluated on: a run with folds is trained on "
-            "all of its images, so give others in a folder validation/, beside train/, with --data."
+            f"{index.name} has no validation images to evaluate candidates on: a run with folds is trained on all of "
+            "its images, so give others with --data, in a folder validation/ beside train/."
         )
     split = replace(config.split, folds=0, fold=None)
     dataset = build_dataset(
@@ -168,7 +168,7 @@ def _load_data(
         )
     if not dataset.counts()["validation"]:
         raise DataError(
-            f"{index.name} has no validation images, which candidates are evaluated on: train with "
+            f"{index.name} has no validation images to evaluate candidates on: train with "
             "split.validation above 0, or give images with --data."
         )
     return dataset, index
@@ -329,7 +329,7 @@ def list_methods(methods: Any) -> list[str]:
         raise UsageError(f"methods must be a string or a list of strings, not {methods!r}.")
     names = [name.strip() for name in listed if name.strip()]
     if not names:
-        raise UsageError(f"No compression method is named: choose from {', '.join(METHODS)}.")
+        raise UsageError(f"No compression method is given: choose from {', '.join(METHODS)}.")
     return names
 
 

@@ -83,9 +83,7 @@ class ImageModel(EmbeddingModel):
             ```
         """
         if (knn is None) != (reference is None):
-            raise UsageError(
-                "knn and reference go together: the number of neighbors, and the images that they are from."
-            )
+            raise UsageError("knn and reference go together: give the number of neighbors and the reference images.")
         with show_progress(progress, callback) as display:
             model = self
             if knn is not None and reference is not None:
@@ -247,9 +245,7 @@ class ImageModel(EmbeddingModel):
             UsageError: If images have several labels, or masks.
         """
         if self.task.targets.allows_several:
-            raise UsageError(
-                "The accuracy of images with several labels, or with masks, has no one meaning: use evaluate."
-            )
+            raise UsageError("Accuracy has no single meaning for images with several labels or masks: use evaluate.")
         predicted = self.predict_proba(images).argmax(1)
         labels = to_class_indices(y, self.classes, len(predicted))
         return float(np.mean(predicted == labels))

@@ -124,7 +124,7 @@ def _split_array(array: NDArray[Any], channels: int) -> Iterator[Any]:
     if array.ndim == 3 and array.shape[0] in (3, 4) and channels == 3:
         raise UsageError(
             f"An array {list(array.shape)} may be one image with its channels first or {array.shape[0]} grayscale "
-            "images: use x.transpose(1, 2, 0) for the one, x[..., None] for the others."
+            "images: use x.transpose(1, 2, 0) for the former, x[..., None] for the latter."
         )
     return iter(array)
 
@@ -155,7 +155,8 @@ def to_class_indices(y: Sequence[Any] | NDArray[Any], classes: Sequence[str], co
         raise DataError(f"y must be a list or an array with a label for each image, not {y!r}.")
     if labels.ndim > 1 and labels.size != len(labels):
         raise DataError(
-            f"y is {list(labels.shape)}, but expected one label for each image: for one-hot rows, use y.argmax(1)."
+            f"y has the shape {list(labels.shape)}, expected one label for each image: for one-hot rows, use "
+            "y.argmax(1)."
         )
     if labels.size != count or not count:
         raise DataError(

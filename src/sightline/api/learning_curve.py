@@ -244,12 +244,12 @@ def prepare_images(request: TrainRequest, sources: Sources, callback: Callback) 
         raise UsageError(NOT_OF_MASKS)
     if config.model.task not in TASKS:
         raise UsageError(
-            f"A learning curve is for the tasks {', '.join(TASKS)}, and model.task is {config.model.task}: choose one "
+            f"A learning curve is for the tasks {', '.join(TASKS)}, but model.task is {config.model.task}: choose one "
             "of them, as in --set model.task=single_label."
         )
     if config.model.weights == "none":
         raise UsageError(
-            f"The recipe {config.recipe} trains {config.model.name} from random weights, and a learning curve takes "
+            f"The recipe {config.recipe} trains {config.model.name} from random weights, but a learning curve needs "
             "the features of a pretrained network: use --recipe transfer."
         )
     return network_setup.prepare_inputs(replace(inputs, config=config), callback.on_progress), facts
@@ -260,8 +260,8 @@ def compute_features(prepared: PreparedRun, callback: Callback) -> Subset:
     data = prepared.data
     if (count := len(data.images) - sum(len(data.list_positions(split)) for split in SPLITS)) > 0:
         raise DataError(
-            f"A learning curve takes images that have a class each, and {count:,} of {data.name} have a class above "
-            "others: give these images a class at the end of the tree, or leave them out."
+            f"A learning curve needs a leaf class for each image, but {count:,} of {data.name} have a class above "
+            "others: give these images a leaf class, or leave them out."
         )
     images = Subset(data.pixels, data.rows, data.labels, tuple(image.path for image in data.images))
     network = network_setup.build_network(prepared.spec, data)
@@ -270,8 +270,8 @@ def compute_features(prepared: PreparedRun, callback: Callback) -> Subset:
     )
     if features is None or features.train.pixels.ndim != 2:
         raise UsageError(
-            f"{registry.get_entry(prepared.config.model.name).name} has a head of several layers, and a learning curve "
-            "takes a network with a linear head, such as --recipe transfer."
+            f"{registry.get_entry(prepared.config.model.name).name} has a head of several layers, but a learning curve "
+            "needs a network with a linear head, such as --recipe transfer."
         )
     return features.train
 

@@ -108,11 +108,11 @@ def _check_device(predictor: Predictor, device: Device | None, path: Path) -> No
     actual = getattr(predictor, "device", "cpu")  # an exporter of another package need not state it
     if device == "gpu" and actual == "cpu":
         raise UsageError(
-            f"{path} computes on the CPU here: a GPU runs bundles, with onnxruntime-gpu, and Keras models, if the "
-            "backend of Keras sees one."
+            f"{path} runs on the CPU here: a GPU runs only bundles (with onnxruntime-gpu) and Keras models (if the "
+            "Keras backend sees it)."
         )
     if device == "cpu" and actual == "gpu":
-        raise UsageError(f"{path} computes on the GPU that its framework sees: set CUDA_VISIBLE_DEVICES=-1 to hide it.")
+        raise UsageError(f"{path} runs on the GPU that its framework sees: set CUDA_VISIBLE_DEVICES=-1 to hide it.")
 
 
 def _make_run_classifier(predictor: Predictor, run: RunDirectory, manifest: Manifest | None = None) -> Classifier:

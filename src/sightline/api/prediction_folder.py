@@ -53,7 +53,7 @@ def write_predictions(
         if ray_options is not None:
             if isinstance(model.predictor, OnnxPredictor) and model.predictor.device == "gpu":
                 raise UsageError(
-                    "The model computes on a GPU, and the workers of the engine ray on CPUs: load it on the CPU."
+                    "The model runs on a GPU, but the workers of the engine ray use CPUs: load it on the CPU."
                 )
             check_output(out)  # before a cluster is started
             limits = stream.parse_file_limits(to_assignments(settings))
@@ -70,7 +70,7 @@ def write_predictions(
 def _make_format(model: LoadedModel, top: int, rows: int, probabilities: bool) -> PredictionFormat:  # noqa: FBT001
     """Return the format of the files of predictions; raises `UsageError` for numbers below 1."""
     if top < 1 or rows < 1:
-        raise UsageError(f"top and rows_per_part are numbers of at least 1, not {top} and {rows}.")
+        raise UsageError(f"top and rows_per_part must be at least 1, not {top} and {rows}.")
     thresholds = None if model.thresholds is None else model.thresholds.to_dict()
     identity = [type(model.predictor).__name__, getattr(model.predictor, "sha256", None), thresholds]
     digest = hashlib.sha256(jsonio.dumps([model.feature_model_id, *identity], sort_keys=True).encode())

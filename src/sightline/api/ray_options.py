@@ -63,7 +63,7 @@ def resolve_engine(
     for name, value in unfit.items():
         if value is not None:
             advice = "leave it out: Ray places the hosts" if engine == "ray" else "add --engine ray"
-            raise UsageError(f"{name} does not go with --engine {engine}: {advice}.")
+            raise UsageError(f"{name} cannot be combined with --engine {engine}: {advice}.")
     if engine == "local":
         return None
     for name, number in numbers.items():

@@ -54,7 +54,7 @@ def make_sample(classifier: Classifier, reference: Dataset, callback: Callback) 
     if sample is None:
         raise DataError(
             f"The reference has {plural(count, 'readable image')}: it takes at least {MIN_IMAGES} that the model was "
-            "not trained on, better some hundreds."
+            "not trained on, and preferably some hundreds."
         )
     return sample
 

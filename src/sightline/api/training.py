@@ -65,7 +65,7 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
     request = host_session.with_jax_backend(TrainRequest.create(sources, recipe, config, assignments), hosts)
     requested = request.merge_layers()  # fail on invalid settings before reading any image
     if hosts is not None and requested.train.time_limit:
-        raise UsageError("A time limit holds for a single host: leave out --time-limit, or --hosts.")
+        raise UsageError("A time limit works only on a single host: leave out --time-limit, or --hosts.")
     folds.check_settings(requested, has_hosts=hosts is not None)
     requested_device = requested.device
     backend.tune_malloc(requested_device.backend)  # before the first thread

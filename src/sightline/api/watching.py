@@ -248,7 +248,7 @@ class _Stream:
 
 def _check_quality(log: Path, images: LoggedImages) -> None:
     if np.isnan(images.quality).any():
-        raise DataError(f"{log} lacks the quality of masks: give the log of a server of this model of masks.")
+        raise DataError(f"{log} does not record the quality of masks: give the log of a server that runs this model.")
 
 
 def _estimate_iou(sample: ValidationSample, stream: _Stream) -> IouEstimate | None:

@@ -116,9 +116,7 @@ def predict(
 ) -> None:
     """Classify images. Exits with 1 if an image could not be read; its row says why."""
     if (knn is None) != (reference is None):
-        raise UsageError(
-            "--knn and --reference go together: the number of neighbors, and the images that they are from."
-        )
+        raise UsageError("--knn and --reference go together: give the number of neighbors and the reference images.")
     if tile is not None and masks is None:
         raise UsageError("--tile is for masks: give the folder to write them to with --masks as well.")
     if masks is not None and (probabilities or top is not None):
@@ -226,7 +224,7 @@ def _check_folder(
     if out is None or Path(out).suffix.lower() != prediction_files.SUFFIX:
         if out is not None and is_url(out):
             raise UsageError(
-                f"--out {out} should end with .parquet: a folder of Parquet files is what an address takes."
+                f"--out {out} should end with .parquet: only a folder of Parquet files can be written to an address."
             )
         options = {"--shard": shard, "--rows-per-part": rows_per_part, "--engine ray": engine == "ray" or None}
         if wrong := [name for name, value in options.items() if value is not None]:

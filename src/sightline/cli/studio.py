@@ -63,7 +63,7 @@ def studio(
 
     is_run = len(data) == 1 and (_io.expand_home(data[0]) / "run.json").is_file()
     if is_run and (column or set):
-        raise UsageError("--column and --set say how to read images: a run knows how it read its own. Leave them out.")
+        raise UsageError("--column and --set say how to read images, which a run already records: leave them out.")
 
     if compare and not is_run:
         raise UsageError("--compare compares a run with another: give a run, as in sightline studio RUN --compare RUN.")

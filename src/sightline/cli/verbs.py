@@ -113,7 +113,7 @@ class VerbGroup(TyperGroup):
         for before, argument in () if ctx.resilient_parsing else pairwise(["", *args]):
             if not argument or (argument.startswith("--") and argument.find("=") == len(argument) - 1):
                 place = f"The argument after {before or 'sightline'}" if not argument else argument.removesuffix("=")
-                raise UsageError(f"{place} is empty: give a value, or check the variable of the shell that it is from.")
+                raise UsageError(f"{place} is empty: give a value, or check the shell variable that it comes from.")
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -169,7 +169,7 @@ def compare_images(
     original, compressed = original.astype(np.float64), compressed.astype(np.float64)
     known = np.isfinite(original)
     if not known.any():
-        raise DataError(f"No image of the {split} split has a pixel with a class, so that models cannot be compared.")
+        raise DataError(f"No image of the {split} split has a pixel with a class, so models cannot be compared.")
     first, second = original[known], compressed[known]
     numbers = None if groups is None else np.unique(groups[known], return_inverse=True)[1].astype(np.int64)
     result = compare_scores(first, second, numbers)

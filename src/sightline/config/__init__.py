@@ -78,7 +78,7 @@ def resolve_config(
     for expression in assignments:
         if expression.partition("=")[0].strip() == "recipe":
             raise ConfigError(
-                "recipe is the base of all settings, and none that --set changes: choose it with --recipe."
+                "recipe is the base of all settings, and --set cannot change it: choose it with --recipe."
             )
         parse.apply_assignment(values, expression)
     overridden_keys = [_table_keys(layer.get("train")) for layer in layers[1:]]

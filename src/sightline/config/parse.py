@@ -205,8 +205,8 @@ def apply_assignment(values: dict[str, Any], expression: str) -> None:
     for key, following in pairwise(keys):
         if isinstance(target, dict) and key not in target and following.isdigit():
             raise ConfigError(
-                f"There is no setting {path!r}: the configuration has no {key} yet. Use a recipe that has, or pass a "
-                f"file with [[{path.partition('.' + following)[0]}]] with --config."
+                f"There is no setting {path!r}: the configuration has no {key} yet. Use a recipe that has it, or pass "
+                f"a file with [[{path.partition('.' + following)[0]}]] with --config."
             )
         target = _get_element(target, key, path) if isinstance(target, list) else target.setdefault(key, {})
         if not isinstance(target, dict | list):
@@ -221,7 +221,9 @@ def apply_assignment(values: dict[str, Any], expression: str) -> None:
 
 def _get_element(items: list[Any], key: str, path: str) -> Any:
     if key not in map(str, range(len(items))):
-        raise ConfigError(f"There is no setting {path!r}: {key!r} is none of the {len(items)} entries, counted from 0.")
+        raise ConfigError(
+            f"There is no setting {path!r}: {key!r} is not one of the {len(items)} entries, which are numbered from 0."
+        )
     return items[int(key)]
 
 

@@ -272,7 +272,7 @@ class StageConfig:
 def _check_stages(stages: tuple[StageConfig, ...], name: str) -> None:
     """Raise `ConfigError` if there are stages, none of which trains."""
     if stages and all(stage.epochs == 0 and not stage.is_solved for stage in stages):
-        raise ConfigError(f"{name} have no epochs, so that nothing is trained: give one of them at least 1.")
+        raise ConfigError(f"{name} have no epochs, so nothing would be trained: give one of them at least 1.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def list_of_sources(sources: Sources) -> list[Source | SourceListing]:
     source_list: list[Any] = [sources] if is_one else list(cast("Iterable[Any]", sources))
     for source in source_list:
         if hasattr(source, "listed_sources"):
-            raise UsageError("A Dataset is given as it is, not in a list: join several with +, as in first + second.")
+            raise UsageError("A Dataset is passed as it is, not in a list: join several with +, as in first + second.")
         if isinstance(source, str) and not source:  # which would be the current folder
             raise DataError(NO_SOURCE)
         if not isinstance(source, str | Path | SourceListing):
@@ -269,7 +269,7 @@ def _list_path(path: Path, prefix: str, options: DataConfig, *, lenient: bool) -
     if is_idx(path):
         return read_idx_files([path], options.limits)
     if path.suffix.lower() in {".yaml", ".yml"}:
-        raise DataError(f"{path} is a configuration, as of YOLO: name the folder of its images, sorted by class.")
+        raise DataError(f"{path} is a configuration, as for YOLO: name the folder of its images, sorted by class.")
     raise DataError(
         f"{path} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of one, "
         "a manifest (.csv, .tsv, .txt, .json, .jsonl), a .parquet or .arrow file with images, or IDX files."

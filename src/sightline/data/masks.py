@@ -164,7 +164,7 @@ def check_masks(index: Index) -> tuple[Callable[[int], bytes], MaskClasses]:
     """Return how the masks of `index` are read, and what their values mean; raises `DataError` if there are none."""
     if index.read_mask is None or index.mask_classes is None:
         raise DataError(
-            f"{index.name} has images without masks, which say the class of each pixel: put the masks beside the "
+            f"{index.name} has images without masks, which give the class of each pixel: put the masks beside the "
             "images, as in images/1.jpg and masks/1.png, and name their values in classes.csv."
         )
     return index.read_mask, index.mask_classes
@@ -214,7 +214,7 @@ def inspect_mask(content: bytes, size: tuple[int, int], classes: MaskClasses) ->
     if mask.shape[::-1] != size:
         mask_size, image_size = ("x".join(map(str, sides)) for sides in (mask.shape[::-1], size))
         turned = ": if the image has an EXIF orientation, save the mask upright too" if mask.shape == size else ""
-        raise ImageError(f"is {mask_size} pixels, and its image {image_size}{turned}")
+        raise ImageError(f"is {mask_size} pixels, but its image is {image_size}{turned}")
     return classes.read_label(mask)
 
 

@@ -325,7 +325,7 @@ def retry(url: str, call: Callable[[], T], action: Literal["read", "written"] = 
             if attempt == ATTEMPTS or time.monotonic() - start > PATIENCE:
                 attempts = plural(attempt, "attempt")
                 raise _FetchError(
-                    f"{address} cannot be {action}, in {attempts}: {reason}. Check the connection, then run the same "
+                    f"{address} cannot be {action} after {attempts}: {reason}. Check the connection, then run the same "
                     "command again.",
                     f"{reason} ({attempts})",
                 ) from error

@@ -216,7 +216,7 @@ def _check_folds(folds: Mapping[str, int], config: SplitConfig, *, grouped: bool
     if len(folds) < 2 or config.mode == "stratified":
         advice = f"folds need at least two {'groups' if grouped else 'different images'}, so leave out --folds."
     raise ConfigError(
-        f"All images outside the test split, {count}, are in one of the {config.folds} folds, so that its model would "
+        f"All images outside the test split, {count}, are in one of the {config.folds} folds, so its model would "
         f"have nothing to train on: {advice}"
     )
 

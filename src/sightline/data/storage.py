@@ -170,8 +170,8 @@ def _write_names(names: Sequence[str]) -> IO[bytes]:
         file.seek(0)
     except OSError as error:
         raise OutputError(
-            f"The names in a large folder are sorted in {tempfile.gettempdir()}, which fails: {error.strerror}. "
-            "Make room, or set TMPDIR to a folder with room."
+            f"The names in a large folder cannot be sorted in {tempfile.gettempdir()}: {error.strerror}. Free some "
+            "space, or set TMPDIR to another folder."
         ) from error
     return file
 

@@ -153,14 +153,14 @@ def check_order(names: Collection[str], order: Sequence[str]) -> tuple[str, ...]
     """Return the `order` of the classes `names`; raises `DataError` if it does not list each of them once."""
     if unknown := [name for name in order if name not in names]:
         raise DataError(
-            f"data.class_order has {unknown[0]!r}, of which there are no training images: the classes are "
+            f"data.class_order has {unknown[0]!r}, which has no training images: the classes are "
             f"{', '.join(sorted(names)[:8])}. List these, each once."
         )
     if missing := sorted(set(names) - set(order)):
         raise DataError(f"data.class_order lacks the class {missing[0]!r}: list all {len(names)} classes, each once.")
     if len(order) > len(names):
         twice = next(name for name in order if list(order).count(name) > 1)
-        raise DataError(f"data.class_order has {twice!r} twice: list each class once.")
+        raise DataError(f"data.class_order lists {twice!r} twice: list each class once.")
     return tuple(order)
 
 

@@ -119,5 +119,5 @@ def _list_caveats(
         caveats.append(f"it covers only {plural(len(new), 'image')}")
     unfamiliar = float((new < quality.min()).mean())
     if unfamiliar > MAX_UNFAMILIAR:
-        caveats.append(f"{unfamiliar:.0%} of the masks have a lower quality than any of a validation image")
+        caveats.append(f"{unfamiliar:.0%} of the masks have a lower quality than that of any validation image")
     return [*caveats, *describe_gap(by_regression, by_difference, "qualities")]

@@ -140,8 +140,9 @@ def find_repeated_classes(
     if len(repeated) < 2:
         units = "two images" if groups is None else "images of two groups"
         raise DataError(
-            f"Finding label issues needs at least two classes with {units} each, and {len(repeated)} of "
-            f"{plural(len(classes), 'class', 'classes')} {'has' if len(repeated) == 1 else 'have'} as many: add images."
+            f"Finding label issues needs at least two classes with {units} each, but only {len(repeated)} of "
+            f"{plural(len(classes), 'class', 'classes')} {'has' if len(repeated) == 1 else 'have'} that many: add "
+            "images."
         )
     return repeated
 
@@ -250,7 +251,7 @@ def find_checkable_classes(labels: NDArray[np.uint8], groups: NDArray[np.int64] 
     if not len(columns):
         name = "images" if groups is None else "groups of images"
         raise DataError(
-            f"Finding label issues needs a class that at least {least} {name} have and {least} lack, and there is none "
+            f"Finding label issues needs a class that at least {least} {name} have and {least} lack, but there is none "
             f"among {len(labels)} images: add images."
         )
     return columns

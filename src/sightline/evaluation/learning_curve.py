@@ -134,7 +134,7 @@ def measure_learning_curve(
     largest = min(len(partition.pool) for partition in partitions)
     if not largest:
         raise DataError(
-            "No image is left to train on, since all are of one group or in groups with held-out images: check "
+            "No image is left to train on, since all are in one group or in groups with held-out images: check "
             "split.group, or leave it out."
         )
     sizes = list_sizes(largest, num_classes)

@@ -66,7 +66,7 @@ def compute_ordinal_metrics(
     return {
         QWK: resampling.make_metric(kappa, compute_kappa(resampled), count)
         if np.isfinite(kappa)
-        else Metric(None, note="all images are of one grade, and predicted as it"),
+        else Metric(None, note="all images and predictions have the same grade"),
         MAE: resampling.make_metric(float(values[0]), resampled[:, 0], count),
         WITHIN_ONE: resampling.estimate_fraction(terms[:, 1] > 0),
     }
@@ -98,7 +98,7 @@ def compare_grades(
     return GradeComparison(
         resampling.make_metric(float(kappas[0]), kappas[1:], len(labels))
         if np.isfinite(kappas[0])
-        else Metric(None, note="all images are of one grade, and predicted as it"),
+        else Metric(None, note="all images and predictions have the same grade"),
         resampling.make_metric(float(errors[0]), errors[1:], len(labels)),
     )
 

@@ -193,9 +193,8 @@ def choose_from_counts(
 def explain_groups(count: int, num_groups: int) -> str:
     """Return the sentence that says what a bound on `count` validation images of `num_groups` groups is worth."""
     return (
-        f"The bound takes {plural(count, 'validation image')} as independent, but they are of "
-        f"{plural(num_groups, 'group')}, so it claims more than it should: evaluate on other images, whose bound "
-        "counts groups."
+        f"The bound treats {plural(count, 'validation image')} as independent, but they are in "
+        f"{plural(num_groups, 'group')}, so it claims too much: evaluate on other images, whose bound counts groups."
     )
 
 

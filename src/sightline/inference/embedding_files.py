@@ -302,7 +302,7 @@ def _open_parquet(path: Path) -> EmbeddingsFile:
         model = _parse_model((schema.metadata or {}).get(_METADATA_KEY, b"{}"))
     size = getattr(schema.field("embedding").type, "list_size", 0) if "embedding" in schema.names else 0
     if schema.remove_metadata() != _make_parquet_schema(size):
-        raise ValueError("it has other columns than path, label, error and embedding, or of other types")
+        raise ValueError("its columns are not path, label, error and embedding, or have other types")
     return EmbeddingsFile(path, model, _guard(path, iterate))
 
 
@@ -326,7 +326,7 @@ def _open_npy(path: Path) -> EmbeddingsFile:
             else:
                 if next(lines, None) is None:
                     return
-        raise ValueError(f"it has {plural(len(vectors), 'row')}, and {_rows_path(path).name} another number")
+        raise ValueError(f"it has {plural(len(vectors), 'row')}, but {_rows_path(path).name} has another number")
 
     with _io.open_regular(_rows_path(path)) as file:
         model = _parse_model(next(_iter_lines(file)))

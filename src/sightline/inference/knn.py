@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.data.targets import CLASS_TARGETS, LABEL_SETS, SEPARATOR, join_classes
-from sightline.errors import DataError, UsageError, plural
+from sightline.errors import DataError, UsageError
 from sightline.inference.embeddings import Embeddings, regroup
 from sightline.inference.nearest import NearestRows, normalize_rows
 from sightline.inference.predictor import Outputs, OutputsPredictor, Predictor
@@ -73,7 +73,8 @@ class KnnPredictor(OutputsPredictor):
             self._rows.append(normalize_rows(rows.vectors))
         if not 1 <= count <= len(labels):
             raise UsageError(
-                f"The number of neighbors is from 1 to the {plural(len(labels), 'reference image')}, not {count}."
+                f"The number of neighbors must be between 1 and {len(labels)}, the number of reference images, not "
+                f"{count}."
             )
         self.has_several_labels = are_label_sets(labels) if several_labels is None else several_labels
         targets = LABEL_SETS if self.has_several_labels else CLASS_TARGETS

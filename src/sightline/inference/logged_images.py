@@ -129,9 +129,7 @@ def _iter_lines(path: Path, file: BufferedReader, header: bytes) -> Iterator[tup
                 raise DataError(f"{path} is damaged: line {number} is longer than {MAX_LINE:,} bytes.")
             return
         if line.startswith(START) and line != header:
-            raise DataError(
-                f"{path} is joined from files of several models: line {number} begins those of another one."
-            )
+            raise DataError(f"{path} joins the logs of several models: line {number} starts that of another one.")
         if line != header:
             yield number, line
 

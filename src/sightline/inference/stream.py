@@ -262,8 +262,8 @@ def make_items(images: Iterable[Any], limits: LimitsConfig = LIMITS) -> Iterator
             yield from expand_inputs([image], limits=limits)
         elif is_missing(image):
             raise UsageError(
-                f"Image [{number}] is missing: it is {image} in place of a path or an image. Leave it out, in a column "
-                "of paths by frame['path'].dropna()."
+                f"Image [{number}] is missing: it is {image} instead of a path or an image. Leave it out: for a "
+                "column of paths, use frame['path'].dropna()."
             )
         elif isinstance(image, Mapping):
             raise UsageError(

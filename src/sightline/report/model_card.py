@@ -97,9 +97,7 @@ def _describe_scope(manifest: Manifest) -> str:
     count = len(manifest.classes)
     targets = find_task(manifest.task).targets
     if targets.are_masks:
-        return (
-            f"It predicts one of the {count} classes above for each pixel of an image."
-        )
+        return f"It predicts one of the {count} classes above for each pixel of an image."
     if targets.allows_several:
         return f"It predicts which of the {count} classes above an image shows: any number of them, including none."
     classes = "grades above, from the lowest to the highest" if targets.are_ordered else "classes above"

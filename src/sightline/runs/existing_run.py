@@ -73,7 +73,7 @@ def check_same_run(run: RunDirectory, inputs: RunInputs) -> None:
     data_difference = describe_difference(run.read_data() or (), replace(index, images=tuple(usable)))
     if data_difference:
         raise OutputError(
-            f"{path} contains a complete run on other images than those now in {index.name} ({data_difference}): "
+            f"{path} contains a complete run on images other than those now in {index.name} ({data_difference}): "
             "choose another folder with --out, or use --force."
         )
 

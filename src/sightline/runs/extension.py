@@ -140,7 +140,7 @@ def _last_stage(config: RunConfig) -> tuple[str, int]:
     if stage.is_solved:
         raise UsageError(
             f"The last stage, {stage.name!r}, is solved in one epoch: there are none to add. To train further, start a "
-            "new run with a stage of fine-tuning, as --effort balanced has."
+            "new run with a fine-tuning stage, such as that of --effort balanced."
         )
     return stage.name, count_epochs(config.train, stage)
 
@@ -153,8 +153,8 @@ def _check_obstacle(run: RunDirectory, last: Checkpoint, stage: str) -> None:
     num_images = sum(image.split == "validation" for image in run.read_data() or ())
     if (obstacle := find_obstacle(best, run.config, num_images)) is not None:
         raise UsageError(
-            f"{run.path} cannot be extended: its stage {stage!r} was left out, as {obstacle.reason}. To train it all "
-            f"the same, use `sightline train` again, with --force and {obstacle.setting}."
+            f"{run.path} cannot be extended: its stage {stage!r} was left out, as {obstacle.reason}. To train it "
+            f"anyway, use `sightline train` again, with --force and {obstacle.setting}."
         )
 
 

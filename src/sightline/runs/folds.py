@@ -57,7 +57,7 @@ def mention_folds(images: Sequence[ImageRecord], config: RunConfig) -> list[str]
         return []
     outside = " outside the test split" if "test" in splits else ""
     few = f"class {label!r} has only {plural(counts[label], 'image')}{outside}"
-    return [f"{few}: with --folds 5, the metrics are over all images{outside}, and all of them are trained on"]
+    return [f"{few}: with --folds 5, all images{outside} are used both for the metrics and for training"]
 
 
 def get_fold_path(run: RunDirectory, fold: int) -> Path:
@@ -139,7 +139,9 @@ def find_leaked_contents(run: RunDirectory, folds: int) -> dict[str, LeakKind]:
 
 def _sort_classes(predictions: LabeledPredictions, classes: tuple[str, ...], run: RunDirectory) -> NDArray[np.float32]:
     if predictions.classes != classes:
-        raise ModelError(f"{run.path} has other classes than the run that it is a fold of: train again with --force.")
+        raise ModelError(
+            f"{run.path} does not have the classes of the run that it is a fold of: train again with --force."
+        )
     return predictions.probabilities
 
 

@@ -91,7 +91,9 @@ class HostSession:
                     f"{all_facts[0]['count']} here, by content, label and order): give every host the same data."
                 )
             if fact["weights"] != all_facts[0]["weights"]:
-                raise DataError(f"Host {rank} has other initial weights than host 0: give every host the same file.")
+                raise DataError(
+                    f"Host {rank} has different initial weights than host 0: give every host the same file."
+                )
 
     def broadcast_checkpoint(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
         """Broadcast the checkpoint that host 0 resumes from."""
@@ -161,8 +163,7 @@ def check_host_count(team: Cluster, config: RunConfig) -> None:
     if team.count != config.device.num_hosts:
         raise UsageError(
             f"This run was started on {plural(config.device.num_hosts, 'host')}, not on {team.count}: "
-            "resume it on as many "
-            "(--hosts)."
+            "resume it on the same number (--hosts)."
         )
 
 

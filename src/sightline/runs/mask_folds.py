@@ -73,7 +73,7 @@ def read_outputs(
     except (OSError, ValueError, KeyError, TypeError) as error:  # the last: an array without a dimension
         raise ModelError(f"{path} cannot be read: {error}; train the run again with --force.") from error
     if names != classes:
-        raise ModelError(f"{path} has other classes than its run: train it again with --force.")
+        raise ModelError(f"{path} does not have the classes of its run: train it again with --force.")
     paths = tuple(map(str, arrays["paths"].tolist()))
     means = Outputs(arrays["probabilities"], arrays["logits"], np.zeros((len(paths), 0), np.float32))
     no_masks, worst = np.zeros((len(paths), 0, 0), np.uint8), zip(arrays["worst"], arrays["worst_masks"], strict=True)

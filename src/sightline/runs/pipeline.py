@@ -156,9 +156,7 @@ def _describe_data(data: DecodedDataset) -> list[str]:
     if data.unreadable:
         notes.append(f"{describe_unreadable(data.unreadable)} (all are in data.jsonl)")
     if data.skipped:
-        notes.append(
-            f"{plural(data.skipped, 'file')} skipped, not read as {'an image' if data.skipped == 1 else 'images'}"
-        )
+        notes.append(f"{plural(data.skipped, 'file')} skipped: not {'an image' if data.skipped == 1 else 'images'}")
     return [*notes, *data.notes]
 
 

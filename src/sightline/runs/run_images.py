@@ -166,8 +166,8 @@ def check_unchanged(run: RunDirectory, data: DecodedDataset) -> None:
         raise DataError(
             f"The images of {data.name} are those that the run {run.path} started with, but {missing_images.total()} "
             f"of {len(recorded)} are in another split now, such as {moved.path}, which was in {old_split}: "
-            "the source or its groups changed, or the run is of a version that divided them in another way. Restore "
-            "the source, go on with that version, or retrain with --force."
+            "the source or its groups changed, or the run is from a version that split them differently. Restore "
+            "the source, use that version, or retrain with --force."
         )
     before = {(of.path, row): None for of, row in zip(recorded_rows, recorded, strict=True)}
     now = {(of.path, row): None for of, row in zip(data.images, current, strict=True)}

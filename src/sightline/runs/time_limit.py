@@ -113,7 +113,7 @@ def describe_outlook(
         if plan.seconds is not None and plan.seconds > MORE_SECONDS:
             return (
                 f"{plural(count, 'epoch')} of {plan.configured} of the stage {name} ran, and another ten minutes would "
-                f"not do for one more: it takes about {format_duration(plan.seconds)}."
+                f"not be enough for one more: it takes about {format_duration(plan.seconds)}."
             )
         if not count:
             return _describe_unreached(name, plan)
@@ -123,8 +123,8 @@ def describe_outlook(
     if len(history) < 2:
         advice = "; --effort balanced would fine-tune the network" if config.train.effort == "fast" else ""
         if history and history[-1].stage != stages[-1].name:  # see `loop.find_obstacle`
-            advice = f"; the stage {stages[-1].name} was left out, for which there are too few validation images"
-        return f"{ending}{advice}. What more would bring is unknown: one epoch has no trend."
+            advice = f"; the stage {stages[-1].name} was left out because there are too few validation images"
+        return f"{ending}{advice}. What more time would bring is unknown: one epoch shows no trend."
     return _describe_trend(config, history, best, "", ending)
 
 
@@ -132,13 +132,13 @@ def _describe_unreached(name: str, plan: StagePlan) -> str:
     epochs = plural(plan.configured, "epoch")
     if plan.seconds is None:
         return (
-            f"The stage {name} was not reached. Another ten minutes would begin it; how many of its {epochs} they "
-            "would allow, and what these would bring, is unknown, as none has run."
+            f"The stage {name} was not reached. Another ten minutes would start it; how many of its {epochs} "
+            "would fit, and what they would bring, is unknown, because none has run."
         )
     fitting = min(int(MORE_SECONDS // plan.seconds), plan.configured)
     return (
         f"The stage {name} was not reached. Another ten minutes would allow {fitting} of its {epochs}; what they would "
-        "bring is unknown, as none has run."
+        "bring is unknown, because none has run."
     )
 
 
@@ -153,19 +153,19 @@ def _describe_trend(
     metric = monitor if monitor.startswith("val_") else "val_accuracy"
     values = [getattr(epoch, metric) for epoch in history]
     if best is None or any(value is None for value in values):
-        return "What another ten minutes would bring is unknown: there is no validation split to tell."
+        return "What another ten minutes would bring is unknown: there is no validation split to measure it on."
     since = len(history) - best.epoch
     if since:
         last = "the last epoch" if since == 1 else f"the last {since} epochs"
         return f"Another ten minutes would probably bring little: {last} did not improve on epoch {best.epoch}."
     if len(history) < 2:
-        return f"Another ten minutes would allow {epochs}. What they would bring is unknown: one epoch has no trend."
+        return f"Another ten minutes would allow {epochs}. What they would bring is unknown: one epoch shows no trend."
     name = {"val_accuracy": "accuracy", "val_loss": "loss", "val_mean_iou": "mean IoU"}.get(
         metric, "loss after calibration"
     )
     earlier = min(values[:-1]) if metric.endswith("loss") else max(values[:-1])
     trend = f"the validation {name} was still improving, from {earlier:.4f} to {values[-1]:.4f} in the last epoch"
     if epochs:
-        return f"Another ten minutes would allow {epochs} and probably bring more, how much is unknown: {trend}."
+        return f"Another ten minutes would allow {epochs} and probably help, though how much is unknown: {trend}."
     option = "--effort best or more --epochs" if config.train.effort == "balanced" else "more --epochs"
-    return f"{ending}, and {trend}: {option} would probably bring more, how much is unknown."
+    return f"{ending}, and {trend}: {option} would probably help, though how much is unknown."

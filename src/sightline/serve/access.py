@@ -54,7 +54,7 @@ class Access:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise UsageError(
                     f"--cors-origin {origin!r} is not the origin of a web page: expected its scheme and its host as a "
-                    "browser states them, without a path, as https://app.example.org, or * for all."
+                    "browser sends them, without a path, such as https://app.example.org, or * for all."
                 )
 
     def make_cors_middleware(self) -> list[Middleware]:

@@ -40,7 +40,7 @@ def check_host(host: str) -> None:
     """Raise `UsageError` for what is never the name or address in a Host header, such as an address of a web page."""
     if not _HOST.fullmatch(host):
         raise UsageError(
-            f"--allowed-host {host!r} is not a name of a machine: expected a name or an address alone, without scheme, "
+            f"--allowed-host {host!r} is not a host name: expected a name or an address alone, without scheme, "
             "port or wildcard, as cats.example.org or [::1]."
         )
 

@@ -43,7 +43,7 @@ class Admission:
         if method in UNCOUNTED_METHODS:
             return
         if self.draining:
-            raise HTTPException(503, "The server is stopping: ask another one, or try again in a moment.", RETRY)
+            raise HTTPException(503, "The server is stopping: use another one, or try again in a moment.", RETRY)
         if self.requests >= self.limits.requests or not self.has_room(length or 0):
             raise refuse_busy()
 

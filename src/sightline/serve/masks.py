@@ -54,7 +54,7 @@ async def respond_with_masks(request: Request, running: RunningModel) -> Respons
         image = await _encode(running, content, prediction, has_overlay=has_overlay)
         return Response(image, headers={DETAILS: _describe_briefly(prediction, identity)}, media_type=PNG)
     if len(upload.files) > MAX_MASKS:
-        raise HTTPException(400, f"The request has {len(upload.files)} images, and may have at most {MAX_MASKS}.")
+        raise HTTPException(400, f"The request has {len(upload.files)} images, but may have at most {MAX_MASKS}.")
 
     async def describe(number: int) -> dict[str, Any]:
         prediction = await predict_mask(running, upload.files[number])

@@ -114,7 +114,7 @@ class RunningModels:
         if self._feature_logs is not None:
             if served.classifier.tile:
                 raise UsageError(
-                    "A log of features is of whole images, and this model predicts masks in tiles: leave "
+                    "A log of features is for whole images, but this model predicts masks in tiles: leave "
                     "--log-features out, or resize each image with --tile 0."
                 )
             log = self._feature_logs.use(served)
@@ -188,7 +188,7 @@ class RunningModels:
         if name is None:
             if len(names) > 1:
                 raise HTTPException(
-                    404, f"This server has several models: ask /models/NAME/..., where NAME is {_list(names, 'or')}."
+                    404, f"This server has several models: use /models/NAME/..., where NAME is {_list(names, 'or')}."
                 )
             (name,) = names
         if name not in names:

@@ -134,7 +134,7 @@ def _parse_json(body: bytes | bytearray) -> Upload:
         expected = "a list of strings, each the base64 of an image file" if is_list else "the base64 of an image file"
         raise HTTPException(400, f"The field {next(iter(content))!r} is not {expected}.")
     if len(texts) > MAX_IMAGES:
-        raise HTTPException(400, f"The request has {len(texts)} images, and may have at most {MAX_IMAGES}.")
+        raise HTTPException(400, f"The request has {len(texts)} images, but may have at most {MAX_IMAGES}.")
     try:
         return Upload([decode_base64(text, f"Image {i}") for i, text in enumerate(texts)], is_list=is_list)
     except ValueError as error:

@@ -82,7 +82,7 @@ class RunModel:
         """Read and verify the bundle of the run; raises `ModelError` if it has none."""
         path = self.run.directory.bundle
         if path is None:
-            raise ModelError(f"{self.run.path.name} has no bundle, so its model runs in the studio alone.")
+            raise ModelError(f"{self.run.path.name} has no bundle, so its model runs only in the studio.")
         return bundle.read(path)
 
     def find_positions(self, paths: Iterable[str]) -> list[int | None]:

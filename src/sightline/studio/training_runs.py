@@ -178,8 +178,8 @@ class TrainingRuns:
         active = [run["name"] for run in self.list_runs() if run["status"] in ACTIVE]
         if active:
             raise UsageError(
-                f"{self.folder / active[0]} is still training, and two training runs slow each other down: wait until it "
-                "ends, or stop it."
+                f"{self.folder / active[0]} is still training, and two training runs slow each other down: wait until "
+                "it ends, or stop it."
             )
 
     def _find_free_name(self, stem: str) -> str:

@@ -132,7 +132,7 @@ class SearchSpace:
         monitor = self.options.monitor or default
         if monitor not in metrics:
             raise ConfigError(
-                f"{self.name}: {monitor} is a metric of another task than {', '.join(sorted(tasks))}: set monitor to "
+                f"{self.name}: {monitor} is a metric of a task other than {', '.join(sorted(tasks))}: set monitor to "
                 f"one of {', '.join(best_first)}."
             )
         if monitor not in best_first:

@@ -74,8 +74,8 @@ def open_study(space: SearchSpace, name: str, url: str) -> Iterator[Any]:
                 study.set_user_attr("space", space.canonical_text())
             elif stored_space != space.canonical_text():
                 raise UsageError(
-                    f"The study {name} in {_without_password(url)} was created with other settings or values than "
-                    f"{space.name} has now: choose another folder with --out."
+                    f"The study {name} in {_without_password(url)} was created with settings or values other than "
+                    f"those that {space.name} has now: choose another folder with --out."
                 )
             yield study
         finally:
@@ -102,7 +102,7 @@ def check_images(
         return
     if recorded is not None and _has_results(study):
         raise UsageError(
-            f"The trials of the study {study.study_name} in {_without_password(url)} were trained on other images than "
+            f"The trials of the study {study.study_name} in {_without_password(url)} were trained on images other than "
             f"those now in {describe_sources(sources)}: restore them, or choose another folder with --out, and another "
             "--storage if you set it."
         )

@@ -128,7 +128,7 @@ class Segmentation(Task):
             )
         if config.augment.mixup:
             raise UsageError(
-                "augment.mixup blends two images, so that a pixel shows two classes, and a mask states one: use "
+                "augment.mixup blends two images, so a pixel shows two classes, but a mask states only one: use "
                 "augment.cutmix, which pastes a box of the other image and of its mask."
             )
         check_targets(evaluation, are_masks=True)

@@ -160,7 +160,7 @@ def _prepare_stage(
     if state.history and _is_last_epoch(config, state.history[-1]):
         return None
     if state.at_stage_start and (obstacle := find_obstacle(state.best, config, num_validation_images)):
-        callback.on_message(f"{stage.name}: left out, as {obstacle.reason}: {obstacle.setting} trains it")
+        callback.on_message(f"{stage.name}: left out, as {obstacle.reason}; {obstacle.setting} trains it anyway")
         return None
     configured = count_epochs(config.train, stage)
     if budget is None or stage.is_solved or not configured:
@@ -215,7 +215,7 @@ def _run_stage(
     frozen_arrays = checkpoints.copy_variables(model, logits_model, outside=True)  # once: each epoch took 0.1 s more
     early_stop = stage_run.config.train.early_stopping
     if state.step > steps:
-        raise ModelError(f"The checkpoint is from other data: it is at step {state.step} of an epoch of {steps}.")
+        raise ModelError(f"The checkpoint is from different data: it is at step {state.step} of an epoch of {steps}.")
     while _has_next_epoch(stage_run, state, deadline):
         plateau_factor = compute_plateau_factor(stage_run.config.train.schedule, state.history[state.stage_start :])
         try:

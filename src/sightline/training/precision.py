@@ -62,7 +62,7 @@ def choose_precision(spec: ModelSpec, config: RunConfig, num_images: int) -> Pre
         return PrecisionChoice("float32", "layers are frozen, so little is left to train")
     steps = config.train.epochs * -(-num_images // config.train.batch_size)
     if steps < MIN_STEPS:
-        return PrecisionChoice("float32", f"a measurement is not worth it for {plural(steps, 'step')}")
+        return PrecisionChoice("float32", f"a measurement is not worthwhile for {plural(steps, 'step')}")
     cache_path = cache.cache_folder() / f"precision-{_make_cache_key(spec, config)}.json"
     gain = _load_cached_gain(cache_path)
     is_cached = gain is not None

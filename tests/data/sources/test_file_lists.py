@@ -282,9 +282,9 @@ def test_folders_that_number_parts_are_an_error_where_the_column_of_labels_is_no
     findings = quick_audit(build_index(tmp_path)).findings
     with pytest.raises(
         DataError,
-        match=r"numbered-folders: 2 folders are read as classes, but number the parts of images that a table names "
+        match=r"numbered-folders: 2 folders are read as classes, but are numbered parts of the images in a table "
         r"\(images_part_1: data\.csv names its images; .*--set data\.labels=FILE --column label=NAME\. If these "
-        r"folders are the classes, --set data\.class_level=1\.",
+        r"folders are the classes, use --set data\.class_level=1\.",
     ):
         raise_for_errors(findings, ())
     raise_for_errors(findings, ("numbered-folders",))
@@ -309,7 +309,7 @@ def test_a_table_labels_the_images_of_patients_whose_files_have_equal_names(tmp_
     write_source(tmp_path / "set-1.0", PATIENTS, uncertain)
     with pytest.raises(DataError, match=r"numbered-folders: 4 folders .*train\.csv names its images"):
         raise_for_errors(quick_audit(build_index(tmp_path / "set-1.0")).findings, ())
-    with pytest.raises(DataError, match="column 'Edema' says by -1 that it is uncertain"):
+    with pytest.raises(DataError, match="column 'Edema' has -1, which means that it is uncertain"):
         build_index(tmp_path / "set-1.0", options=DataConfig(labels="train.csv"))
 
 

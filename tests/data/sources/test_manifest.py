@@ -328,7 +328,9 @@ def test_columns_of_celeba_say_no_by_minus_one(tmp_path: Path) -> None:
     assert [e.label for e in read_manifest(write_table(tmp_path, rows)).items] == ["Young", "Male;Young"]
     for rows in ("Edema,Mass\n1.jpg,-1,1\n2.jpg,0,-1\n", "Edema,Mass,Hernia\n1.jpg,1.0,-1.0,\n2.jpg,0.0,0.0,1.0\n"):
         message = get_error(write_table(tmp_path, f"path,{rows}"))  # as in CheXpert
-        assert "says by -1 that it is uncertain whether images have a class: write 1, 0 or nothing" in message
+        assert (
+            "has -1, which means that it is uncertain whether an image has the class: write 1, 0 or nothing" in message
+        )
     rows = "path,a,b,score\n1.jpg,1,0,-1\n2.jpg,0,1,2\n"
     assert [e.label for e in read_manifest(write_table(tmp_path, rows)).items] == ["a", "b"]
 
@@ -395,7 +397,7 @@ def test_json_of_annotation_tools(tmp_path: Path) -> None:
     columns = ColumnsConfig(label="animal-metadata.class-name")
     assert labels_and_splits(read_manifest(path, DataConfig(columns=columns))) == BOTH
     studio = [{"data": {"image": f"/data/upload/1/{i}.jpg"}, "annotations": [{"id": i}]} for i in (1, 2)]
-    assert "is in Label Studio's format JSON, which is not read: export" in get_error(
+    assert "is in Label Studio's JSON format, which is not read: export" in get_error(
         write_json_table(tmp_path, studio)
     )
     choices = [{"image": f"/data/upload/1/{i}.jpg", "choice": {"choices": ["cat", "dog"]}} for i in (1, 2)]
@@ -869,7 +871,7 @@ def test_a_table_that_gives_the_labels_is_not_counted_as_ignored(tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("labels.parquet", "is a Parquet or Arrow file, of which images are read, not labels: write it as CSV"),
+        ("labels.parquet", "is a Parquet or Arrow file, from which images are read, but not labels: write it as CSV"),
         ("labels.bin", "cannot be read as text: it has control characters, as a binary file does"),
     ],
 )
@@ -903,7 +905,7 @@ def test_a_table_without_a_usual_separator_is_split_at_spaces(tmp_path: Path) ->
 def test_a_spreadsheet_is_refused_with_what_to_do(tmp_path: Path, how: str) -> None:
     write_files(tmp_path, {"1.png": encode_png(1), "labels.xlsx": b"PK\3\4"})
     path = tmp_path / "labels.xlsx"
-    with pytest.raises(DataError, match=r"labels\.xlsx is a spreadsheet, which is not read: save it as CSV"):
+    with pytest.raises(DataError, match=r"labels\.xlsx is a spreadsheet, which cannot be read: save it as CSV"):
         build_index(path) if how == "source" else build_index(tmp_path, options=DataConfig(labels=str(path)))
 
 

@@ -146,15 +146,15 @@ def _missing_values(counts: Counter[str]) -> list[Finding]:
     named = [(name, plural(n, "image")) for name, n in sorted(counts.items()) if name.casefold() in _MISSING_VALUES]
     return image_finding(
         "missing-value-names", "warning",
-        ("class is named as programs write a missing value", "classes are named as programs write a missing value"),
-        "If these images have no label, empty their cells or remove their rows.", *_transpose(named),
+        ("class is named like a missing value", "classes are named like missing values"),
+        "If these images have no label, clear their cells or remove their rows.", *_transpose(named),
     )  # fmt: skip
 
 
 def _decimal_names(classes: Sequence[str]) -> list[Finding]:
     decimals = [c for c in classes if _DECIMAL.fullmatch(c) and float(c) % 1]
     return image_finding(
-        DECIMAL_NAMES, "warning", "classes are decimal numbers, as if they were measured",
+        DECIMAL_NAMES, "warning", "classes are decimal numbers, like measurements",
         "A classifier does not learn that 0.37 is close to 0.38: give each image a range of values as its class, such "
         "as low, medium or high. For ranges in order, use --set model.task=ordinal.",
         decimals if len(decimals) >= MIN_DECIMALS and all(map(_DECIMAL.fullmatch, classes)) else (),

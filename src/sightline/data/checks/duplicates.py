@@ -75,7 +75,7 @@ def _advise_conflicts(index: Index) -> str:
         )
     if index.several_labels:
         return (
-            "Identical images have the same labels. If each image shows all of those that its copies have, train with "
+            "Identical images have the same labels. If each image shows all the labels of its copies, train with "
             "--set data.merge_copies=true, which joins them. Otherwise review the rows, then relabel or drop the wrong "
             "ones (--write-fixes proposes how)."
         )

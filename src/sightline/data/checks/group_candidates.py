@@ -68,8 +68,8 @@ def find_group_findings(index: Index) -> list[Finding]:
     suggestions = find_group_candidates(index.images)
     return image_finding(
         "group-candidates", "warning",
-        ("setting would keep images together that seem related",
-         "settings would keep images together that seem related"),
+        ("setting would keep together images that seem related",
+         "settings would keep together images that seem related"),
         "Images of one patient, scene, video or specimen in several splits make metrics too optimistic. If these "
         "are such images, train with --set " + (f"'split.group={suggestions[0].setting}'" if suggestions else "") + ".",
         [f"split.group={candidate.setting}" for candidate in suggestions],

@@ -76,5 +76,5 @@ def _never_alone(sets: list[tuple[str, ...]]) -> list[Finding]:
     never = sorted({name for names in sets for name in names} - alone)
     return image_finding(
         "labels-never-alone", "note", ("label never occurs alone", "labels never occur alone"),
-        "A model may learn what they occur with in their place: add images that show one of them alone.", never,
+        "A model may learn what they occur with instead: add images that show one of them alone.", never,
     )  # fmt: skip

@@ -59,10 +59,10 @@ REMARK_FINDINGS = {
         "error",
         "folder contains images or their masks, not a class",
         "folders contain images or their masks, not classes",
-        "To use the masks, name each as its image, such as masks/1.png for images/1.jpg, and write a table classes.csv "
-        "beside these folders, with the columns value and name and a row such as 0,sky for each value. To classify the "
-        "images otherwise, name the folder of images in place of the one around it, if their file names state the "
-        "classes; else sort them into class folders, or provide a table of labels for it.",
+        "To use the masks, name each like its image, such as masks/1.png for images/1.jpg, and write a table "
+        "classes.csv beside these folders, with the columns value and name and a row such as 0,sky for each value. To "
+        "classify whole images instead, pass the folder of images itself if its file names state the classes; "
+        "otherwise sort them into class folders, or provide a table of labels.",
     ),
     "copied-folders": RemarkFinding(
         "error",
@@ -72,10 +72,10 @@ REMARK_FINDINGS = {
     ),
     NUMBERED_FOLDERS: RemarkFinding(
         "error",
-        "folder is read as a class, but numbers a part of images that a table names",
-        "folders are read as classes, but number the parts of images that a table names",
-        "If the table has the labels, say so: --set data.labels=FILE --column label=NAME. If these folders are the "
-        "classes, --set data.class_level=1.",
+        "folder is read as a class, but is a numbered part of the images in a table",
+        "folders are read as classes, but are numbered parts of the images in a table",
+        "If the table has the labels, use --set data.labels=FILE --column label=NAME. If these folders are the "
+        "classes, use --set data.class_level=1.",
     ),
     "class-masks": RemarkFinding(
         "warning",
@@ -196,7 +196,7 @@ def remark_findings(index: Index) -> list[Finding]:
     """Return a finding for each kind of remark on a source, and those on files whose images are not at hand."""
     result = image_finding(
         NOT_DOWNLOADED, "warning",
-        ("file is in iCloud alone and is ignored", "files are in iCloud alone and are ignored"),
+        ("file is only in iCloud and is ignored", "files are only in iCloud and are ignored"),
         "Download the folder, with Download Now in the Finder, and run again.",
         [path for path in index.other_files if is_placeholder(path)],
     ) + image_finding(

@@ -94,6 +94,6 @@ def _find_column(table: Table, name: str) -> str:
 def _add_parent(parents: dict[str, str], name: str, parent: str, place: str) -> None:
     if (other := parents.setdefault(name, parent)) != parent:
         raise DataError(
-            f"{place}: {name!r} has the parent {parent!r}, and {other!r} above: a class has one parent; two classes of "
-            "one name need different names."
+            f"{place}: {name!r} has the parent {parent!r} here, but {other!r} above: a class has one parent; rename "
+            "one of two classes that share a name."
         )

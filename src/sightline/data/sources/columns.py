@@ -120,8 +120,8 @@ def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Co
     one_hot = tuple(c for c in others if _is_one_hot(table, c))
     if uncertain := _first_or_empty([c for c in others if c not in one_hot and _is_uncertain(table, c)]):
         raise DataError(
-            f"{table.name} has no recognized column for the labels, and column {uncertain!r} says by -1 that it is "
-            "uncertain whether images have a class: write 1, 0 or nothing in its place, or name the column of the "
+            f"{table.name} has no recognized column for the labels, and column {uncertain!r} has -1, which means that "
+            "it is uncertain whether an image has the class: write 1, 0 or nothing instead, or name the column of the "
             "labels with --column label=NAME."
         )
     if len(one_hot) < 2 or not any(_parse_bool(row.get_text(column)) for row in table.rows for column in one_hot):

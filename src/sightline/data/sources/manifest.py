@@ -126,9 +126,11 @@ def _open_root(default: Path, name: str, options: DataConfig) -> FileFinder:
 def read_content(path: Path, options: DataConfig = DEFAULTS) -> bytes:
     """Return the content of the table at `path`; raises `DataError` if it cannot be read, as a spreadsheet."""
     if is_spreadsheet(path.name):
-        raise DataError(f"{path} is a spreadsheet, which is not read: save it as CSV (UTF-8).")
+        raise DataError(f"{path} is a spreadsheet, which cannot be read: save it as CSV (UTF-8).")
     if is_image_table(path.name):
-        raise DataError(f"{path} is a Parquet or Arrow file, of which images are read, not labels: write it as CSV.")
+        raise DataError(
+            f"{path} is a Parquet or Arrow file, from which images are read, but not labels: write it as CSV."
+        )
     try:
         return read_untrusted_file(path, options.limits)
     except ImageError as error:

@@ -190,12 +190,12 @@ def _read_csv(text: str, name: str, known_columns: Collection[str], is_file: IsF
     _check_width(name, len(columns))
     if {"region_shape_attributes", "region_attributes"} <= set(columns):
         raise DataError(
-            f"{name} is of VGG Image Annotator, whose labels are attributes in JSON, which are not read: write a table "
-            "with the columns path and label."
+            f"{name} is from VGG Image Annotator, whose labels are attributes in JSON, which are not read: write a "
+            "table with the columns path and label."
         )
     cells = sum(len(cells) for _, cells in body)
     if len(columns) * len(body) - cells > cells + _MOST_MISSING:  # short rows are filled: a small file, all memory
-        raise DataError(f"{name} has {len(columns):,} columns, and its rows hold few of them: remove empty columns.")
+        raise DataError(f"{name} has {len(columns):,} columns, but its rows fill few of them: remove empty columns.")
     padded = ((line, [*cells, *[""] * (len(columns) - len(cells))]) for line, cells in body)
     table_rows = tuple(Row(line, dict(zip(columns, cells, strict=False))) for line, cells in padded)
     return Table(name, tuple(columns), table_rows, has_header)
@@ -290,7 +290,7 @@ def _read_json(text: str, name: str, max_rows: int) -> Table:
             "images, annotations and categories."
         )
     if value and isinstance(value[0], dict) and {"annotations", "data"} <= set(value[0]):
-        raise DataError(f"{name} is in Label Studio's format JSON, which is not read: export it as JSON-MIN or CSV.")
+        raise DataError(f"{name} is in Label Studio's JSON format, which is not read: export it as JSON-MIN or CSV.")
     return _make_table([_make_row(row, i, f"{name}, entry {i}") for i, row in enumerate(value, 1)], name, "entry")
 
 
@@ -352,7 +352,7 @@ def _make_table(rows: Iterator[Row] | Sequence[Row], name: str, unit: str = "lin
 
 def _check_width(name: str, columns: int) -> None:
     if columns > _MOST_COLUMNS:
-        raise DataError(f"{name} has {columns:,} columns, and {_MOST_COLUMNS:,} are the most that a table may have.")
+        raise DataError(f"{name} has {columns:,} columns, but a table may have at most {_MOST_COLUMNS:,}.")
 
 
 def _read_coco(value: Mapping[str, Any], name: str) -> Iterator[Row]:

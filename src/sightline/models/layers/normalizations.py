@@ -49,7 +49,7 @@ class LayerNormalization(LayerType):
         value: GraphValue = arguments[0]
         if layer.axis not in (-1, [-1], [len(value.shape)]) or getattr(layer, "rms_scaling", False):
             raise ModelError(
-                f"{layer.name}: layer normalization over other axes than the last cannot be exported to ONNX."
+                f"{layer.name}: layer normalization over axes other than the last cannot be exported to ONNX."
             )
         scale, offset = _read_scale(layer, value.shape[-1])
         inputs = [graph.add_weight(f"{name}:scale", scale), graph.add_weight(f"{name}:offset", offset)]
@@ -69,7 +69,7 @@ class GroupNormalization(LayerType):
         value: GraphValue = arguments[0]
         if layer.axis not in (-1, len(value.shape)) or len(value.shape) != 3:
             raise ModelError(
-                f"{layer.name}: group normalization of other axes than the channels of feature maps cannot be exported "
+                f"{layer.name}: group normalization of axes other than the channels of feature maps cannot be exported "
                 "to ONNX."
             )
         height, width, channels = value.shape

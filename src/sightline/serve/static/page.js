@@ -44,7 +44,7 @@ const ERRORS = [ // of the server, in Chinese
   [/^The body has more than (\d+) bytes, the maximum of this server\.$/, "图片超过本服务器的上限：$1 字节。"],
   [/^The response takes more than (.+) seconds\.$/, "$1 秒内没有得到结果，请稍后再试。"],
   [/^Too many (?:images are waiting|connections): try again in a moment\.$/, "服务器正忙，请稍后再试。"],
-  [/^The server is stopping: ask another one, or try again in a moment\.$/, "服务器正在停止，请稍后再试。"],
+  [/^The server is stopping: use another one, or try again in a moment\.$/, "服务器正在停止，请稍后再试。"],
   [/^The request needs the token of this server: Authorization: Bearer TOKEN\.$/, "请输入本服务器的令牌。"],
   [/^The Host header is not a name of this server\.$/, "不能用这个网址访问本服务器。"],
   [/^There is no (?:model|version) .+: this server has .+\.$/s, "服务器已不再提供这个模型，请刷新页面。"],
