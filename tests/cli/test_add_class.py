@@ -182,7 +182,7 @@ def test_images_that_do_not_count_are_reported(sightline: Command, run: Path, bl
     assert result.code == 0, result.err
     assert "from 5 images" in result.out
     assert "1 image cannot be read, e.g. " in result.err
-    assert "1 image left out that repeat another" in result.err
+    assert "1 image left out as duplicates" in result.err
 
 
 @pytest.mark.parametrize(

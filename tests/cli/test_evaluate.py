@@ -113,7 +113,7 @@ def test_targets_of_earlier_evaluations_can_be_taken_back(sightline: Command, ru
     before = sightline("predict", run, image, "--format", "json").json
     missed = sightline("evaluate", run, "--target-precision", "0.99", "--coverage", "0.8")
     assert missed.code == 1
-    assert "these thresholds are saved with the model nevertheless; --reset-thresholds restores" in missed.err
+    assert "these thresholds are saved with the model anyway; --reset-thresholds restores" in missed.err
     for path in (run, run / "bundle"):
         assert "decision" in sightline("predict", path, image, "--format", "json").json
     again = sightline("evaluate", run, "--reset-thresholds", "--coverage", "0.8", "--format", "json")

@@ -130,7 +130,7 @@ def test_a_public_model_needs_the_word(sightline: Command, hub: Hub, run: Path) 
         (("push", "RUN", "hf:me/colors", "--license", "nope", "--dry-run"), "that it does not list, use other."),
         (("push", "RUN", "hf:me/colors", "--license", "Apache 2.0"), "Hub. Did you mean 'apache-2.0'?"),
         (("push", "NONE", "hf:me/colors"), "There is no model"),
-        (("pull", "hf:me/none", "TMP/x"), "There is no model hf:me/none that you may see"),
+        (("pull", "hf:me/none", "TMP/x"), "There is no model hf:me/none that you can access"),
         (("pull", "hf:me/empty", "TMP/x"), "has no file manifest.json"),
         (("pull", "hf:me/empty@v9", "TMP/x"), "no such revision"),
         (("pull", "hf:me/empty", "RUN"), "exists already"),
@@ -157,7 +157,7 @@ def test_without_a_login_the_message_says_how(
     monkeypatch.delenv("HF_TOKEN")
     for arguments, words in (
         (("push", run, "hf:me/other"), "You are not logged in to the Hub"),
-        (("pull", f"hf:{NAME}", tmp_path / "x"), f"There is no model hf:{NAME} that you may see"),
+        (("pull", f"hf:{NAME}", tmp_path / "x"), f"There is no model hf:{NAME} that you can access"),
     ):
         result = sightline(*arguments)
         assert words in " ".join(result.err.split())

@@ -171,7 +171,7 @@ def test_a_check_finds_an_image_that_has_vanished_and_goes_on(tmp_path: Path) ->
         (row,) = client.get("/images", params={"ids": position}).json()
         assert row["path"] == "red/red-001.png"
         reasons = {f["reason"] for f in row["findings"] if f["kind"] == "unreadable"}
-        assert reasons == {"changed or vanished since the studio started"}
+        assert reasons == {"changed or deleted since the studio started"}
 
 
 def test_a_check_fails_while_all_images_are_gone_and_can_be_repeated(tmp_path: Path) -> None:

@@ -546,7 +546,7 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
     views = SETTINGS | {"train.stages.1.views": 2}
     with pytest.raises(UsageError, match="whose masks would not move with them: set views to 1"):
         sightline.train(scenes, recipe="transfer", out=tmp_path / "b", set=views, progress=False)
-    with pytest.raises(UsageError, match=r"masks take a decoder, .* compare the out-of-fold mean IoU of .*--folds 2"):
+    with pytest.raises(UsageError, match=r"masks need a decoder, .* Compare the out-of-fold mean IoU of .*--folds 2"):
         sightline.learning_curve(scenes, set=SETTINGS, progress=False)
     with pytest.raises(UsageError, match=r"a mask states only one: use augment\.cutmix"):
         sightline.train(scenes, recipe="fcn", out=tmp_path / "b", set=SETTINGS | {"augment.mixup": 0.2}, progress=False)

@@ -62,7 +62,7 @@ def embed_new(
     first = np.sort(np.unique(embeddings.vectors[valid], axis=0, return_index=True)[1]) if len(valid) else valid
     positions = valid[first] if len(valid) else valid
     if len(positions) < len(valid):
-        callback.on_message(f"{plural(len(valid) - len(positions), 'image')} left out that repeat another")
+        callback.on_message(f"{plural(len(valid) - len(positions), 'image')} left out as duplicates")
     if len(positions) < MIN_IMAGES:
         reason = f", e.g. {failed[0]}" if failed else ""
         raise DataError(

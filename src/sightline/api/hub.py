@@ -324,9 +324,7 @@ class _Hub:
                 self._api.create_repo(repository, private=not public)
                 return public, []
         if not info.private and not public:
-            raise UsageError(
-                f"hf:{repository} is public, so everybody could see the model: add --public if that is meant."
-            )
+            raise UsageError(f"hf:{repository} is public, so anyone could see the model: add --public to confirm.")
         return not info.private, [file.rfilename for file in info.siblings or ()]
 
     def commit(self, repository: str, files: Mapping[str, bytes], old_files: list[str]) -> str:
@@ -380,9 +378,9 @@ def _explain(error: Exception, errors: Any, repository: str) -> str:
     if isinstance(error, errors.RevisionNotFoundError):
         return f"hf:{repository} has no such revision: give a branch, a tag or a commit."
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"There is no model hf:{repository} that you may see: check its name; {login}."
+        return f"There is no model hf:{repository} that you can access: check its name; {login}."
     if isinstance(error, errors.LocalTokenNotFoundError) or status in {401, 403}:
-        return f"You are not logged in to the Hub, or your login may not do this with hf:{repository}: {login}."
+        return f"You are not logged in to the Hub, or your login does not permit this with hf:{repository}: {login}."
     if isinstance(error, errors.OfflineModeIsEnabled):
         return "The Hub was not contacted, as HF_HUB_OFFLINE is set: unset it."
     fault, reason = f"The Hub cannot be reached or did not accept the request for hf:{repository}", first_line(error)

@@ -46,10 +46,10 @@ from sightline.training import stage_features
 HEAD = StageConfig("head", unfreeze=0)
 CHOICES = (choose_device, choose_weights, choose_value_range, keep_features_exact)  # that features depend on
 NOT_OF_MASKS = (
-    "A learning curve fits linear heads to the features of whole images, in seconds, and masks take a decoder, which "
-    "has to be trained anew for each number of images: compare the out-of-fold mean IoU of `sightline train --folds 2` "
-    "and `--folds 5`, which learn from a half and from four fifths of the images, or set model.task=multi_label for "
-    "the curve of the classes that each mask has."
+    "A learning curve fits linear heads to the features of whole images, but masks need a decoder, which would have to "
+    "be trained again for each number of images. Compare the out-of-fold mean IoU of `sightline train --folds 2` and "
+    "`--folds 5`, which train on half and on four fifths of the images, or set model.task=multi_label for a curve of "
+    "the classes in each mask."
 )
 FEW_IMAGES = 10  # different images of a class; with fewer, the curve says so
 VISIBLE_GAIN = 0.0005  # a gain that is written as 0.1 points

@@ -47,8 +47,8 @@ class TrainingWorker:
         try:
             if not Path(self._folder).is_dir():
                 raise UsageError(
-                    f"The node {socket.gethostname()} of the Ray cluster has no folder {self._folder}, in which the "
-                    "command was started: start it in a folder that all nodes share, images and run, too."
+                    f"The node {socket.gethostname()} of the Ray cluster has no folder {self._folder}, where the "
+                    "command was started: start it in a folder that all nodes share, as they must share images and run."
                 )
             on_event = self._queue_event if has_listener else partial(deliver_event, Callback())
             return run_in_subprocess(function, options, on_event, folder=self._folder, on_start=self._keep_child)

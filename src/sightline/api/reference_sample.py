@@ -53,7 +53,7 @@ def make_sample(classifier: Classifier, reference: Dataset, callback: Callback) 
         callback.on_message(f"{plural(failed, 'reference image')} cannot be read")
     if sample is None:
         raise DataError(
-            f"The reference has {plural(count, 'readable image')}: it takes at least {MIN_IMAGES} that the model was "
+            f"The reference has {plural(count, 'readable image')}: it needs at least {MIN_IMAGES} that the model was "
             "not trained on, and preferably some hundreds."
         )
     return sample

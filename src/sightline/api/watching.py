@@ -32,8 +32,8 @@ from sightline.report import plotting
 from sightline.report.drift_plot import plot_drift
 
 MAY_HAVE_DROPPED = (
-    "{log} has all of its files and may have dropped its oldest images: if so, the test began anew with those that are "
-    "left, and so did its probability of a false alarm"
+    "{log} has all of its files and may have dropped its oldest images: if so, the test, and its probability of a "
+    "false alarm, started over with those that are left"
 )
 
 

@@ -80,8 +80,8 @@ def _print_accuracy(added: AddedClass, name: str) -> None:
     else:
         split = f", its {added.split} split" if added.split != "reference" else " that were left out of the fit"
         print_line(
-            f"accuracy     {added.accuracy:.4f} on the other classes, {added.accuracy_before:.4f} before "
-            f"({_describe_split(added)}{split}); {added.taken} of them are taken for {name}"
+            f"accuracy     {added.accuracy:.4f} on the other classes, was {added.accuracy_before:.4f} "
+            f"({_describe_split(added)}{split}); {added.taken} of them are predicted as {name}"
         )
     print_line(f"calibration  that of the other classes; not fitted to {name}")
     if added.dropped_thresholds:

@@ -163,8 +163,8 @@ def evaluate(
         multi_label_view.print_label_issue_counts(evaluation.label_issue_counts or ())
     if not evaluation.targets_met:
         if evaluation.thresholds is not None and (target_precision or target_recall):
-            advice = "--reset-thresholds restores those of the training"
-            print_line(f"these thresholds are saved with the model nevertheless; {advice}", stderr=True)
+            advice = "--reset-thresholds restores those from training"
+            print_line(f"these thresholds are saved with the model anyway; {advice}", stderr=True)
         raise typer.Exit(1)
 
 
@@ -186,7 +186,7 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
     for caution in sentences.list_cautions(evaluation.to_dict(), split):
         print_line(caution)
     if evaluation.groups is not None and evaluation.groups > 1:  # one has no intervals, as each metric says
-        print_line(f"95% intervals are resampled by group, of {plural(evaluation.groups, 'group')}")
+        print_line(f"95% intervals are resampled by group ({plural(evaluation.groups, 'group')})")
     print_line()
     others = [
         [metrics.describe_metric(name), *metric_cells(f, len(evaluation.classes))]

@@ -159,7 +159,7 @@ def print_metrics(evaluation: TaskResult, split: str) -> None:
     if unreadable := describe_unreadable(evaluation.unreadable):
         print_line(unreadable)
     if evaluation.groups is not None and evaluation.groups > 1:  # one has no intervals, as each metric says
-        print_line(f"95% intervals are resampled by group, of {plural(evaluation.groups, 'group')}")
+        print_line(f"95% intervals are resampled by group ({plural(evaluation.groups, 'group')})")
     print_line()
     rows = [[describe_metric(name), *metric_cells(m, classes)] for name, m in evaluation.metrics.items()]
     print_table(["metric", "value", "95% interval", ""], rows)

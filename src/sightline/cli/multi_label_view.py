@@ -71,7 +71,7 @@ def _threshold_lines(report: MultiLabelReport, fitted: str) -> Iterator[str]:
         None if t is None else {"precision": t.target_precision, "recall": t.target_recall}.get(str(t.label_target))
     )
     if t is not None and report.split == OUT_OF_FOLD:
-        yield "decisions: those of each fold by thresholds that were fitted on the other folds"
+        yield "decisions: each fold uses thresholds fitted on the other folds"
     if t is not None and t.label_target == "f1" and fitted:
         yield f"thresholds for the highest F1, chosen {fitted}"
     if t is None or target is None:

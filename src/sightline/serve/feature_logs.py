@@ -59,7 +59,7 @@ class FeatureLogs:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"The folder of the log {path} cannot be made: {error.strerror or error}. With --models, "
+                f"The folder of the log {path} cannot be created: {error.strerror or error}. With --models, "
                 "--log-features names a folder."
             ) from error
         return path

@@ -136,7 +136,7 @@ def _flatten(data: Any, shape: tuple[int, ...]) -> list[Any]:
         if kinds != {list}:
             raise ValueError("its data mixes lists and numbers")
         if len(elements) != math.prod(shape[:level]) or len(set(map(len, elements))) > 1:
-            raise ValueError(f"its data is nested in another shape than {list(shape)}")
+            raise ValueError(f"its data is nested in a shape other than {list(shape)}")
         elements = list(chain.from_iterable(elements))
     return elements
 

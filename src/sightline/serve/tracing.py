@@ -156,11 +156,11 @@ def _create_exporters() -> list[SpanExporter]:
         if name not in installed.names:
             names = ", ".join(sorted(installed.names))
             raise UsageError(
-                f"OTEL_TRACES_EXPORTER asks for the exporter {name!r}, which is not installed; installed are: {names}. "
+                f"OTEL_TRACES_EXPORTER names the exporter {name!r}, which is not installed; these are: {names}. "
                 f"Install it; for otlp over HTTP, {suggest_install('otel')}."
             )
         try:
             exporters.append(installed[name].load()())
         except ValueError as error:
-            raise UsageError(f"The exporter of traces {name!r} refuses its settings: {error}.") from error
+            raise UsageError(f"The trace exporter {name!r} rejected its settings: {error}.") from error
     return exporters

@@ -18,7 +18,7 @@ from sightline.runs.resolve import inspection_preprocess
 from sightline.studio.background import BackgroundTask
 from sightline.studio.library import Library
 
-GONE = "changed or vanished since the studio started"  # as `static/reasons.js` recognizes it
+GONE = "changed or deleted since the studio started"  # as `static/reasons.js` recognizes it
 
 
 class BackgroundCheck(BackgroundTask):

@@ -6,7 +6,7 @@ const PATTERNS = [
   [/^(?<COUNT>\d+) pages$/, "reason-pages"],
   [/^orientation (?<VALUE>\d)$/, "reason-orientation"],
   [/^is (?<FORMAT>\S+)$/, "reason-format"],
-  [/^changed or vanished since the studio started$/, "reason-gone"],
+  [/^changed or deleted since the studio started$/, "reason-gone"],
   [/^alpha$/, "reason-alpha"],
   [/^four channels$/, "reason-four-channels"],
   [/^looks like (?<LABEL>.+) \((?<VALUE>[\d.]+)\) to a classifier trained without this image$/s, "reason-label"],
