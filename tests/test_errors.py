@@ -30,7 +30,7 @@ def test_require_imports_submodules_and_names_what_is_missing(monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "sklearn", None)
     message = (
         "Counting needs the package 'scikit-learn', which is not installed: "
-        'pip install ".[train]" in the checkout of Sightline, or with the path of its wheel in place of the dot'
+        'pip install ".[train]" in the checkout of Sightline, or with the path of its wheel instead of the dot'
     )
     with pytest.raises(MissingExtraError) as caught:
         require("sklearn.datasets", "Counting")

@@ -129,9 +129,9 @@ def suggest_install(extras: str) -> str:
     """Return how to install `extras`; not by the name alone, since the project called ``sightline`` on PyPI is another.
 
     >>> suggest_install("train,jax")
-    'pip install ".[train,jax]" in the checkout of Sightline, or with the path of its wheel in place of the dot'
+    'pip install ".[train,jax]" in the checkout of Sightline, or with the path of its wheel instead of the dot'
     """
-    return f'pip install ".[{extras}]" in the checkout of Sightline, or with the path of its wheel in place of the dot'
+    return f'pip install ".[{extras}]" in the checkout of Sightline, or with the path of its wheel instead of the dot'
 
 
 EXTRAS = {

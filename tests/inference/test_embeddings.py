@@ -279,8 +279,8 @@ def test_a_damaged_header_is_an_error_of_one_sentence(tmp_path: Path) -> None:
     [
         (b'"schema": 1', b'"schema": 2', "another schema than 1"),
         (b'{"path": "plain.png"', b'{"pth": "plain.png"', "path"),
-        (b'{"path": "plain.png"', b'{"path": 5', "it holds 5 in place of a path"),
-        (b'{"path": "plain.png", "label": null', b'{"path": "plain.png", "label": []', "in place of a label"),
+        (b'{"path": "plain.png"', b'{"path": 5', "it holds 5 instead of a path"),
+        (b'{"path": "plain.png", "label": null', b'{"path": "plain.png", "label": []', "instead of a label"),
         (b'{"path": "plain.png", "label": null, "error": null}\n', b"[]\n", "a row lacks its path"),
         (b'{"path": "plain.png", "label": null, "error": null}\n', b"", "another number"),
     ],
@@ -305,7 +305,7 @@ def test_parquet_of_other_columns_is_refused(tmp_path: Path) -> None:
     for name, column, reason in (
         ("path", numbers, "its columns are not"),
         ("embedding", numbers, "its columns are not"),
-        ("path", paths, "it holds None in place of a path"),
+        ("path", paths, "it holds None instead of a path"),
     ):
         parquet.write_table(
             table.set_column(table.column_names.index(name), name, column), tmp_path / "e.parquet", compression="none"

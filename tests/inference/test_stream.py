@@ -144,7 +144,7 @@ def test_a_placeholder_of_icloud_gets_a_row_that_says_so(tmp_path: Path) -> None
     (tmp_path / ".1.jpg.icloud").write_bytes(b"bplist00\xd3")
     (tmp_path / ".notes.txt.icloud").write_bytes(b"bplist00\xd3")
     (item,) = expand_inputs([tmp_path])
-    with pytest.raises(ImageError, match="in iCloud alone: download the folder"):
+    with pytest.raises(ImageError, match="only in iCloud: download the folder"):
         item.read()
 
 

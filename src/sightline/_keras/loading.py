@@ -17,4 +17,4 @@ def explain_load_error(error: BaseException) -> str:
     if not warning:
         example = [line for line in str(error).splitlines()[1:] if line] if reason.endswith(":") else []
         return example[0].partition(_DETAILS)[0] if example else reason
-    return f"{reason.rstrip('.')}; code of a file is never run, nor another file read: use layers of Keras alone."
+    return f"{reason.rstrip('.')}; code in a file is never run, and no other file is read: use only Keras layers."

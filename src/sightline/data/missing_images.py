@@ -29,12 +29,12 @@ def explain_no_images(
             hint = f" {foreign[0]} may hold images in a format that is not read: export them as PNG or JPEG."
         placeholders = [path for path in others if is_placeholder(path)]
         if placeholders:
-            hint = f" {placeholders[0]} stands for a file that is in iCloud alone: download the folder first."
+            hint = f" {placeholders[0]} stands for a file that is only in iCloud: download the folder first."
         batches = [path for path in others if _CIFAR.search(path)]
         if batches:
             hint = (
-                f" {batches[0]} is of CIFAR in a form that is not read, as a pickle can run code: name the data set in "
-                "place of the folder, cifar10 or cifar100."
+                f" {batches[0]} is a batch of CIFAR in a form that is not read, because a pickle can run code: use the "
+                "name cifar10 or cifar100 instead of the folder."
             )
         return (
             f"No images in {source_names}: expected one folder per class with images inside, as in "

@@ -272,7 +272,7 @@ def _check_rows(batch: Embeddings) -> None:
     for name, texts in zip(TEXTS, batch.texts, strict=True):
         for text in texts:
             if not isinstance(text, str) and (name == "path" or text is not None):
-                raise ValueError(f"it holds {text!r} in place of a {name}")
+                raise ValueError(f"it holds {text!r} instead of a {name}")
     if not np.isfinite(batch.vectors).all(where=batch.is_valid[:, None]):
         raise ValueError("it holds NaN or infinity")
 

@@ -83,7 +83,7 @@ def read_log(
                 )
             raise DataError(f"{path} is the log of a model with other classes: give the model that was served.")
         if others:
-            on_message(f"{len(others)} of the files of {path} are of another model and were left out")
+            on_message(f"{len(others)} of the files of {path} are from another model and were left out")
         for file_path, file in reversed(files):
             yield from _read_images(file_path, file, LogHeader(model, tuple(classes)))
 

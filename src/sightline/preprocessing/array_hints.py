@@ -40,7 +40,7 @@ def _suggest_dtype(array: NDArray[Any]) -> str:
     low, high = array.min(), array.max()
     if low < 0 or not high <= 255:
         extent = f"its values run from {low:.4g} to {high:.4g}, so scale them to 0 to 255 and use .astype('uint8')"
-        return "it holds NaN, which is no brightness: find out where it comes from" if np.isnan(high) else extent
+        return "it holds NaN, which is not a brightness: find out where it comes from" if np.isnan(high) else extent
     if array.dtype.kind == "f" and high <= 1:
         return "its values are fractions, so use (255 * x).round().astype('uint8')"
     return "use x.round().astype('uint8')" if array.dtype.kind == "f" else "use x.astype('uint8')"

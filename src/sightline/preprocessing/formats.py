@@ -129,15 +129,15 @@ def detect_format(start: bytes) -> str:
 def _explain_other(start: bytes) -> str:
     """Return the reason for rejecting a file that starts as no image does."""
     if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer in place of the image: run `git lfs pull` where it was cloned"
+        return "a Git LFS pointer instead of the image: run `git lfs pull` where it was cloned"
     if start.startswith(b"bplist00"):  # .1.jpg.icloud
-        return "in iCloud alone: download the folder, with Download Now in the Finder"
+        return "only in iCloud: download the folder, with Download Now in the Finder"
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "a web page in place of the image: download it again"
+        return "a web page instead of the image: download it again"
     if re.match(
         rb"....ftyp(?!crx)|RIFF....AVI |\x1aE\xdf\xa3", start, re.DOTALL
     ):  # "crx": raw files of Canon's cameras
-        return "a video in place of the image: save its frames as images"
+        return "a video instead of the image: save its frames as images"
     if start and not start.strip(b"\0"):
         return "starts with zeros: an incomplete copy or download"
     return "not an image" if start else "empty file"

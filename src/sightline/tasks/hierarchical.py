@@ -111,7 +111,7 @@ class Hierarchical(SingleLabel):
         if config.evaluation.coverage is not None:
             raise UsageError(
                 "evaluation.coverage is for single-label classification: a hierarchical model predicts a class "
-                "above others in place of a set; set evaluation.target_precision."
+                "above others instead of a set; set evaluation.target_precision."
             )
         if config.evaluation.positive_class:
             raise UsageError("evaluation.positive_class is for single-label classification: leave it out.")

@@ -340,8 +340,8 @@ def test_a_flat_folder_names_the_table_whose_labels_are_not_recognized(tmp_path:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("cifar-10-batches-py/data_batch_1", "a pickle can run code: name the data set in place of the folder"),
-        ("cat/.1.jpg.icloud", "stands for a file that is in iCloud alone: download the folder first"),
+        ("cifar-10-batches-py/data_batch_1", "a pickle can run code: use the name cifar10"),
+        ("cat/.1.jpg.icloud", "stands for a file that is only in iCloud: download the folder first"),
     ],
 )
 def test_folders_without_images_that_are_well_known_are_named(tmp_path: Path, path: str, message: str) -> None:

@@ -673,7 +673,7 @@ def test_an_archive_that_is_not_unpacked_is_labeled_by_the_table_beside_it(
         assert {image.path: image.label for image in each.images} == {f"{prefix}1.png": "cat", f"{prefix}2.png": "dog"}
     assert ("unlabeled-folders", "test.zip", "2 images") in [(n.kind, n.path, n.reason) for n in index.notes]
     message = get_error(tmp_path / table)
-    assert f"If they are in {archive}, name it in place of the table, as in `sightline train" in message
+    assert f"If they are in {archive}, name it instead of the table, as in `sightline train" in message
     assert {image.label for image in build_index(tmp_path / "test.zip").images} == {"test"}, "not those of train.csv"
 
 

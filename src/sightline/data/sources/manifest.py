@@ -345,7 +345,7 @@ def _no_items_message(table: Table, columns: Columns, listing: SourceListing, fi
         likely = min(archives, key=lambda key: (Path(key).stem != file.stem, parse_split(Path(key).stem) == "test"))
         return (
             f"None of the {plural(len(missing), 'file')} that {table.name} lists in column {columns.path!r} is in "
-            f"{where}. If they are in {likely}, name it in place of the table, as in `sightline train "
+            f"{where}. If they are in {likely}, name it instead of the table, as in `sightline train "
             f"{quote_path(store.root / likely)} --set data.labels={quote_path(file)}`."
         )
     return (

@@ -96,7 +96,7 @@ def _describe_ambiguity(others: Sequence[str], prefix: str, mask_keys: Sequence[
     masks = " and ".join(prefix + key for key in mask_keys)
     if len(mask_keys) > 1:
         return f"has {len(mask_keys)} masks, {masks}"
-    return f"has the name of {' and '.join(others)}, so that {masks} may be the mask of either"
+    return f"has the name of {' and '.join(others)}, so {masks} may be the mask of either"
 
 
 def _find_roles(paths: Mapping[str, PathParts]) -> Iterator[_RoledFile]:

@@ -86,7 +86,7 @@ def check_steps(
                 names_by_last_use.setdefault(max(last_use.get(name, at), at), []).append(name)
         if total_bytes + step.workspace > MAX_MEMORY * scale or constant_bytes > max_constant_bytes:
             raise ModelError(
-                f"its operation {step.name!r} gives {size >> 20} MB for {batch} images, so that more than "
+                f"its operation {step.name!r} gives {size >> 20} MB for {batch} images, so more than "
                 f"{MAX_MEMORY * scale / 2**20:.0f} MB are in use at once; for a model that you trust, "
                 f"raise the limit with {LIMIT_VARIABLE}=4"
             )

@@ -56,8 +56,8 @@ const REASONS = [ // why an image cannot be read, in Chinese; rare ones stay as 
   [/^format (.+) is not supported$/, "不支持 $1 格式"],
   [/^too large: (\d+x\d+) pixels, limit (\d+) megapixels/, "图片太大：$1 像素，上限为 $200 万像素"], // a megapixel is 100 times 10,000
   [/^starts with zeros: an incomplete copy or download$/, "文件开头全是零，可能没有复制或下载完整"],
-  [/^a web page in place of the image: download it again$/, "这是网页而不是图片，请重新下载"],
-  [/^a video in place of the image: save its frames as images$/, "这是视频而不是图片，请先把画面存为图片"],
+  [/^a web page instead of the image: download it again$/, "这是网页而不是图片，请重新下载"],
+  [/^a video instead of the image: save its frames as images$/, "这是视频而不是图片，请先把画面存为图片"],
   [/^decoding takes more than (.+) seconds$/, "解码时间超过 $1 秒"],
 ];
 const MIN_SIDE = 256; // of the canvas, for images that are smaller
