@@ -114,7 +114,7 @@ def test_an_image_less_is_another_set(tmp_path: Path) -> None:
     coffee_beans.write(data, 40, 32)
     train(tmp_path / "r", data=str(data))
     next(data.rglob("*.png")).unlink()
-    with pytest.raises(OutputError, match="other images than those now in data"):
+    with pytest.raises(OutputError, match="images other than those now in data"):
         train(tmp_path / "r", data=str(data))
 
 

@@ -170,7 +170,7 @@ def test_nothing_is_replaced_unasked(
     below_file = run / "run.json" / "a"
     assert "run.json is not writable: Not a directory" in add(sightline, run, black / "new", "--out", below_file).err
     monkeypatch.chdir(run / "with-black")
-    assert "is the current one" in add(sightline, run, black / "new", "--out", ".", "--force").err
+    assert "is the current folder" in add(sightline, run, black / "new", "--out", ".", "--force").err
 
 
 def test_images_that_do_not_count_are_reported(sightline: Command, run: Path, black: Path, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_what_being_conservative_costs_is_stated(rate: Rate, other: Rate) -> Non
     assert not point.note
     grouped = choose_operating_point(score, truth, rate, 0.9, groups=np.arange(len(score)) // 40)
     assert grouped.threshold == point.threshold
-    assert f"takes {len(score):,} validation images as independent, but they are of" in grouped.note
+    assert f"treats {len(score):,} validation images as independent, but they are in" in grouped.note
     relaxed = choose_operating_point(score, truth, rate, 0.9, conservative=False)
     assert point.threshold is not None
     assert relaxed.threshold is not None

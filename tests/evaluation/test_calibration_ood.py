@@ -148,7 +148,7 @@ def test_a_threshold_says_that_its_bound_ignores_groups() -> None:
     sure, right, groups = np.linspace(0.5, 1, 400, dtype=np.float32), np.ones(400, bool), np.repeat(np.arange(10), 40)
     alone, grouped = (selective.choose_threshold(sure, right, 0.95, groups=of) for of in (None, groups))
     assert (alone.note, grouped.confidence) == ("", alone.confidence)
-    assert "takes 400 validation images as independent, but they are of 10 groups" in grouped.note
+    assert "treats 400 validation images as independent, but they are in 10 groups" in grouped.note
     few = selective.choose_threshold(sure[:20], right[:20], 0.95, groups=groups[:20])
     assert "independent" not in few.note, "there is no threshold, and so no bound"
 

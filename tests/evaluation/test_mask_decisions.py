@@ -58,7 +58,7 @@ def test_the_threshold_keeps_the_share_of_poor_masks_below_the_target() -> None:
     assert interval.low < ious[accepted].mean() < interval.high
     grouped = mask_decisions.choose_threshold(replace(held_out, groups=np.repeat(np.arange(8), 50)), request)
     assert grouped is not None
-    assert "takes 400 validation images as independent, but they are of 8 groups" in grouped.note
+    assert "treats 400 validation images as independent, but they are in 8 groups" in grouped.note
     relaxed = mask_decisions.fit_thresholds(held_out, ThresholdRequest(0.9, conservative=False, min_iou=0.6), None)
     assert relaxed is not None
     assert relaxed.quality is not None

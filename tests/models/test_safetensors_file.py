@@ -119,7 +119,7 @@ DAMAGE: dict[str, tuple[Callable[[Files], Files], str]] = {
                 },
             )
         ),
-        "function` is a Python lambda; code of a file is never run",  # where Keras says how to run it
+        "function` is a Python lambda; code in a file is never run",  # where Keras says how to run it
     ),
     "a list": (lambda f: f | {LAYERS_FILE: b"[]"}, "layers.json cannot be read"),
 }

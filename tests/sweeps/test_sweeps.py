@@ -569,12 +569,12 @@ def test_results_of_other_images_are_not_taken_for_those_of_these(
     """Two folders may have the same name, and arrays have none."""
     first, second = (draw_classes(tmp_path / name / "train", COLORS, count) for name, count in (("a", 1), ("b", 2)))
     search(GRID, data=first, trials=2)
-    with pytest.raises(UsageError, match=r"other images than those now in .*b/train: .*--out.*--storage"):
+    with pytest.raises(UsageError, match=r"images other than those now in .*b/train: .*--out.*--storage"):
         search(GRID, data=second)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
     search(GRID, data=Dataset.from_arrays(pixels, list("aabb")), out=tmp_path / "arrays", trials=2)
     for images, labels in ((pixels // 2, "aabb"), (pixels, "abab")):
-        with pytest.raises(UsageError, match="other images than those now in arrays: "):
+        with pytest.raises(UsageError, match="images other than those now in arrays: "):
             search(GRID, data=Dataset.from_arrays(images, list(labels)), out=tmp_path / "arrays")
     assert trainer.calls == 4
     shutil.move(first, tmp_path / "elsewhere" / "train")

@@ -240,7 +240,7 @@ def test_the_report_shows_each_class_and_no_confusion_matrix(run: Path) -> None:
     assert "Label sets for a false-negative rate of 0.2" in page
     card = CliRunner().invoke(app, ["model-card", str(run)])
     assert card.exit_code == 0
-    assert "any number of them, also none" in (run / "bundle" / "README.md").read_text(encoding="utf-8")
+    assert "any number of them, including none" in (run / "bundle" / "README.md").read_text(encoding="utf-8")
 
 
 def test_flipped_views_are_averaged(run: Path) -> None:

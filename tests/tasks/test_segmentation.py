@@ -175,7 +175,7 @@ def test_a_changed_mask_is_a_changed_image(run: sightline.Run, scenes: Path) -> 
         path.write_bytes(encode(np.rot90(mask)))  # the same classes, and so the same label
         with pytest.raises(DataError, match="1 changed since training"):
             run.classifier.evaluate(progress=False)
-        with pytest.raises(OutputError, match="on other images than those now in"):
+        with pytest.raises(OutputError, match="on images other than those now in"):
             sightline.train(
                 str(scenes), recipe="fcn", epochs=3, seed=1, out=run.path, progress=False,
                 set=SETTINGS | {"augment.rotation": 10, "augment.cutmix": 0.5, "train.loss": "dice"}
@@ -267,7 +267,7 @@ def test_masks_of_low_quality_are_not_accepted(
     curve = report.risk_coverage
     assert curve.risk[-1] == pytest.approx(1 - np.mean([row["iou"] for row in rows.values()]))
     page = (copy / "report.html").read_text("utf-8")
-    for text in ("From a quality of", "Risk-coverage curve", "Reliability diagram of pixels", "Boundary F1"):
+    for text in ("if its quality is at least", "Risk-coverage curve", "Reliability diagram of pixels", "Boundary F1"):
         assert text in page
 
     reloaded = sightline.load(copy / "bundle")
