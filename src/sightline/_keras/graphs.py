@@ -79,10 +79,12 @@ def shapes_only() -> Iterator[list[Any]]:
         state.set_global_attribute("uninitialized_variables", before)
 
 
-def allocate(variables: Iterable[Any]) -> None:
-    """Give variables that `shapes_only` yielded their memory and initial values."""
+def allocate(model: Any, variables: Iterable[Any]) -> None:
+    """Give the variables of a model that was built with `shapes_only` their memory and initial values."""
     for variable in variables:
         variable._deferred_initialize()
+    for layer in (model, *list_layers(model)):
+        layer._post_build()  # on PyTorch, they become parameters of a module, which Keras puts off without values
 
 
 def list_litert_operations(interpreter: Any) -> list[str]:

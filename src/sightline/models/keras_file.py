@@ -74,7 +74,7 @@ def read_model(path: Path) -> Any:
     count, stored = (sum(map(math.prod, shapes)) for shapes in ([v.shape for v in model.weights], read_shapes(path)))
     if count > stored:
         raise ValueError(f"its layers have {count:,} weights, and it holds {stored:,}")
-    allocate(variables)
+    allocate(model, variables)
     load_weights(model, path)
     return model
 

@@ -56,7 +56,7 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise ModelError(f"the weight {name!r} has shape {arrays[name].shape}, but {shape} in {LAYERS_FILE}")
-    allocate(variables)
+    allocate(model, variables)
     for variable in model.weights:
         backend.assign(variable, arrays[variable.path])
     for layer in list_layers(model):
