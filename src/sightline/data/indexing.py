@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sightline import _io, jsonio, preprocessing, process
+from sightline import _io, jsonio
 from sightline.callbacks import Progress, no_progress
 from sightline.config import DataConfig
 from sightline.data.archives import TarStore
 from sightline.data.containers import is_container, name_address, open_container, strip_suffix
 from sightline.data.copies import merge_copies
-from sightline.data.file_records import FileRecords, Header
+from sightline.data.file_records import FileRecords
 from sightline.data.image_tables import ImageTable
-from sightline.data.masks import choose_labels, inspect_mask
+from sightline.data.inspection import ImageFiles, inspect_items
+from sightline.data.masks import choose_labels
 from sightline.data.missing_images import NO_ITEMS, explain_no_images
 from sightline.data.remote import RemotePath, is_url
-from sightline.data.remote_folder import DOWNLOADS, RemoteFolder, open_remote_folder
+from sightline.data.remote_folder import RemoteFolder, open_remote_folder
 from sightline.data.sources import named
 from sightline.data.sources.class_name_files import apply_class_names, are_numbers, find_class_names
 from sightline.data.sources.class_parents import apply_class_tree
 from sightline.data.sources.container_files import find_container_files, read_container_files, read_image_table
 from sightline.data.sources.file_finder import FileFinder
-from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder_or_archive import list_folder_or_archive
 from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
 from sightline.data.sources.listing import (
@@ -48,10 +43,10 @@ from sightline.data.sources.unread_labels import is_spreadsheet
 from sightline.data.sources.unused_settings import check_settings
 from sightline.data.sources.webdataset import list_samples
 from sightline.data.staging import stage
-from sightline.data.storage import FolderStore, GeneratedStore, Store, holds_model
+from sightline.data.storage import FolderStore, holds_model
 from sightline.data.targets import CLASS_TARGETS, Targets
-from sightline.data.types import ImageRecord, Index, InvalidMask, MaskRecord, SourceNote, UnreadableImage
-from sightline.errors import DataError, ImageError, UsageError
+from sightline.data.types import ImageRecord, Index, InvalidMask, SourceNote, UnreadableImage
+from sightline.errors import DataError, UsageError
 from sightline.escaping import quote_path
 
 DEFAULT_OPTIONS = DataConfig()
@@ -109,7 +104,52 @@ def build_index(
     next to train, validation and test, unless `lenient` is true: then they are ignored with a remark.
     """
     source_list = drop_label_files(list_of_sources(sources))
-    listings = list_sources(source_list, options, lenient=lenient)
+    listing = _join_sources(source_list, options, targets, lenient=lenient, unlabeled=unlabeled)
+    entries = listing.items
+    _check_labels(entries)
+    _check_splits(entries)
+    results = list(zip(entries, inspect_items(entries, progress, threads, records), strict=True))
+    images = [(item, result) for item, result in results if isinstance(result, ImageRecord)]
+    unreadable = (*listing.unusable, *(result for _, result in results if isinstance(result, UnreadableImage)))
+    ignored = tuple(sorted([*listing.skipped_files, *(item.path for item, result in results if result is None)]))
+    if not images:
+        raise DataError(explain_no_images(describe_sources(source_list), unreadable, ignored, listing.notes))
+    several_labels = listing.several_labels
+    if options.merge_copies:
+        images, several_labels = merge_copies(images, several_labels)
+    nonempty_classes = {(item.label, item.split) for item, result in results if result is not None}
+    invalid_masks = [SourceNote(INVALID_MASKS, r.path, r.reason) for _, r in results if isinstance(r, InvalidMask)]
+    files = ImageFiles(images)
+    index = Index(
+        name="+".join(dict.fromkeys(_short_name(s) for s in source_list)),
+        images=tuple(image for _, image in images),
+        unreadable=unreadable,
+        skipped=len(ignored),
+        read=files.read,
+        other_files=ignored,
+        empty_classes=tuple(sorted(c.path for c in listing.classes if (c.label, c.split) not in nonempty_classes)),
+        notes=(*listing.notes, *invalid_masks),
+        several_labels=several_labels,
+        read_mask=files.read_mask if all(image.mask for _, image in images) else None,
+        mask_classes=find_mask_classes(entries),
+        class_order=options.class_order,
+        find_file=files.find_file,
+        has_numbers=all(entry.is_number for entry in entries),
+        has_paths=targets.are_paths,
+    )
+    return choose_labels(index, targets)
+
+
+def _join_sources(
+    sources: Sequence[Source | SourceListing],
+    options: DataConfig,
+    targets: Targets,
+    *,
+    lenient: bool,
+    unlabeled: bool,
+) -> SourceListing:
+    """Return what several sources list, with the labels that a task reads."""
+    listings = list_sources(sources, options, lenient=lenient)
     if targets.allows_several and not targets.are_masks:
         listings = read_as_label_sets(listings)
     order = options.class_order
@@ -117,52 +157,17 @@ def build_index(
         listings = apply_class_names(listings)
     if unlabeled or options.patch:
         listings = include_unlabeled(listings)
-    listing = join_listings(listings)
-    entries = listing.items
-    name = "+".join(dict.fromkeys(_short_name(s) for s in source_list))
-    _check_labels(entries)
-    has_split = {e.split is not None for e in entries}
-    if len(has_split) > 1:
-        unassigned = next(e.path for e in entries if e.split is None)
+    return join_listings(listings)
+
+
+def _check_splits(entries: Sequence[SourceItem]) -> None:
+    """Raise `DataError` if only some images are in a split."""
+    if len({entry.split is None for entry in entries}) > 1:
+        unassigned = next(entry.path for entry in entries if entry.split is None)
         raise DataError(
             "Some images are in a split (train, validation or test), but others, such as "
             f"{unassigned}, are not: put every image into a split, or none."
         )
-    results = _inspect_all(entries, progress, threads, records)
-    images = [(e, p) for e, p in zip(entries, results, strict=True) if isinstance(p, ImageRecord)]
-    unreadable = [*listing.unusable, *(r for r in results if isinstance(r, UnreadableImage))]
-    ignored = [*listing.skipped_files, *(e.path for e, f in zip(entries, results, strict=True) if f is None)]
-    if not images:
-        raise DataError(explain_no_images(describe_sources(source_list), unreadable, ignored, listing.notes))
-    several_labels = listing.several_labels
-    if options.merge_copies:
-        images, several_labels = merge_copies(images, several_labels)
-
-    def read(i: int) -> bytes | NDArray[np.uint8]:
-        item, image = images[i]
-        return _read_unchanged(item.store, item.key, item.path, image.sha256)
-
-    def read_mask(i: int) -> bytes:
-        item, image = images[i]
-        assert item.mask is not None
-        assert image.mask is not None
-        return bytes(_read_unchanged(item.store, item.mask.key, item.mask.path, image.mask.sha256))
-
-    def find_file(i: int) -> Path | None:
-        item = images[i][0]
-        return item.store.root / item.key if isinstance(item.store, FolderStore) else None
-
-    nonempty_classes = {(e.label, e.split) for e, f in zip(entries, results, strict=True) if f is not None}
-    empty = [c.path for c in listing.classes if (c.label, c.split) not in nonempty_classes]
-    invalid_masks = [SourceNote(INVALID_MASKS, r.path, r.reason) for r in results if isinstance(r, InvalidMask)]
-    index = Index(
-        name, tuple(p for _, p in images), tuple(unreadable), len(ignored), read,
-        tuple(sorted(ignored)), tuple(sorted(empty)), (*listing.notes, *invalid_masks),
-        several_labels,
-        read_mask if all(image.mask for _, image in images) else None, find_mask_classes(entries), options.class_order,
-        find_file, all(entry.is_number for entry in entries), targets.are_paths,
-    )  # fmt: skip
-    return choose_labels(index, targets)
 
 
 def _check_labels(entries: Sequence[SourceItem]) -> None:
@@ -308,92 +313,3 @@ def _list_container(
     names = store.repeated_names
     repeated = [SourceNote("repeated-members", prefix + name, "kept under unique names") for name in names]
     return replace(listing, notes=[*listing.notes, *repeated])
-
-
-def _inspect_all(
-    entries: Sequence[SourceItem], progress: Progress, threads: int | None, records: FileRecords | None
-) -> list[ImageRecord | UnreadableImage | None]:
-    results: list[ImageRecord | UnreadableImage | None] = []
-    is_remote = any(isinstance(entry.store, RemoteFolder) for entry in entries)
-    step = 1 if is_remote else 256  # entries per task: small enough for progress, large enough for little overhead
-    chunks = [entries[i : i + step] for i in range(0, len(entries), step)]
-    with ThreadPoolExecutor(DOWNLOADS if is_remote else threads or process.count_cores()) as pool:
-        for batch in pool.map(lambda chunk: [_inspect_mask(e, _inspect(e, records)) for e in chunk], chunks):
-            results += batch
-            progress("indexing", len(results), len(entries))
-    if records is not None:
-        records.save()
-    return results
-
-
-def _inspect(entry: SourceItem, records: FileRecords | None) -> ImageRecord | UnreadableImage | None:
-    if isinstance(entry.store, GeneratedStore):
-        height, width, channels = entry.store.shape
-        digest = entry.store.identity(entry.key)
-        return ImageRecord(entry.path, digest, entry.label, entry.split, width, height, channels == 1, entry.extra)
-    watched = records.watch(entry.store, entry.key) if records is not None else None
-    if watched is not None and watched.header is not None:
-        return _make_record(entry, watched.header)
-    try:
-        content = entry.store.read(entry.key, preprocessing.detect_format)
-        if isinstance(content, np.ndarray):
-            return _record_array(entry, content)
-        header = preprocessing.inspect_image(content)
-    except ImageError as error:
-        if not (entry.declared or is_image_name(entry.key)):
-            return None
-        return UnreadableImage(entry.path, str(error), entry.label)
-    digest = _hash_content(content)
-    gray = header.mode in {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"}
-    values = digest, header.width, header.height, gray, header.high_bit_depth, header.stated_range
-    if watched is not None:
-        watched.record(values)
-    return _make_record(entry, values)
-
-
-def _make_record(entry: SourceItem, header: Header) -> ImageRecord:
-    values = entry.path, header[0], entry.label, entry.split, *header[1:4], entry.extra, *header[4:]
-    return ImageRecord(*values, to_label=entry.to_label)
-
-
-def _inspect_mask(
-    entry: SourceItem, image: ImageRecord | UnreadableImage | None
-) -> ImageRecord | UnreadableImage | None:
-    """Return the record of an image with its mask and the label that it has; unchanged if there is none."""
-    if entry.mask is None or not isinstance(image, ImageRecord):
-        return image
-    if entry.mask.label:
-        return replace(image, mask=MaskRecord(entry.mask.path, image.sha256), mask_label=entry.mask.label)
-    try:
-        content = bytes(entry.store.read(entry.mask.key, preprocessing.detect_format))
-        label = inspect_mask(content, (image.width, image.height), entry.mask.classes)
-    except ImageError as error:
-        return InvalidMask(entry.path, f"its mask {entry.mask.path}: {error}")
-    return replace(image, label=label, mask=MaskRecord(entry.mask.path, _hash_content(content)))
-
-
-def _record_array(entry: SourceItem, pixels: NDArray[np.uint8]) -> ImageRecord:
-    gray = pixels.ndim == 2 or pixels.shape[-1] == 1
-    return _make_record(entry, (_hash_content(pixels), pixels.shape[1], pixels.shape[0], gray, False, None))
-
-
-def _hash_content(content: bytes | NDArray[np.uint8]) -> str:
-    """Return the SHA-256 of encoded bytes, or of the dtype, shape and values of pixels."""
-    if isinstance(content, np.ndarray):
-        return hashlib.sha256(f"{content.dtype}{content.shape}".encode() + content.tobytes()).hexdigest()
-    return hashlib.sha256(content).hexdigest()
-
-
-def _read_unchanged(store: Store, key: str, path: str, sha256: str) -> bytes | NDArray[np.uint8]:
-    """Return the content that was indexed; raises `DataError` if it has changed since.
-
-    Pixels, features and splits are stored under the hash from the index: changed bytes would poison those caches.
-    """
-    advice = "wait until nothing writes to them, then run again."
-    try:
-        content = store.read(key)
-    except ImageError as error:  # it was readable during indexing
-        raise DataError(f"{path} changed while the images were being read ({error}): {advice}") from error
-    if not isinstance(store, GeneratedStore) and _hash_content(content) != sha256:
-        raise DataError(f"{path} changed while the images were being read: {advice}")
-    return content

@@ -54,10 +54,6 @@ def spans_splits(group: Group) -> bool:
     return len({p.split for p in group}) > 1
 
 
-def _fraction(groups: Sequence[Group], images: Sequence[ImageRecord]) -> float:
-    return sum(map(len, groups)) / max(1, len(images))
-
-
 def _max_leaked_fraction(leaks: Sequence[Group], images: Sequence[ImageRecord]) -> float:
     """Return the greater of the fractions of leaked images in validation and test."""
     splits = ("validation", "test")
@@ -102,6 +98,7 @@ def duplicate_findings(duplicates: Duplicates, index: Index) -> list[Finding]:
     leaks, near_leaks = [g for g in identical if spans_splits(g)], [g for g in near if spans_splits(g)]
     identical, near = (tuple(g for g in groups if not all(p.is_kept for p in g)) for groups in (identical, near))
     conflicts = [g for g in identical if has_conflicting_labels(g)]
+    is_conflicting = sum(map(len, conflicts)) > TOLERATED_FRACTION * len(images)
     if all(p.split != "validation" for p in images):
         near_advice, group_advice = (
             "A random split may put one in training and another in test.",
@@ -113,7 +110,7 @@ def duplicate_findings(duplicates: Duplicates, index: Index) -> list[Finding]:
     breakdown = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
     return [
         *group_finding(
-            "conflicting-duplicates", "error" if _fraction(conflicts, images) > TOLERATED_FRACTION else "warning",
+            "conflicting-duplicates", "error" if is_conflicting else "warning",
             (f"group of identical files has {different}", f"groups of identical files have {different}"),
             _advise_conflicts(index),
             conflicts,

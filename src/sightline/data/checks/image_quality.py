@@ -144,7 +144,9 @@ def _size_findings(images: Sequence[ImageRecord]) -> list[Finding]:
     sizes = [
         p
         for p in questioned
-        if _is_extreme(min(p.width, p.height), side) or max(p.width, p.height) > MAX_SIDE_FACTOR * side
+        if (shorter := min(p.width, p.height)) < side / MIN_SIDE_FACTOR
+        or shorter < MIN_SIDE <= side
+        or max(p.width, p.height) > MAX_SIDE_FACTOR * side
     ]
     aspects = [p for p in questioned if _aspect_ratio(p) > max(MAX_ASPECT_RATIO, MAX_ASPECT_RATIO / 2 * shape)]
     return [
@@ -163,10 +165,6 @@ def _size_findings(images: Sequence[ImageRecord]) -> list[Finding]:
             [p.path for p in aspects], [f"{p.width}x{p.height}" for p in aspects],
         ),
     ]  # fmt: skip
-
-
-def _is_extreme(side: int, median: float) -> bool:
-    return side < median / MIN_SIDE_FACTOR or (side < MIN_SIDE <= median)
 
 
 def _aspect_ratio(image: ImageRecord) -> float:

@@ -78,12 +78,12 @@ class Columns:
 def join_split_flags(table: Table) -> Table:
     """Return a table with a column ``split`` for several such as ``is_train`` and ``is_test``, if they agree."""
     flags = {c: _SPLIT_FLAGS[normalize_name(c)][0] for c in table.columns if normalize_name(c) in _SPLIT_FLAGS}
-    splits_by_row = [[s for c, s in flags.items() if _parse_bool(row.get_text(c))] for row in table.rows]
-    if len(flags) < 2 or "split" in table.columns or any(len(splits) != 1 for splits in splits_by_row):
+    if len(flags) < 2 or "split" in table.columns:
         return table
-    rows = (
-        Row(row.line, {**row.cells, "split": split}) for row, (split,) in zip(table.rows, splits_by_row, strict=True)
-    )
+    splits_by_row = [[s for c, s in flags.items() if _parse_bool(row.get_text(c))] for row in table.rows]
+    if any(len(splits) != 1 for splits in splits_by_row):
+        return table
+    rows = (Row(r.line, {**r.cells, "split": splits[0]}) for r, splits in zip(table.rows, splits_by_row, strict=True))
     return replace(table, columns=(*table.columns, "split"), rows=tuple(rows))
 
 

@@ -13,12 +13,10 @@ from sightline.data.image_tables import ImageTable, is_image_table
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder_layout import UNLABELED_WORDS, WRAPPER_NAMES
-from sightline.data.sources.listing import SourceListing, join_tables
+from sightline.data.sources.listing import SourceListing, assign_split, join_tables, leave_out_images
 from sightline.data.sources.manifest import read_rows
 from sightline.data.sources.split_names import assign_splits_by_source_name, find_folder_split, parse_split
 from sightline.data.storage import FileStore
-from sightline.data.types import SourceNote
-from sightline.errors import plural
 
 T = TypeVar("T")
 
@@ -58,14 +56,7 @@ def read_container_files(
         listings.append(read(path, f"{prefix}{key}/"))
     splits = [find_folder_split(key) for key in keys]
     if all(splits):
-        listings = [
-            replace(
-                listing,
-                items=[replace(item, split=item.split or split) for item in listing.items],
-                classes=[replace(folder, split=folder.split or split) for folder in listing.classes],
-            )
-            for listing, split in zip(listings, splits, strict=True)
-        ]
+        listings = [assign_split(listing, split) for listing, split in zip(listings, splits, strict=True)]
     else:
         listings = assign_splits_by_source_name([Path(key).name for key in keys], listings)
     if any("table" in listing.origins for listing in listings):
@@ -83,6 +74,4 @@ def _leave_out(listing: SourceListing, path: str) -> SourceListing:
     labels = {item.label for item in listing.items}
     if "table" in listing.origins or listing.unlabeled or not all(map(_names_other_folder, labels)):
         return listing
-    images = [*(item.path for item in listing.items), *(image.path for image in listing.unusable)]
-    notes = [SourceNote("unlabeled-folders", path, plural(len(images), "image"))] if images else []
-    return SourceListing([], skipped_files=listing.skipped_files, unlabeled=images, notes=notes)
+    return leave_out_images(listing, path)

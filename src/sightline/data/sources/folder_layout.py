@@ -183,10 +183,7 @@ def _are_splits(names: Mapping[str, SplitName], labeled: Collection[str], count:
     A folder ``test`` next to folders that are not splits is a class (``test``, ``control``), and so is a folder with a
     longer name (``train_station``), unless there is a folder of another split.
     """
-    any_exact = any(names[top].exact for top in labeled)
-    if len(names) == count:
-        return any_exact or _denote_splits(names)
-    return _denote_splits(names)
+    return _denote_splits(names) or (len(names) == count and any(names[top].exact for top in labeled))
 
 
 def _has_splits_in_classes(tops: Mapping[str, Sequence[PathParts]]) -> bool:
@@ -209,7 +206,8 @@ def _note_suspected_splits(
     level: bool,
 ) -> list[SourceNote]:
     """Return a remark for each class folder that looks like a split: by name, or because all hold the same folders."""
-    if len({s.split for s in names.values()}) > 1 and (len(names) == len(tops) or "train" in _distinct_splits(names)):
+    splits = {s.split for s in names.values()}
+    if len(splits) > 1 and (len(names) == len(tops) or "train" in splits):
         return [SourceNote(SPLIT_FOLDERS, top, f"named like the {names[top].split} split") for top in sorted(names)]
     single_notes = [
         SourceNote(SPLIT_NAMED_CLASS, t, f"read as a class, named like the {n.split} split")
@@ -229,7 +227,3 @@ def _note_suspected_splits(
         return f"did you mean {suggestion!r}?" if suggestion else f"has the same folders as the others: {shown_names}"
 
     return [SourceNote(SPLIT_FOLDERS, top, describe(top)) for top in sorted(tops)]
-
-
-def _distinct_splits(names: Mapping[str, SplitName]) -> set[Split]:
-    return {s.split for s in names.values()}

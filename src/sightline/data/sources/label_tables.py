@@ -15,7 +15,7 @@ from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder import are_named_by_class
 from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, are_numbered
-from sightline.data.sources.listing import SourceItem, SourceListing, join_tables
+from sightline.data.sources.listing import SourceItem, SourceListing, assign_split, join_tables
 from sightline.data.sources.manifest import LabelTable, is_table, list_from_table, parse_table, read_content
 from sightline.data.sources.split_names import find_folder_split, parse_split, parse_split_name
 from sightline.data.sources.table import LIST_SUFFIXES, TABLE_SUFFIXES, may_be_table
@@ -158,7 +158,7 @@ def _list_by_tables(tables: Sequence[LabelTable], store: FileStore, options: Dat
     """
     listings = [list_from_table(table, options, prefix, store_is_source=True) for table in tables]
     if len(tables) > 1:
-        listings = [_assign_split(listing, t.finder.split) for listing, t in zip(listings, tables, strict=True)]
+        listings = [assign_split(listing, t.finder.split) for listing, t in zip(listings, tables, strict=True)]
     listing = join_tables(listings)
     _add_unlabeled(listing, store, prefix, {t.key for t in tables})
     return listing
@@ -177,10 +177,6 @@ def read_label_table(store: FileStore, options: DataConfig, prefix: str) -> Sour
     table = parse_table(read_content(path, options), str(path), finder, options, key)
     listing = _list_by_tables([table], store, options, prefix)
     return replace(listing, origins=frozenset({"table", "data.labels"}))
-
-
-def _assign_split(listing: SourceListing, split: Split | None) -> SourceListing:
-    return replace(listing, items=[replace(item, split=item.split or split) for item in listing.items])
 
 
 def _add_unlabeled(listing: SourceListing, store: FileStore, prefix: str, tables: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from sightline.data.storage import Store
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import SourceNote, Split, UnreadableImage
+from sightline.errors import plural
 
 LabelOrigin = Literal["table", "folders", "data.labels"]
 """Where labels come from: a table, the names of folders and files, or besides the table that this setting names."""
@@ -108,6 +109,22 @@ def replace_labels(listing: SourceListing, find_label: Callable[[str, str], str]
         unusable=[replace(image, label=find_label(image.label, image.path)) for image in listing.unusable],
         classes=[replace(folder, label=find_label(folder.label, folder.path)) for folder in listing.classes],
     )
+
+
+def assign_split(listing: SourceListing, split: Split | None) -> SourceListing:
+    """Return the listing with this split for what has none."""
+    return replace(
+        listing,
+        items=[replace(item, split=item.split or split) for item in listing.items],
+        classes=[replace(folder, split=folder.split or split) for folder in listing.classes],
+    )
+
+
+def leave_out_images(listing: SourceListing, path: str) -> SourceListing:
+    """Return the listing of the source at `path` with its images left out for lack of a label."""
+    images = [*(item.path for item in listing.items), *(image.path for image in listing.unusable)]
+    notes = [SourceNote("unlabeled-folders", path, plural(len(images), "image"))] if images else []
+    return SourceListing([], skipped_files=listing.skipped_files, unlabeled=images, notes=notes)
 
 
 def join_listings(listings: Sequence[SourceListing]) -> SourceListing:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from sightline.data.sources.listing import SourceListing
-from sightline.data.types import SourceNote, Split
-from sightline.errors import plural
+from sightline.data.sources.listing import SourceListing, assign_split, leave_out_images
+from sightline.data.types import Split
 
 SPLIT_NAMES: Mapping[str, Split] = {
     "train": "train",
@@ -113,20 +112,11 @@ def assign_splits_by_source_name(names: Sequence[str], listings: list[SourceList
     all_distinct = len(splits) == len(names) and len({s.split for s in splits.values()}) > 1
     if not all_distinct or any(e.split is not None for listing in listings for e in listing.items):
         return listings
-    return [
-        _assign_split(name, splits[stem].split, listing)
-        for name, stem, listing in zip(names, stems, listings, strict=True)
-    ]
-
-
-def _assign_split(name: str, split: Split, listing: SourceListing) -> SourceListing:
-    items = [replace(e, split=split) for e in listing.items]
-    classes = [replace(c, split=split) for c in listing.classes]
-    if items or split == "train":
-        return replace(listing, items=items, classes=classes)
-    unlabeled = [r.path for r in listing.unusable]
-    note = SourceNote("unlabeled-folders", name, plural(len(unlabeled), "image"))
-    return replace(listing, unusable=[], unlabeled=unlabeled, notes=[note])
+    assigned = []
+    for name, stem, listing in zip(names, stems, listings, strict=True):
+        has_labels = bool(listing.items) or splits[stem].split == "train"
+        assigned.append(assign_split(listing, splits[stem].split) if has_labels else leave_out_images(listing, name))
+    return assigned
 
 
 def parse_split(text: str) -> Split | None:
