@@ -423,14 +423,14 @@ def test_an_empty_limit_is_none() -> None:
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("SIGHTLINE_CACHE", str(tmp_path / "file" / below))
-    with pytest.raises(OutputError, match=r"/file.* is not writable: .*SIGHTLINE_CACHE to another folder\."):
+    with pytest.raises(OutputError, match=r"/file.* cannot be written: .*SIGHTLINE_CACHE to another folder\."):
         build_cache()
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom permissions bind")
 def test_a_folder_without_permission_is_named(own_cache: Path) -> None:
     own_cache.mkdir(mode=0o500)
-    with pytest.raises(OutputError, match=r"own cache is not writable: Permission denied\."):
+    with pytest.raises(OutputError, match=r"own cache cannot be written: Permission denied\."):
         build_cache()
 
 
@@ -447,7 +447,8 @@ def test_a_full_disk_is_reported_before_anything_is_decoded(
     with pytest.raises(OutputError) as caught:
         cache.load_pixels(hashes(), reader, SMALL, keep=keep)
     message = str(caught.value)
-    assert message.startswith(f"The pixel cache in {own_cache if keep else temporary} is not writable: ")
+    folder = f"cache folder {own_cache}" if keep else f"temporary folder {temporary}"
+    assert message.startswith(f"The {folder} cannot be written: ")
     assert "No space left on device" in message
     assert message.endswith(f"or set {'SIGHTLINE_CACHE' if keep else 'TMPDIR'} to another folder.")
     assert reader.reads == []
@@ -478,7 +479,7 @@ def test_a_file_larger_than_allowed_is_an_error_and_no_signal(own_cache: Path) -
     done = subprocess.run(
         [sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False, timeout=60, env=make_environment()
     )
-    assert done.stdout.startswith(f"The pixel cache in {own_cache} is not writable: File too large.")
+    assert done.stdout.startswith(f"The cache folder {own_cache} cannot be written: File too large.")
     assert done.returncode == 0, done.stderr
     assert names_in(own_cache) == set()
 

@@ -57,14 +57,15 @@ class CachedPixels:
 
 
 @contextmanager
-def explain_cache_failure(folder: Path) -> Iterator[None]:
-    """Raise `OutputError` for a folder of the cache that cannot be written."""
+def explain_cache_failure(folder: Path, *, keep: bool = True) -> Iterator[None]:
+    """Raise `OutputError` for a folder of the cache, or of temporary files if none is kept, that cannot be written."""
     try:
         yield
     except OSError as error:
+        kind, variable = ("cache", "SIGHTLINE_CACHE") if keep else ("temporary", "TMPDIR")
         raise OutputError(
-            f"The cache folder {folder} cannot be written: {error.strerror or error}. Free some space, or set "
-            "SIGHTLINE_CACHE to another folder."
+            f"The {kind} folder {folder} cannot be written: {error.strerror or error}. Free some space, or set "
+            f"{variable} to another folder."
         ) from error
 
 
@@ -114,25 +115,21 @@ def load_pixels(
         if cached is not None:
             return cached
     shape = (len(hashes), preprocess.height, preprocess.width, preprocess.channels)
-    try:
+    with explain_cache_failure(root, keep=keep):
         root.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}.part-", dir=root))
-    except OSError as error:
-        raise OutputError(_write_error(root, error, keep=keep)) from error
-    try:
-        if keep:
-            make_room(int(np.prod(shape)))
-        failures, checks = _decode_all(temporary, shape, read, preprocess, progress, threads, keep=keep)
-        if not keep:
-            array = open_array(temporary / "pixels.npy")
-            # the memory map stays valid after its file is removed below
-            return CachedPixels(array, failures, hit=False)
-        _finish(temporary, shape, preprocess, failures, checks)
-        publish(temporary, target)
-    except OSError as error:
-        raise OutputError(_write_error(root, error, keep=keep)) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        try:
+            if keep:
+                make_room(int(np.prod(shape)))
+            failures, checks = _decode_all(temporary, shape, read, preprocess, progress, threads, keep=keep)
+            if not keep:
+                array = open_array(temporary / "pixels.npy")
+                # the memory map stays valid after its file is removed below
+                return CachedPixels(array, failures, hit=False)
+            _finish(temporary, shape, preprocess, failures, checks)
+            publish(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     return CachedPixels(open_array(target / "pixels.npy"), failures, hit=False)
 
 
@@ -140,14 +137,6 @@ def open_array(path: Path) -> NDArray[Any]:
     """Return the array in a file of the cache, memory-mapped; raises OSError or ValueError."""
     with _io.open_regular(path) as file:
         return _packed.map_array(file)
-
-
-def _write_error(root: Path, error: OSError, *, keep: bool) -> str:
-    variable = "SIGHTLINE_CACHE" if keep else "TMPDIR"
-    return (
-        f"The pixel cache in {root} is not writable: {error.strerror or error}. Free some space, or set {variable} "
-        "to another folder."
-    )
 
 
 def _decode_all(

@@ -85,7 +85,7 @@ class FileFinder:
             around = PurePosixPath(self.store.name.partition(".")[0]) if root is None else root.resolve()
             self._around = around.parts
             self._folders.update(fold_name(name) for key in keys for name in key.split("/")[:-1])
-            self._keys_by_name = {"": None} | _index_names(keys) | _index_names(preferred)
+            self._keys_by_name = {"": None} | _index_ends(keys) | _index_ends(preferred)
         return self._keys_by_name
 
     def is_file(self, text: str) -> bool:
@@ -105,7 +105,7 @@ def _list_spellings(text: str) -> Iterator[str]:
         yield unquote(text)
 
 
-def _index_names(keys: Iterable[str]) -> dict[str, str | None]:
+def _index_ends(keys: Iterable[str]) -> dict[str, str | None]:
     """Return the files by each end of their path, such as ``cat/1.jpg`` of ``images/cat/1.jpg``, None if ambiguous.
 
     A whole path is not: it is that of the file itself, not the end of another one.
