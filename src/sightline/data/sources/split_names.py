@@ -11,30 +11,12 @@ from pathlib import PurePosixPath
 from sightline.data.sources.listing import SourceListing, assign_split, leave_out_images
 from sightline.data.types import Split
 
-SPLIT_NAMES: Mapping[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
-    "训练": "train",
-    "训练集": "train",
-    "訓練": "train",
-    "訓練集": "train",
-    "验证": "validation",
-    "验证集": "validation",
-    "驗證": "validation",
-    "驗證集": "validation",
-    "测试": "test",
-    "测试集": "test",
-    "測試": "test",
-    "測試集": "test",
+_WORDS: Mapping[Split, tuple[str, ...]] = {
+    "train": ("train", "training", "训练", "训练集", "訓練", "訓練集"),
+    "validation": ("validation", "valid", "val", "dev", "验证", "验证集", "驗證", "驗證集"),
+    "test": ("test", "testing", "eval", "evaluation", "测试", "测试集", "測試", "測試集"),
 }
+SPLIT_NAMES: Mapping[str, Split] = {word: split for split, words in _WORDS.items() for word in words}
 _EVALUATION_WORDS = {"eval", "evaluation"}  # next to a test split, these are the validation split
 _FILE_SUFFIXES = re.compile(
     r"(\.(zip|tar|gz|bz2|xz|tgz|tbz2|txz|csv|tsv|json|jsonl|ndjson|manifest|txt|lst|parquet|arrow|feather))+$"
