@@ -93,8 +93,8 @@ def test_curl_sends_files_as_a_form(server: Server, trained: tuple[Path, Any], c
         ("/predict?top=" + "9" * 5000, b"x", "image/png", 400, "cannot be read"),  # the image: it asks for all classes
         ("/predict", bytes(1_000_001), "image/png", 413, "1000000 bytes"),
         ("/predict", b"--x--", "multipart/mixed; boundary=x", 415, "send the bytes of an image"),
-        ("/predict", None, "image/png", 405, "Method Not Allowed"),
-        ("/elsewhere", None, "image/png", 404, "Not Found"),
+        ("/predict", None, "image/png", 405, "/predict takes POST, not GET: "),
+        ("/elsewhere", None, "image/png", 404, "There is nothing at /elsewhere: "),
     ],
 )
 def test_bad_requests_are_explained(

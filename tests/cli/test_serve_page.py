@@ -119,6 +119,8 @@ def test_a_file_may_be_dropped_and_must_be_an_image(server: Server, browser: Bro
         assert page.evaluate("document.getElementById('error').textContent") == message
         page.evaluate("document.getElementById('language').click()")
         assert page.evaluate("document.getElementById('error').textContent").endswith("不是图片。")
+        page.evaluate(f"({drop})('')")
+        page.wait_for("document.getElementById('error').textContent.endsWith('文件为空。')")
         assert page.evaluate("document.getElementById('result').hidden")
         page.evaluate("document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = 1'}))")
         assert page.evaluate("window.ran") is None

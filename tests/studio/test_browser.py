@@ -249,6 +249,19 @@ def test_the_reason_of_a_finding_is_in_the_language_of_the_page(
         playwright.expect(page.locator("#viewer-facts")).to_contain_text(fact)
 
 
+def test_an_image_that_cannot_be_shown_large_says_so(tmp_path: Path, patch: Path, open_page: Any) -> None:
+    folder = draw_classes(tmp_path / "data", COLORS, 2)
+    broken = folder / "blue" / "blue-000.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:
+        page = open_page(address)
+        page.keyboard.press("Enter")
+        playwright.expect(page.locator("#viewer-image")).to_have_attribute("alt", "cannot be shown")
+        page.keyboard.press("ArrowRight")
+        playwright.expect(page.locator("#viewer-image")).to_have_attribute("alt", "blue, blue/blue-001.png")
+    open_page.errors[:] = [error for error in open_page.errors if "404" not in error]  # of the image
+
+
 def test_a_hostile_name_is_text(tmp_path: Path, patch: Path, open_page: Any) -> None:
     label = "<img src=x onerror=document.title='owned'>"
     folder = draw_classes(tmp_path / "data", {label: (9, 9, 9), "b": (200, 9, 9)}, 2)

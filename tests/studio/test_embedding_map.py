@@ -89,6 +89,11 @@ def test_the_page_has_a_map_by_umap_where_it_is_installed(run_client: Any, run_s
     assert values["x"] != run_client.get("/map/points").json()["x"]
 
 
+def test_the_keys_of_the_map_are_among_those_that_the_page_shows(run_client: Any) -> None:
+    page = run_client.get("/map").text
+    assert "Move a rectangle over the map" in page[page.index('id="keys-template"') :]
+
+
 def test_selected_images_are_listed(run_client: Any) -> None:
     answer = run_client.post("/selections", content=np.array([7, 3, 7], "<u4").tobytes()).json()
     order = run_client.get("/order", params=answer).content

@@ -23,6 +23,7 @@ testclient = pytest.importorskip("starlette.testclient", reason="the extra serve
 SOURCE = Path(sightline.__file__).parent
 VARIABLES = r"PATH|NAME|COUNT|NUMBER|REASON|OWNER|KEY|VALUE|RECIPE"
 KEYS = sorted(key for key in messages.select("en") if key.startswith("error-"))
+REASONS = sorted(key for key in messages.select("en") if key.startswith("why-"))
 OF_OTHERS = {  # whose beginning or end is an argument
     "error-patch-unwritable", "error-patch-not-json", "error-patch-no-image", "error-patch-corrected-twice",
     "error-image-changed",
@@ -44,7 +45,7 @@ def sentences() -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if key not in OF_OTHERS])
+@pytest.mark.parametrize("key", [key for key in [*KEYS, *REASONS] if key not in OF_OTHERS])
 def test_each_sentence_of_the_catalog_is_one_of_the_code(key: str, sentences: list[str]) -> None:
     pieces = re.split(rf"\(?\b(?:{VARIABLES})\b\)?", messages.select("en")[key])
     pattern = re.compile("[^.]*".join(re.escape(piece.strip("'")) for piece in pieces).replace(r"\ ", r" ?"))
@@ -76,6 +77,20 @@ def test_a_translation_has_the_values_of_the_sentence(key: str) -> None:
 def test_a_name_may_hold_words_of_the_sentence(name: str) -> None:
     sentence = f"There is no run {name!r} in runs in use."
     assert messages.translate_error(sentence, messages.select("zh")) == f"runs in use 中没有名为 {name!r} 的训练。"
+
+
+@pytest.mark.parametrize(
+    ("reason", "translation"),
+    [
+        ("empty file", "文件为空"),
+        ("format JPEG XL is not supported", "不支持 JPEG XL 格式"),
+        ("cannot be decoded: decoder error -2", "无法解码\uff1adecoder error -2"),
+        ("rare, and as it is", "rare, and as it is"),
+    ],
+)
+def test_the_reason_why_an_image_cannot_be_read_is_translated_too(reason: str, translation: str) -> None:
+    translated = messages.translate_error(f"The image cannot be read: {reason}.", messages.select("zh"))
+    assert translated == f"无法读取图片\uff1a{translation}。"
 
 
 @pytest.fixture

@@ -240,6 +240,27 @@ def test_an_image_that_cannot_be_decoded_is_not_asked(index: Index, patch: Path)
     assert labeling.describe()["remaining"] == COUNT - 1
 
 
+def test_the_first_file_that_cannot_be_shown_is_named_at_the_start(tmp_path: Path, patch: Path) -> None:
+    texts: list[str] = []
+
+    class Messages(Callback):
+        def on_message(self, text: str) -> None:
+            texts.append(text)
+
+    write_files(tmp_path / "photos", {"1.png": encode_png(), "2.png": b"", "3.jpg": b"text"})
+    with open_studio(Dataset(tmp_path / "photos"), patch, Messages()):
+        assert texts == ["2 files cannot be shown; the first, 2.png: empty file"]
+
+
+def test_an_empty_folder_may_have_images_without_a_class(tmp_path: Path, patch: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with (
+        pytest.raises(DataError, match="expected images without a class"),
+        open_studio(Dataset(tmp_path / "empty"), patch),
+    ):
+        pass
+
+
 def test_what_went_wrong_is_stated(index: Index, patch: Path) -> None:
     def compute(_images: Index, _callback: Callback) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         raise DataError("The weights are missing: install them.")

@@ -95,6 +95,20 @@ def test_a_folder_is_labeled_until_its_accuracy_is_known(photos: Path, patch: Pa
         playwright.expect(page.locator("#accuracy")).to_contain_text("Accuracy now", timeout=SLOW)
 
 
+def test_a_page_that_is_loaded_again_goes_on_with_its_images(photos: Path, patch: Path, open_page: Any) -> None:
+    """Else those of the audit that it had would be skipped for a while, and the accuracy be known later than stated."""
+    with open_studio(Dataset(photos), patch, classes=NAMES) as studio, serve(studio) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        first = show(page)
+        page.reload()
+        playwright.expect(page.locator("#path")).to_have_text(first)
+        page.goto(address)
+        page.go_back()
+        playwright.expect(page.locator("#path")).to_have_text(first)
+        other = open_page(f"{address}/label", ready=ASKED)
+        playwright.expect(other.locator("#path")).not_to_have_text(first)
+
+
 @pytest.mark.exhaustive
 def test_what_more_labels_would_bring_is_stated_in_numbers(
     photos: Path, tmp_path: Path, patch: Path, open_page: Any

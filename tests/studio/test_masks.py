@@ -345,8 +345,8 @@ def test_runs_that_cannot_be_compared_say_why(mask_run: sl.Run, run: sl.Run, tmp
         assert messages.select("zh")["note-one-has-masks"] in page
     with open_studio(run, tmp_path / "others.jsonl", compare=[mask_run]) as studio:
         page = open_client(studio).get("/compare").text
-        assert "The two runs cannot be compared." in page, "not that they have no images in common"
-        assert "(only one of them predicts masks)" in page
+        assert "The two runs cannot be compared: only one of them predicts masks." in page
+        assert 'class="group"' not in page, "no images of a comparison that there is not"
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,8 @@ def build_index(
     unreadable = (*listing.unusable, *(result for _, result in results if isinstance(result, UnreadableImage)))
     ignored = tuple(sorted([*listing.skipped_files, *(item.path for item, result in results if result is None)]))
     if not images:
-        raise DataError(explain_no_images(describe_sources(source_list), unreadable, ignored, listing.notes))
+        source_names = describe_sources(source_list)
+        raise DataError(explain_no_images(source_names, unreadable, ignored, listing.notes, unlabeled=unlabeled))
     several_labels = listing.several_labels
     if options.merge_copies:
         images, several_labels = merge_copies(images, several_labels)

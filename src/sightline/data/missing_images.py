@@ -17,9 +17,17 @@ _CIFAR = re.compile(r"(^|/)(data_batch_\d|test_batch|cifar-100-(python|binary)/(
 
 
 def explain_no_images(
-    source_names: str, unreadable: Sequence[UnreadableImage], others: Sequence[str], notes: Sequence[SourceNote]
+    source_names: str,
+    unreadable: Sequence[UnreadableImage],
+    others: Sequence[str],
+    notes: Sequence[SourceNote],
+    *,
+    unlabeled: bool,
 ) -> str:
-    """Return the message on sources with no usable image; `others` are the files that are not images."""
+    """Return the message on sources with no usable image; `others` are the files that are not images.
+
+    With `unlabeled`, images need no class.
+    """
     if source_names == NO_ITEMS:
         return "There are no images: the arrays are empty."
     if not unreadable:
@@ -36,10 +44,10 @@ def explain_no_images(
                 f" {batches[0]} is a batch of CIFAR in a form that is not read, because a pickle can run code: use the "
                 "name cifar10 or cifar100 instead of the folder."
             )
-        return (
-            f"No images in {source_names}: expected one folder per class with images inside, as in "
-            f"cat/1.jpg, dog/2.jpg.{hint}"
-        )
+        expected = "one folder per class with images inside, as in cat/1.jpg, dog/2.jpg"
+        if unlabeled:
+            expected = "images without a class, as in 1.jpg, or one folder per class, as in cat/1.jpg, dog/2.jpg"
+        return f"No images in {source_names}: expected {expected}.{hint}"
     first = unreadable[0]
     advice = ""
     if all(reject.reason == NOT_IN_CLASS_FOLDER for reject in unreadable):

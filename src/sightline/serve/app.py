@@ -153,12 +153,25 @@ def _make_description_routes(models: RunningModels, is_stopping: Callable[[], bo
     ]
 
 
-async def _error_response(_request: Request, error: Exception) -> JSONResponse:
+async def _error_response(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, HTTPException):
-        return make_error_response(error)
+        return make_error_response(_explain_refusal(request, error))
     if isinstance(error, TimeoutError):
         return make_error_response(HTTPException(503, str(error), RETRY))
     return JSONResponse({"error": str(error)}, 500)
+
+
+def _explain_refusal(request: Request, error: HTTPException) -> HTTPException:
+    """Return the error of an address or a method that no route has, with a sentence in place of its name."""
+    path = request.url.path[:80]
+    if error.status_code == 405:
+        methods = (error.headers or {}).get("Allow", "another method")
+        detail = f"{path} takes {methods}, not {request.method}: /openapi.json describes the requests."
+    elif error.status_code == 404 and error.detail == "Not Found":
+        detail = f"There is nothing at {path}: /openapi.json describes the requests."
+    else:
+        return error
+    return HTTPException(error.status_code, detail, error.headers)
 
 
 async def _ignore_disconnect(_request: Request, _error: Exception) -> Response:

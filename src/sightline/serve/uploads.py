@@ -131,7 +131,11 @@ def _parse_json(body: bytes | bytearray) -> Upload:
     is_list = "images" in content
     texts: Any = content["images"] if is_list else [content["image"]]
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        expected = "a list of strings, each the base64 of an image file" if is_list else "the base64 of an image file"
+        expected = (
+            "a list of one or more strings, each the base64 of an image file"
+            if is_list
+            else "the base64 of an image file"
+        )
         raise HTTPException(400, f"The field {next(iter(content))!r} is not {expected}.")
     if len(texts) > MAX_IMAGES:
         raise HTTPException(400, f"The request has {len(texts)} images, but may have at most {MAX_IMAGES}.")

@@ -23,6 +23,7 @@ from sightline.data.file_records import FileRecords
 from sightline.data.label_patch import choose_patch_path, read_patch
 from sightline.data.sources.listing import SourceListing
 from sightline.data.types import Index, Split
+from sightline.errors import plural
 from sightline.evaluation.slices import find_slices, record_properties
 from sightline.runs.directory import RunDirectory
 from sightline.runs.resolve import inspection_preprocess
@@ -81,6 +82,9 @@ def open_studio(
     index, known_files = _read_index(data, progress)
     if run is not None and find_task(run.config.model.task).targets.allows_several and not index.several_labels:
         index = replace(index, several_labels=f"{run.path} is a classifier of several labels")
+    if callback is not None and index.unreadable:
+        first, count = index.unreadable[0], len(index.unreadable)
+        callback.on_message(f"{plural(count, 'file')} cannot be shown; the first, {first.path}: {first.reason}")
     model = RunModel(data, index) if isinstance(data, Run) else None
     splits = {} if model is None else _list_splits(model)
     predictions = {} if model is None else list_predictions(model)

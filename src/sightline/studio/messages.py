@@ -28,7 +28,7 @@ _NOTES = (
 
 _VARIABLE = re.compile(r"(PATH|NAME|COUNT|NUMBER|REASON|OWNER|KEY|VALUE|RECIPE)")
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""  # what `repr` makes of a text, which ends where its quotes do
-_ERROR = "error-"
+_ERROR, _WHY = "error-", "why-"  # sentences, and the reasons in them why an image cannot be read
 MAX_SENTENCE = 4000  # characters of a sentence that is translated; a pattern takes quadratic time
 
 
@@ -74,9 +74,9 @@ def translate_note(note: str, texts: Mapping[str, str]) -> str:
 
 
 @cache
-def _list_error_patterns() -> dict[str, re.Pattern[str]]:
-    """Return what matches the sentence of each known error, by key; what is more specific comes first."""
-    english = {key: text for key, text in select(LANGUAGES[0]).items() if key.startswith(_ERROR)}
+def _list_patterns(prefix: str) -> dict[str, re.Pattern[str]]:
+    """Return what matches each English text whose key begins so, by key; what is more specific comes first."""
+    english = {key: text for key, text in select(LANGUAGES[0]).items() if key.startswith(prefix)}
     by_length = sorted(english.items(), key=lambda item: -len(_VARIABLE.sub("", item[1])))
     return {key: re.compile(_make_pattern(text), re.DOTALL) for key, text in by_length}
 
@@ -95,11 +95,16 @@ def translate_error(sentence: str, texts: Mapping[str, str]) -> str:
     >>> translate_error("runs/a is not training.", select("zh"))
     'runs/a 没有在训练。'
     """
-    if len(sentence) > MAX_SENTENCE:
-        return sentence
-    for key, pattern in _list_error_patterns().items():
+    return sentence if len(sentence) > MAX_SENTENCE else _translate(sentence, texts, _ERROR)
+
+
+def _translate(sentence: str, texts: Mapping[str, str], prefix: str) -> str:
+    for key, pattern in _list_patterns(prefix).items():
         if match := pattern.fullmatch(sentence):
-            return _VARIABLE.sub(lambda variable: match[variable[0]], texts[key])
+            values = match.groupdict()
+            if "REASON" in values:
+                values["REASON"] = _translate(values["REASON"], texts, _WHY)
+            return "".join(values.get(word, word) for word in _VARIABLE.split(texts[key]))
     return sentence
 
 

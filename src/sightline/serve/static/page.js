@@ -173,6 +173,7 @@ async function classify(file) {
   for (const id of ["identity", "evidence"]) $(id).textContent = "";
   $("decision").hidden = true;
   try {
+    if (!file.size) throw new Error("The image cannot be read: empty file.");
     state.image = await loadImage(file);
     if (current !== state) return;
     $("result").hidden = false;

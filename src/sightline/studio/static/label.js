@@ -13,7 +13,10 @@ const RELOAD_MS = [500, 1000, 2000]; // waits before it is
 
 const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
-const name = `${Date.now()}-${Math.random()}`; // of this page, whose images others do not get
+const NAME = "label"; // where a page that is left keeps its name for the next one in its tab; a copy of the tab gets its own
+const name = sessionStorage.getItem(NAME) ?? `${Date.now()}-${Math.random()}`; // of this tab, whose images others do not get
+addEventListener("pagehide", () => sessionStorage.setItem(NAME, name));
+addEventListener("pageshow", () => sessionStorage.removeItem(NAME));
 const hasSeveral = document.body.dataset.several === "1";
 const selected = new Set(); // classes of the image shown, where it may have several
 const done = new Map(); // images with a label -> the request for the state from which on the state has that label
@@ -141,7 +144,7 @@ function showChoices() {
 function showFacts() {
   const { features, accuracy, gain } = state;
   $("#progress").textContent = fill(texts["label-progress"], { LABELED: state.labeled.toLocaleString(), REMAINING: state.remaining.toLocaleString() });
-  $("#question").textContent = state.remaining ? (state.classes.length > 1 ? textOf("label-question") : texts["label-none"]) : textOf("label-done");
+  $("#question").textContent = state.remaining ? (state.classes.length > 1 ? textOf("label-question") : texts["label-none"]) : texts["label-done"];
   $("#features").textContent = describeFeatures(features);
   const isKnown = accuracy !== null;
   $("#accuracy").textContent = isKnown
@@ -149,7 +152,7 @@ function showFacts() {
     : state.computing.includes("accuracy")
       ? textOf("label-accuracy-computing")
       : state.remaining
-        ? fill(textOf("label-accuracy-none"), { COUNT: 3 * state.needed })
+        ? fill(textOf(state.labeled < 3 * state.needed ? "label-accuracy-none" : "label-accuracy-soon"), { COUNT: 3 * state.needed })
         : "";
   $("#gain").textContent = "";
   if (isKnown && gain) {

@@ -7,6 +7,8 @@ const PATTERNS = [
   [/^orientation (?<VALUE>\d)$/, "reason-orientation"],
   [/^is (?<FORMAT>\S+)$/, "reason-format"],
   [/^changed or deleted since the studio started$/, "reason-gone"],
+  [/^truncated$/, "reason-truncated"],
+  [/^cannot be decoded: (?<VALUE>.+)$/s, "reason-undecoded"],
   [/^alpha$/, "reason-alpha"],
   [/^four channels$/, "reason-four-channels"],
   [/^looks like (?<LABEL>.+) \((?<VALUE>[\d.]+)\) to a classifier trained without this image$/s, "reason-label"],

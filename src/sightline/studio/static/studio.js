@@ -324,6 +324,8 @@ function hideOldPixels() {
   for (const layer of [$("#viewer-image"), ...(hasMasks ? [$("#viewer-mask")] : [])]) {
     layer.style.visibility = isViewed() && layer.complete ? "" : "hidden";
   }
+  const isUnreadable = isViewed() && !$("#viewer-image").naturalWidth;
+  $("#viewer-image").alt = isUnreadable ? texts.unreadable : grid.current ? nameImage(grid.current) : "";
 }
 
 /** Correct the images, and go on at once: who labels fast does not wait for the server. */
@@ -385,7 +387,6 @@ function fillViewer() {
   const layer = hasMasks && row.mask && maskAddress(row, "large-masks");
   if (layer && !$("#viewer-mask").src.endsWith(layer)) $("#viewer-mask").src = layer;
   hideOldPixels();
-  $("#viewer-image").alt = nameImage(row);
   $("#viewer-path").textContent = row.path;
   const was = row.label === row.source_label ? "" : ` (${texts.was} ${row.source_label.replaceAll(";", ", ") || texts["no-label"]})`;
   const label = hasSeveralLabels ? [listChips(row, hasMasks ? makeChip : removableChip), was] : [row.label + was];
