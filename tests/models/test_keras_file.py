@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -181,6 +183,16 @@ def test_a_model_is_loaded_that_has_a_compiled_one_among_its_layers(tmp_path: Pa
     model.save(tmp_path / "model.keras")
     for array, expected in zip(load_model(tmp_path / "model.keras").get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(array, expected)
+
+
+def test_a_model_is_what_imports_keras_quietly_and_on_the_chosen_backend(ours: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from sightline import backend, process; process.claim(); "
+        "from sightline.models.keras_file import read_model; read_model(Path(sys.argv[1])); "
+        "import keras; print(keras.backend.backend() == backend.choose_backend().name)"
+    )
+    completed = subprocess.run([sys.executable, "-c", code, str(ours)], capture_output=True, text=True, check=True)
+    assert (completed.stdout, completed.stderr) == ("True\n", "")
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux names open files")

@@ -69,8 +69,9 @@ def read_model(path: Path) -> Any:
     """
     with zipfile.ZipFile(path) as archive:
         config = drop_compilation(jsonio.loads(archive.read("config.json")))
+    keras = backend.keras()  # before a block that would import it on whatever backend is its default, with its notes
     with shapes_only() as variables:
-        model: Any = backend.keras().saving.deserialize_keras_object(config, safe_mode=True)
+        model: Any = keras.saving.deserialize_keras_object(config, safe_mode=True)
     count, stored = (sum(map(math.prod, shapes)) for shapes in ([v.shape for v in model.weights], read_shapes(path)))
     if count > stored:
         raise ValueError(f"its layers have {count:,} weights, and it holds {stored:,}")

@@ -45,8 +45,9 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
         raise ModelError(f"{WEIGHTS_FILE} cannot be read: {first_line(error)}") from error
     try:
         config = drop_compilation(jsonio.loads(layers))
+        keras = backend.keras()  # on the chosen backend, before a block that would import it on another
         with shapes_only() as variables, seed_new_layers(0):  # of any size: no memory before they are compared
-            model: Any = backend.keras().saving.deserialize_keras_object(config, safe_mode=True)
+            model: Any = keras.saving.deserialize_keras_object(config, safe_mode=True)
         model.output[PROBABILITIES].shape[-1]
     except Exception as error:
         raise ModelError(f"{LAYERS_FILE} cannot be read: {explain_load_error(error)}") from error
