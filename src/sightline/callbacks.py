@@ -28,7 +28,7 @@ def track(
 ) -> Iterator[Batch]:
     """Yield each of `batches`, and report how many items `task` has done: `measure` returns those of a batch.
 
-    `count` returns the number of all items, or None as long as it is not known.
+    `count` returns the total number of items, or None while it is not known.
     """
     done = total = 0
     for batch in batches:
@@ -98,7 +98,7 @@ class Callback:
         Args:
             task: The name of the task, such as ``"decoding"``.
             done: The number of items done.
-            total: The number of items in all; 0 as long as it is not known.
+            total: The total number of items; 0 while it is not known.
         """
 
     def on_stage_begin(self, name: str, epochs: int, steps: int) -> None:

@@ -84,7 +84,7 @@ class HostError(SightlineError):
 
 
 class MissingExtraError(SightlineError):
-    """An optional package is not installed; `extra` is the one of Sightline that installs it, "" if there is none."""
+    """An optional package is not installed; `extra` is Sightline's extra that installs it, "" if there is none."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         advice = suggest_install(extra) if extra else f"pip install {package}"

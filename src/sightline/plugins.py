@@ -17,7 +17,7 @@ _surroundings: list[Callable[[], AbstractContextManager[object]]] = [nullcontext
 
 
 def surround_imports(enter: Callable[[], AbstractContextManager[object]]) -> None:
-    """Import the packages of others in the block of ``enter()`` from now on."""
+    """From now on, import the packages of others in the block of ``enter()``."""
     _surroundings.append(enter)
 
 
@@ -26,9 +26,9 @@ class Registry(Mapping[str, T], Generic[T]):
 
     Installed packages add entries through entry points of the group ``sightline.<kind>s``, whose value is a module (or
     an object in it) that registers something when it is imported. They are imported when a name is not found or all
-    names are listed, never before. One that cannot be imported hides no others: `PluginError` is raised for a name
-    that is missing then, and for a list of all names. `noun` names an entry in messages, by default `kind`. `reserved`
-    are the names of Sightline's own that are not entries.
+    names are listed, never before. One that cannot be imported does not hide the others: `PluginError` is raised only
+    for a name that is then missing, and for a list of all names. `noun` names an entry in messages, by default `kind`.
+    `reserved` are Sightline's own names that are not entries.
     """
 
     def __init__(self, kind: str, noun: str = "", reserved: Collection[str] = ()) -> None:
@@ -47,7 +47,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return entry
 
     def check_name(self, name: Any) -> None:
-        """Raise `UsageError` if `name` is no name, as that of a decorator without parentheses: the function itself."""
+        """Raise `UsageError` if `name` is not a name, e.g. the function under a decorator without parentheses."""
         if not isinstance(name, str) or not name:
             raise UsageError(
                 f"register_{self._kind} takes the name of {self._article} {self._noun}, as in "

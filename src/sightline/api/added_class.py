@@ -45,23 +45,23 @@ class AddedClass:
         count: The number of images of the new class.
         recalled: How many of them are classified correctly by a model that was fitted without them.
         recall_interval: The 95% interval of the recall, `recalled` / `count`.
-        folds: The number of fits that left images out; `count` of them left out one each.
-        split: The images of the earlier classes that both models were evaluated on: test or validation of the run, or
-            ``"reference"`` for a third of the reference images. None if there are none.
+        folds: The number of fits that left images out; `count` of them left out one image each.
+        split: The images of the earlier classes that both models were evaluated on: the test or validation split of the
+            run, or ``"reference"`` for a third of the reference images. None if there are none.
         split_count: The number of these images.
         accuracy_before: The accuracy of the earlier model on them; None without any.
         accuracy: The accuracy of the new model on them.
         accuracy_interval: Its 95% interval.
-        taken: How many of them the new model takes for the new class.
-        threshold: The probability from which on the new class is predicted where an image may have several; None
-            elsewhere.
-        parity: How far the probabilities of the file are from those of the fit.
-        dropped_thresholds: Whether the earlier model had abstention thresholds, or label sets where an image may have
-            several labels, which do not fit the new one.
+        taken: How many of them the new model mistakes for the new class.
+        threshold: The lowest probability at which the new class is predicted, if images may have several labels; None
+            otherwise.
+        parity: How far the file's probabilities are from those of the fit.
+        dropped_thresholds: Whether abstention thresholds of the earlier model, or label sets where an image may have
+            several labels, were dropped because they do not fit the new one.
 
-    Where an image may have several labels, those that the model knew keep their probabilities, so that there is no
-    accuracy; `recalled` and `taken` count the images for which the new one is predicted, beside others or not, and
-    `split` may be ``"train"``.
+    If images may have several labels, the earlier labels keep their probabilities, so there is no accuracy. `recalled`
+    and `taken` then count the images for which the new label is predicted, alone or with others, and `split` may be
+    ``"train"``.
     """
 
     path: Path

@@ -34,9 +34,9 @@ KEPT_METRICS = ("count", "mean_average_precision", "macro_f1")  # means over lab
 
 @dataclass(frozen=True, slots=True)
 class _Others:
-    """Features [N, F] of images without the label and [n, F] of some with it, and of `split` to count predictions in.
+    """Features [N, F] of images without the label, [n, F] of some with it, and of `split` for counting predictions.
 
-    Where these are not given, those without the label are counted, each by the votes of the others.
+    Without a split, predictions are counted for the images without the label, each by the votes of the others.
     """
 
     without: NDArray[np.float32]
@@ -53,7 +53,7 @@ def append_label(
     reference: Iterable[Embeddings] | None,
     callback: Callback,
 ) -> Extension:
-    """Return the bundle `source` of a model of several labels with one more, `label`, which `items` have."""
+    """Return the bundle `source` of a multi-label model with one more label, `label`, which `items` have."""
     new, kept_items = embed_new(classifier, items, callback)
     others = _read_reference(reference, classifier, label) if reference else _read_run(classifier, callback)
     having = np.concatenate([new.vectors, others.having[~find_copies(others.having, new.vectors)]])
@@ -123,8 +123,8 @@ def _find_recalled(left_out: NDArray[np.float64], is_present: NDArray[np.bool_])
 def _extend_thresholds(old: Thresholds | None, classes: Sequence[str], label: str, threshold: float) -> Thresholds:
     """Return the thresholds with that of the new label, about which the model does not abstain.
 
-    The limit of the joint energy stays: another label lowers the energy, so that no image becomes unusual by it. Label
-    sets are left out, as one threshold for all labels no longer reaches their false-negative rate.
+    The limit of the joint energy stays: another label lowers the energy, so it makes no image unusual. Label sets are
+    left out, because one threshold for all labels no longer reaches their false-negative rate.
     """
     old = old or Thresholds(0, ood="joint_energy")
     labels = dict.fromkeys(classes, DEFAULT_THRESHOLD) if old.labels is None else dict(old.labels)

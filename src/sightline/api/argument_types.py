@@ -32,9 +32,9 @@ _KINDS: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
 
 
 def check_types(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function raise `UsageError` for an unknown option, or a value of none of its annotation's simple types.
+    """Make a function raise `UsageError` for an unknown option, or a value of none of its annotation's simple types.
 
-    Numbers of NumPy are numbers, and True is none. Annotations with other types than those of `_KINDS` allow any value.
+    NumPy numbers are numbers; True is not. Annotations with types other than those of `_KINDS` allow any value.
     """
     signature = inspect.signature(function)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_POSITIONAL]
@@ -59,7 +59,7 @@ def check_types(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def check_method_types(cls: C) -> C:
-    """Let all public methods of a class check the types of their arguments, see `check_types`."""
+    """Make all public methods of a class check the types of their arguments; see `check_types`."""
     for name, member in list(vars(cls).items()):
         if name.startswith("_") and name != "__init__":
             continue

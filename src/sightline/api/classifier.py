@@ -63,9 +63,9 @@ class Classifier(ImageModel):
         Args:
             images: As for `predict`.
             method: gradcam (Selvaraju et al., 2017; for masks Vinogradova et al., 2020) or occlusion (Zeiler and
-                Fergus, 2014); but for masks also gradcam++ (Chattopadhay et al., 2018) or rise (Petsiuk et al., 2018).
-                By default gradcam if it can be computed, else occlusion.
-            label: The class; by default the predicted one, of a mask that of the most pixels.
+                Fergus, 2014); except for masks also gradcam++ (Chattopadhay et al., 2018) or rise (Petsiuk et al.,
+                2018). By default gradcam if it can be computed, else occlusion.
+            label: The class to explain; by default the predicted one, or for a mask the class of the most pixels.
             out: A folder to write a figure for each image to.
             seed: The seed of random masks and positions.
             set: As for `predict`.
@@ -73,7 +73,7 @@ class Classifier(ImageModel):
             callback: Receives the progress events in place of the display.
 
         Returns:
-            One explanation for each image: `heat` is float32 [H, W] in [0, 1], of the size of the model's input,
+            One explanation for each image: `heat` is float32 [H, W] in [0, 1], at the size of the model's input,
             `region` its hottest region, and `faithfulness` tells how much masking that region lowers the probability.
 
         Raises:
@@ -126,8 +126,8 @@ class Classifier(ImageModel):
                 in the run.
             split: train, validation or test. By default test, else validation for a run's own images; for other
                 `data`, their test split if they have splits, else all images.
-            target_precision: Fit the confidence below which the model abstains, so that the precision of the others
-                reaches this, e.g. 0.99. With several labels per image, it abstains from each class on its own.
+            target_precision: Fit the confidence below which the model abstains, so that the precision of the remaining
+                predictions reaches this, e.g. 0.99. With several labels per image, it abstains per class.
             conservative: Whether thresholds reach their targets on new images with 95% confidence, not only on the
                 validation images.
             positive: The positive one of two classes, e.g. ``"defect"``.
@@ -136,12 +136,12 @@ class Classifier(ImageModel):
             target_recall: With several labels per image, fit the threshold of each class that reaches this recall.
             target_fnr: With several labels per image, fit conformal label sets that miss this fraction on average.
             min_iou: With masks, the minimum IoU of a correct mask for `target_precision`; 0.5 by default.
-            reset_thresholds: Forget the targets of earlier evaluations; those of the run's settings hold again.
+            reset_thresholds: Forget the targets of earlier evaluations; those of the run's settings apply again.
             coverage: Fit conformal prediction sets that contain the true class this often, e.g. 0.95.
-            ood: Out-of-distribution images; reports how well they are told apart.
+            ood: Out-of-distribution images; the evaluation reports how well they are detected.
             find_label_issues: A patch file to add likely label errors of the run to.
-            tta: Average over several views of each image: ``"flip"``: it and its mirror image; ``"flip-shift"``: 6
-                views, also slightly shifted; each view costs as much as an image.
+            tta: Average over several views of each image: ``"flip"`` takes it and its mirror image, ``"flip-shift"`` 6
+                views, some of them slightly shifted. Each view costs as much as an image.
             include_training: Whether to keep images that the model was trained or validated on.
             allow_missing: Whether to evaluate the remaining images of a run if some are missing.
             column: The columns of a table, as in ``{"label": "breed"}``.
@@ -195,13 +195,13 @@ class Classifier(ImageModel):
         progress: bool = True,
         callback: Callback | None = None,
     ) -> ExportResult:
-        """Write the model in another format, load the file in the runtime of that format, and compare the two.
+        """Write the model in another format, load the file in that format's runtime, and compare the two.
 
         Args:
             out: A folder, or a ``.onnx`` or ``.zip`` file; by default ``exports/<format>`` in the run.
             to: onnx, bundle, openvino, litert, saved_model, safetensors, or a format that was registered with
                 [`register_exporter`][sightline.register_exporter].
-            precision: float32, bfloat16, float16 or int8, as far as the format has it.
+            precision: float32, bfloat16, float16 or int8, if the format supports it.
             parity: Labeled images to compare on; by default the run's validation images, else its training images.
             tolerance: The largest difference of any probability; by default that of the precision.
             min_agreement: The smallest fraction of images with the same class, in [0, 1]; by default that of the
@@ -215,8 +215,8 @@ class Classifier(ImageModel):
             The path of the file, and how far its probabilities are from the model's.
 
         Raises:
-            ModelError: If the two differ by more; then nothing is written.
-            UsageError: If there is no such format, or it does not have the precision.
+            ModelError: If the two differ by more than these limits; then nothing is written.
+            UsageError: If there is no such format, or it does not support the precision.
             MissingExtraError: If a package that the format needs is not installed.
 
         Example:
@@ -302,14 +302,14 @@ class Classifier(ImageModel):
     ) -> AddedClass:
         """Write a model with one more class, from a few images of it, in seconds.
 
-        The last layer gets a row, a logistic regression of the class against the others, whose logits stay. Of several
-        labels per image, the new one gets a probability by votes of images with and without it; the others keep theirs.
+        The last layer gets a row, a logistic regression of the new class against the others; their logits stay. With
+        several labels per image, images with and without the new one vote on its probability; the others keep theirs.
 
         Args:
             name: The new class, which becomes the last one.
-            images: At least two images of it, better five or more, as for `predict`.
-            reference: Labeled images of the other classes, or embeddings; by default the images of the run. Where an
-                image may have several labels, some may have the new one.
+            images: At least two images of it, preferably five or more, as for `predict`.
+            reference: Labeled images of the other classes, or embeddings; by default the images of the run. If images
+                may have several labels, some may have the new one.
             out: The bundle to write: a folder, or a ``.zip`` or ``.onnx`` file; by default ``with-<name>`` in the run.
             force: Whether to replace a bundle at `out`.
             set: As for `predict`.
@@ -321,7 +321,7 @@ class Classifier(ImageModel):
             accuracy of the other classes on the test split, or the threshold of the new label.
 
         Raises:
-            UsageError: If there is such a class already, or `reference` or `out` is needed.
+            UsageError: If the class already exists, or `reference` or `out` is needed.
             DataError: If too few images can be read, or `reference` does not fit, or images of the run are missing.
             ModelError: If the last layer of the model has no output for each class.
             OutputError: If `out` exists or cannot be written.
@@ -357,7 +357,7 @@ class Classifier(ImageModel):
         """Check whether the images that a server answered have drifted from the validation images.
 
         Args:
-            log: The log that `sightline serve --log-features` writes, also while it does.
+            log: The log that `sightline serve --log-features` writes; the server may still be running.
             reference: Labeled images that the model was not trained on, to compare with in place of the sample of
                 validation images in its bundle.
             level: The maximum probability of a false alarm, however often the log is checked.
@@ -368,11 +368,11 @@ class Classifier(ImageModel):
             callback: Receives the progress events in place of the display.
 
         Returns:
-            The report: `drift` with its evidence, the estimated `accuracy` (`mask_iou` of masks, `micro_f1` of several
-            labels), and the images to label first.
+            The report: `drift` with its evidence, the estimated `accuracy` (`mask_iou` for masks, `micro_f1` for
+            several labels), and the images to label first.
 
         Raises:
-            DataError: If the log is damaged or of another model, or has no images.
+            DataError: If the log is damaged, has no images, or comes from another model.
             ModelError: If the model has no sample of validation images, and there is no `reference`.
             UsageError: If `level` is not between 0 and 1, or `top` is negative.
 

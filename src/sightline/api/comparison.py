@@ -45,9 +45,9 @@ class ComparisonRow:
 
     The split of a run with folds is ``out-of-fold`` where others have ``validation``.
 
-    `metrics` are the others that the task of the run states first, by name, such as ``hierarchical_f1``. `leaked`
-    counts the images of that split that are also in an earlier split. An incomplete run has the validation metrics of
-    its best epoch, the seconds of its epochs, and None for what it lacks.
+    `metrics` are the other main metrics of the run's task, by name, such as ``hierarchical_f1``. `leaked` counts the
+    images of that split that are also in an earlier split. An incomplete run has the validation metrics of its best
+    epoch, the seconds of its epochs, and None for what it lacks.
     """
 
     name: str
@@ -76,11 +76,11 @@ class PairedRun:
     """Paired comparison of the run `second` with the baseline `first`; if `comparison` is None, `note` says why.
 
     `split` is the split that both were evaluated on: ``out-of-fold`` for runs with folds, and ``held-out`` if only one
-    of them has folds; images are paired by content and class. `comparison` is of the
-    `metric`: ``accuracy``, or with several labels per image ``subset_accuracy``, the fraction of images whose labels
-    are all right. `grades` compares how far predicted grades are from the true ones, if one of the runs is ordinal, and
-    `label_sets` the metrics of several labels per image, if both runs have the same classes. Runs of masks have `masks`
-    in place of the comparison, of the mean IoU of each image.
+    of them has folds; images are paired by content and class. `comparison` compares the `metric`: ``accuracy``, or with
+    several labels per image ``subset_accuracy``, the fraction of images whose labels are all correct. `grades` compares
+    how far predicted grades are from the true ones, if one of the runs is ordinal, and `label_sets` the metrics of
+    several labels per image, if both runs have the same classes. Runs with masks have `masks` in place of `comparison`;
+    it compares the mean IoU of each image.
     """
 
     first: str
@@ -94,7 +94,7 @@ class PairedRun:
     masks: MaskComparison | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, those of the comparison beside the others, as JSON values."""
+        """Return the fields as JSON values, with those of the comparison at the same level."""
         values = jsonio.fields_to_dict(self, skip=["comparison"])
         if self.comparison is None:
             return values | {"verdict": None if self.masks is None else self.masks.verdict}
@@ -242,7 +242,7 @@ def _explain(note: str, *rows: ComparisonRow) -> str:
 
 
 def _name_common_split(split: Split, baseline: ComparisonRow, other: ComparisonRow) -> str:
-    """Return what the images are called that both runs were evaluated on, stored as `split`."""
+    """Return the name, in sentences, of the images that both runs were evaluated on, stored as `split`."""
     names = {_name_split(split, RunDirectory(Path(row.run)).config) for row in (baseline, other)}
     return names.pop() if len(names) == 1 else "held-out"
 
@@ -270,7 +270,7 @@ def _compare_grades(
 
 
 def _compare_label_sets(common: CommonImages, groups: NDArray[np.int64] | None) -> LabelSetComparison | None:
-    """Compare the metrics of several labels of two runs with the same classes; None for other runs."""
+    """Compare the multi-label metrics of two runs with the same classes; None for other runs."""
     if common.present is None or set(common.first.classes) != set(common.second.classes):
         return None
     columns = [common.second.classes.index(name) for name in common.first.classes]
@@ -327,7 +327,7 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 def _differing_settings(tables: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the entries of each table that differ between tables, with None for missing ones.
 
-    A list that is empty in one table alone has no entry: where it is not, its elements have entries of their own.
+    A list that is empty in only one table has no entry: in the others, its elements have entries of their own.
     """
     keys = dict.fromkeys(key for table in tables for key in table)
     differ = [key for key in keys if any(table.get(key) != tables[0].get(key) for table in tables)]
@@ -379,7 +379,7 @@ def _best_epoch(history: Sequence[EpochRecord], monitor: str) -> EpochRecord | N
 def _estimate_interval(run: RunDirectory, accuracy: float | None) -> Interval | None:
     """Return the 95% interval of the accuracy of an epoch on the validation images.
 
-    None if their groups depend on each other, or if it is not that of images that are each right or wrong.
+    None if images of a group depend on each other, or if images are not simply right or wrong.
     """
     rows = [row for row in run.read_data() or () if row.split == "validation"]
     if accuracy is None or not rows or any(row.group for row in rows):

@@ -129,7 +129,7 @@ def _choose_epochs(config: RunConfig, data: DecodedDataset) -> int:
 
 
 def _select_methods(methods: Sequence[str], task: Task, callback: Callback) -> tuple[str, ...]:
-    """Return the methods in order; of all methods, those that the task does not support are left out.
+    """Return the methods in order; if all are named, those that the task does not support are left out.
 
     Raises `UsageError` if fewer are named, and one of them is not supported.
     """

@@ -58,7 +58,7 @@ class Dataset:
                 ``{"data.class_level": 2}``, and ``model.task``.
 
         Raises:
-            UsageError: If a source or a setting is something else.
+            UsageError: If a source or a setting is not one of these.
         """
         self.sources: list[Source | SourceListing] = list_of_sources(sources)
         self.settings: list[str] = [*data_assignments(column), *to_assignments(set)]
@@ -246,7 +246,7 @@ class Dataset:
 
     @property
     def config(self) -> RunConfig:
-        """All settings; those of how the images are read are this data set's, the others are the defaults."""
+        """All settings: this data set's for how images are read, and the defaults for the rest."""
         return self._config
 
     @property
@@ -264,7 +264,7 @@ class Dataset:
         """Return `index`, and report the progress of reading it.
 
         Args:
-            progress: Called with the name of the task, the number of files that are read, and the number of all.
+            progress: Called with the name of the task, the number of files read so far, and the total.
         """
         if self._index is None:
             options, targets = self._config.data, find_task(self._config.model.task).targets
@@ -304,8 +304,9 @@ class Dataset:
         Args:
             html: A page to write, with thumbnails.
             write_fixes: A file to write proposed fixes to, which [`train`][sightline.train] takes as `patch`.
-            patch: A file of fixes to apply first, which keeps its lines if it is `write_fixes` too.
-            write_folders: A folder to write, with links to the images, fixes applied: one folder per class and split.
+            patch: A file of fixes to apply first; its lines are kept if it is `write_fixes` too.
+            write_folders: A folder to write, with links to the images in one folder per class and split, after the
+                fixes.
             column: The columns of a table, as for `from_csv`.
             allow: Kinds of errors to accept, such as ``"split-leakage"``.
             set: Settings of how images are read.

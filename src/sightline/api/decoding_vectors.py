@@ -67,7 +67,7 @@ class _ExampleFiles(TypedDict):
 
 
 class _Vectors(TypedDict):
-    """What tells ``vectors.json`` from another file of this name."""
+    """What distinguishes our ``vectors.json`` from another file of this name."""
 
     classes: Sequence[str]
     preprocess: Mapping[str, Any]

@@ -76,7 +76,7 @@ def describe(
             sigmoid output. A run defines its own.
         set: Settings of a recipe or a model, as in ``{"model.alpha": 0.5}``.
         diagram: A ``.svg`` or ``.png`` file to draw the network to.
-        schedule: A ``.svg`` or ``.png`` file to plot the learning rate over the steps to.
+        schedule: A ``.svg`` or ``.png`` file for a plot of the learning rate over the steps.
         steps: The number of steps in an epoch, for `schedule`.
 
     Returns:

@@ -105,9 +105,9 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
     `train --patch` applies; `patch` is applied first, and keeps its lines if it is the same file; `folders` is a folder
     to write, with a link to each image in one folder per class and split, see `write_class_folders`. `options` control
     how sources are read, `input_config` how images are decoded, and `task` is that of ``model.task``: with several
-    labels, a row without one is an image of none of the classes. The images themselves are never modified. Raises
-    `DataError` for a source without images, `OutputError` if a file cannot be written, `UsageError` if `fix` has lines
-    and is not `patch`.
+    labels per image, a row without a label is an image of none of the classes. The images themselves are never
+    modified. Raises `DataError` for a source without images, `OutputError` if a file cannot be written, `UsageError` if
+    `fix` has lines and is not `patch`.
     """
     callback = callback or Callback()
     raise_for_errors((), options.allow_findings)  # rejects unknown kinds
@@ -148,7 +148,7 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
 
 
 def _check_page(path: Path) -> None:
-    """Raise `OutputError` if there is a file that is none of these pages, or a folder."""
+    """Raise `OutputError` if the path is a folder, or a file that is not one of these pages."""
     try:
         with _io.open_regular(path) as file:
             is_page = b'<meta name="generator" content="Sightline">' in file.read(1000)

@@ -24,7 +24,7 @@ from sightline.progress import show_progress
 
 
 class EmbeddingModel(LoadedModel):
-    """A loaded model whose features serve to search, to cluster and to train other models on."""
+    """A loaded model whose features can be used to search, to cluster and to train other models."""
 
     def embed(
         self,
@@ -37,8 +37,8 @@ class EmbeddingModel(LoadedModel):
     ) -> Embeddings:
         """Compute the embedding of each image: the features that the last layer of the network classifies.
 
-        Images that look alike to the model have embeddings in similar directions, so they serve to search, to cluster
-        and to train other models on.
+        Images that look alike to the model have embeddings in similar directions, so they can be used to search, to
+        cluster and to train other models.
 
         Args:
             images: As for `predict`, or a [`Dataset`][sightline.Dataset], whose labels the result then has.
@@ -53,7 +53,7 @@ class EmbeddingModel(LoadedModel):
             reason is in `errors`. `save` writes a file, and `to_frame` makes a DataFrame.
 
         Raises:
-            UsageError: For what is not an image.
+            UsageError: For anything that is not an image.
 
         Example:
             ```python
@@ -74,7 +74,7 @@ class EmbeddingModel(LoadedModel):
         set: Settings = (),
         callback: Callback | None = None,
     ) -> Iterator[Embeddings]:
-        """Yield what `embed` returns in batches, for any number of images: few of them are in memory at once.
+        """Yield what `embed` returns, in batches, for any number of images: only a few are in memory at once.
 
         Args:
             images: As for `embed`; may be a generator.
@@ -107,7 +107,7 @@ class EmbeddingModel(LoadedModel):
         """Find the images that are most similar to each image, by the cosine similarity of their embeddings.
 
         All images of `data` are compared, in parts, so that a million of them fit in memory. An image is not compared
-        with itself, the file of the same path.
+        with itself, that is, with the file of the same path.
 
         Args:
             images: As for `predict`: one image or several.
@@ -150,18 +150,18 @@ class EmbeddingModel(LoadedModel):
         progress: bool = True,
         callback: Callback | None = None,
     ) -> Self:
-        """Return a classifier whose classes are the labels of `reference`, by a vote of the nearest images there.
+        """Return a classifier for the labels of `reference`, in which the nearest images vote.
 
         Nothing is trained, so a class may have five images. The classifier exists in memory only: it cannot be
         exported. A vote is weighted by cosine similarity s as exp(s / 0.07) (Wu et al., 2018); the probabilities are
         fractions of the votes, and are not calibrated.
 
-        Where images of `reference` have several labels, or the model predicts several, each label has a probability of
-        its own: a neighbor votes for all of its labels. A label is predicted from one half of the votes on.
+        If images of `reference` have several labels, or the model predicts several, each label has its own probability:
+        a neighbor votes for all of its labels. A label is predicted with at least half of the votes.
 
         Args:
             reference: Labeled images, or their embeddings: a file that `sightline embed --labeled` wrote, or what
-                `embed` returned. Their embeddings are in memory.
+                `embed` returned. Their embeddings are kept in memory.
             knn: The number of nearest images that vote.
             set: As for `predict`.
             progress: As for `predict`.

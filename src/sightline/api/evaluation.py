@@ -49,7 +49,7 @@ class Evaluation:
         report: All analyses: calibration, abstention, slices, errors.
         label_issues: The likely label errors, the most likely first; None if they were not searched for.
         unchecked_classes: The classes with too few images to check their labels; None if none were checked.
-        tta_views: The number of views of each image that its prediction is the mean of.
+        tta_views: The number of views of each image that its prediction averages.
     """
 
     def __init__(self, report: TaskReport, label_check: LabelCheck | None = None, tta_views: int = 1) -> None:
@@ -74,8 +74,8 @@ class Evaluation:
     def accuracy(self) -> float | None:
         """The fraction of images whose most probable class is the true one, in [0, 1].
 
-        With several labels per image, the fraction of right decisions, one for each image and class. Of masks, the
-        fraction of pixels whose class is predicted, None if no pixel has a class.
+        With several labels per image, the fraction of correct decisions, one for each image and class. For masks, the
+        fraction of pixels whose class is predicted; None if no pixel has a class.
         """
         return self.result.accuracy
 
@@ -99,7 +99,7 @@ class Evaluation:
 
     @property
     def label_issue_counts(self) -> tuple[LabelIssueCount, ...] | None:
-        """How many labels of each class are probably missing and how many probably wrong, the most first.
+        """How many labels of each class are probably missing and how many probably wrong, highest counts first.
 
         None if they were not searched for, or if each image has one label.
         """
@@ -160,7 +160,7 @@ class Evaluation:
 
     @property
     def errors(self) -> RecordList[dict[str, Any]]:
-        """The predictions that are wrong, the most confident first; of masks, all images with a class, worst first."""
+        """The wrong predictions, most confident first; for masks, all images with a class, worst first."""
         if isinstance(self.result, SegmentationResult):
             known = [row for row in self.predictions if row["iou"] is not None]
             return RecordList(sorted(known, key=lambda row: row["iou"]), dict)
@@ -171,7 +171,7 @@ class Evaluation:
         """Return the predictions as a pandas DataFrame.
 
         Returns:
-            A DataFrame with a row for each image and the columns path, label, predicted, probability and correct; of
+            A DataFrame with a row for each image and the columns path, label, predicted, probability and correct; for
             masks path, iou, pixel_accuracy, quality and, with a threshold, decision.
 
         Raises:
@@ -194,7 +194,7 @@ class Evaluation:
 
         Args:
             out: A PNG file to write.
-            percentages: Whether to state percentages of the true class instead of numbers of images.
+            percentages: Whether to show percentages of the true class instead of numbers of images.
 
         Returns:
             The figure, which a notebook shows.
@@ -250,8 +250,8 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
 ) -> Evaluation:
     """Evaluate a model with `evaluate_model`, with test-time augmentation if `tta`, and find label issues.
 
-    `label_issues` is the patch file to write them to, which keeps the lines that it has; images that it keeps are none.
-    Raises `UsageError` for thresholds or label issues with `tta`.
+    `label_issues` is the patch file to add them to; images with a ``keep`` line in it are not reported. Raises
+    `UsageError` for thresholds or label issues with `tta`.
     """
     if tta is not None and tta not in VIEWS:
         names = " or ".join(map(repr, VIEWS))
@@ -294,7 +294,7 @@ def evaluate_model(
     cache: bool = True,
     progress: Progress = no_progress,
 ) -> TaskReport:
-    """Evaluate a classifier as `Classifier.evaluate` does, and how far its predictions can be trusted.
+    """Evaluate a classifier, and how far its predictions can be trusted, as `Classifier.evaluate` does.
 
     `threshold_request` thresholds are fitted on the validation split: the run's or, for a bundle, zip or file, which
     has no images, that of `sources`. They are saved in the run, or in the bundle, zip or file, and evaluated on the

@@ -69,9 +69,10 @@ def explain(
     """Yield one `Explanation` per image, in order; for an unreadable image, one with its `error`.
 
     `predictor` is that of `model`, or its Keras model. `method` is gradcam, gradcam++, occlusion or rise (None: gradcam
-    if it can be computed, else occlusion); `label` is the class to explain (None: the predicted class of each image, of
-    several labels the most probable one, of a mask that of the most pixels). With `out`, a folder, a PNG file per image
-    is written there. Raises `UsageError` for an unknown method or class, `OutputError` if the folder is not writable.
+    if it can be computed, else occlusion); `label` is the class to explain (None: the predicted class of each image;
+    with several labels the most probable one, for a mask the class of the most pixels). With `out`, a folder, a PNG
+    file per image is written there. Raises `UsageError` for an unknown method or class, `OutputError` if the folder is
+    not writable.
     """
     request = _make_request(model, predictor, method, label, seed)
     if out is not None:
@@ -140,8 +141,8 @@ def explain_pixels(
 ) -> Explanation:
     """Return the explanation of one decoded image, without a path and a figure.
 
-    `pixels` [H, W, C] are the model's input; `width` and `height` are the size of the image as displayed. The rest, and
-    what is raised, is as for `explain`.
+    `pixels` [H, W, C] are the model's input; `width` and `height` are the size of the image as displayed. The other
+    arguments and the errors are those of `explain`.
     """
     request = _make_request(model, predictor, method, label)
     probabilities = predictor.probabilities(pixels[None])

@@ -41,7 +41,7 @@ class ExportResult:
         path: The file or folder; None if it exceeded the tolerance and was discarded.
         format: The format, such as ``"onnx"``.
         precision: The precision, such as ``"int8"``.
-        images_description: The images that it was compared with the model on.
+        images_description: The images on which it was compared with the model.
         parity: How far its probabilities are from the model's, its size and its speed.
         tolerance: The limits that the parity must meet.
         float_layers: The layers that int8 left in float.

@@ -21,7 +21,7 @@ from sightline.tasks.protocol import find_task
 
 
 def check_settings(config: RunConfig, *, has_hosts: bool) -> None:
-    """Raise `UsageError` for settings that do not go with folds."""
+    """Raise `UsageError` for settings that cannot be combined with folds."""
     count, fold = config.split.folds, config.split.fold
     if count == 1 or (fold is not None and fold >= count):
         raise UsageError(

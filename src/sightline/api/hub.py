@@ -111,8 +111,8 @@ def push(
         model: A run that has a bundle, a bundle, or the path of either.
         target: The model on the Hub, as ``"hf:USER/NAME"``; it is created if it does not exist.
         license: The license for the model card, such as ``"apache-2.0"`` or ``"cc-by-4.0"``; by default ``"other"``.
-        public: Whether a new model may be seen by everybody; needed, too, for one that is public already.
-        include_images: Whether to upload the reference examples, by which whoever loads the bundle verifies it, and the
+        public: Whether everybody may see a new model; must be true, too, for one that is already public.
+        include_images: Whether to upload the reference examples, which verify the bundle when it is loaded, and the
             features of validation images, with which `watch` compares others.
         dry_run: Whether to return what would be uploaded, without connecting to anything.
         progress: Whether to show progress on standard error.
@@ -282,7 +282,7 @@ def _check_size(name: str, sizes: Mapping[str, int | None], limit: int) -> int:
 
 @contextmanager
 def _make_folder(dest: Path) -> Iterator[Path]:
-    """Yield a temporary folder next to `dest`, where a killed pull to `dest` leaves none; raises `OutputError`."""
+    """Yield a temporary folder next to `dest`, and remove those of killed pulls to `dest`; raises `OutputError`."""
     prefix = f".part-{dest.name[:MAX_STEM]}-"
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
@@ -307,7 +307,7 @@ class _Hub:
 
     @contextmanager
     def _explain_errors(self, repository: str) -> Iterator[None]:
-        """Turn what the library raises in the block, for whatever is wrong, into one sentence."""
+        """Turn any error that the library raises in the block into one sentence."""
         try:
             yield
         except Exception as error:
@@ -356,7 +356,7 @@ class _Hub:
 
 @contextmanager
 def _open_hub(error_type: type[SightlineError]) -> Iterator[_Hub]:
-    """Yield the Hub, without progress bars of its own; its errors are of `error_type`, each one sentence."""
+    """Yield the Hub, without its own progress bars; its errors are of `error_type`, each one sentence."""
     library = import_huggingface_hub(PURPOSE)
     errors, utils = require("huggingface_hub.errors", PURPOSE), require("huggingface_hub.utils", PURPOSE)
     shows_bars = not utils.are_progress_bars_disabled()

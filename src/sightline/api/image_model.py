@@ -30,7 +30,7 @@ from sightline.progress import show_progress
 
 
 class ImageModel(EmbeddingModel):
-    """A loaded model and what it predicts, without a training framework if it is a bundle."""
+    """A loaded model and its predictions; for a bundle, no training framework is needed."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class ImageModel(EmbeddingModel):
                 probability is then the fraction of their votes, weighted by similarity.
             reference: The labeled images of `knn`, or their embeddings: a file, or what `embed` returned.
             set: Limits on files and archives, the settings ``data.limits`` of the [reference](reference.md):
-                ``{"data.limits.file_mb": 512}`` raises that on the size of an image file, in MiB.
+                ``{"data.limits.file_mb": 512}`` raises the limit on the size of an image file, in MiB.
             progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 
@@ -73,7 +73,7 @@ class ImageModel(EmbeddingModel):
             its `error` is set. `to_frame` makes a DataFrame of them.
 
         Raises:
-            UsageError: For what is not an image, e.g. an array of fractions.
+            UsageError: For anything that is not an image, e.g. an array of fractions.
             DataError: If `reference` has no labels, or its embeddings are those of another model.
 
         Example:
@@ -98,7 +98,7 @@ class ImageModel(EmbeddingModel):
         set: Settings = (),
         callback: Callback | None = None,
     ) -> Iterator[Prediction]:
-        """Yield what `predict` returns as it is ready, for any number of images: few of them are in memory at once.
+        """Yield each result of `predict` once it is ready, for any number of images: only a few are in memory at once.
 
         Args:
             images: As for `predict`; may be a generator.
@@ -146,36 +146,36 @@ class ImageModel(EmbeddingModel):
         progress: bool = True,
         callback: Callback | None = None,
     ) -> PredictionFiles:
-        """Predict any number of images into a folder of Parquet files, which can be resumed and divided.
+        """Write predictions for any number of images to a folder of Parquet files; the work can be resumed and divided.
 
-        Each file is a part: the predictions of a number of consecutive images. It is written atomically, so that a
-        process that is killed at any time loses less than a part: the same call goes on where it stopped. Several
-        processes may write parts of one folder at once, each with its `shard`; the files do not depend on their
-        number. pandas, pyarrow, DuckDB and Spark read the folder as one table.
+        Each file is a part: the predictions for a number of consecutive images. It is written atomically, so a process
+        that is killed loses less than one part, and the same call continues where it stopped. Several processes may
+        write to one folder at once, each with its own `shard`; the files do not depend on the number of processes.
+        pandas, pyarrow, DuckDB and Spark read the folder as one table.
 
         Args:
             images: As for `predict`, in the same order each time; may be a generator. A folder is listed while its
                 images are predicted.
-            out: The folder to write, whose name ends with ``.parquet``; also at an address such as
+            out: The folder to write, whose name ends with ``.parquet``; it may be at an address such as
                 ``s3://bucket/labels.parquet``.
             top: The number of classes in each row, the most probable ones first.
             probabilities: Whether each row has the probabilities of all classes, in the order of `classes`.
-            shard: ``"0/4"`` to ``"3/4"`` predict a fourth of the parts each; None predicts all.
-            rows_per_part: The number of images of a part, rounded up to whole batches; None is 1,024.
-            engine: ``"ray"`` predicts with the workers of a Ray cluster, which this process feeds, into the same files.
-                They need the paths of `images`, or their addresses; arrays are refused.
+            shard: ``"0/4"`` to ``"3/4"`` predict a quarter of the parts each; None predicts all.
+            rows_per_part: The number of images in a part, rounded up to whole batches; None means 1,024.
+            engine: ``"ray"`` predicts on the workers of a Ray cluster, which this process feeds, and writes the same
+                files. `images` must then be paths or addresses; arrays are refused.
             ray_address: The cluster, as ``HOST:PORT``, or ``auto`` for the one that runs on this machine; None uses
-                ``RAY_ADDRESS``, or else starts one of this machine's cores.
+                ``RAY_ADDRESS``, or else starts one on this machine's cores.
             set: As for `predict`.
             progress: Whether to show progress on standard error.
             callback: Receives the progress in place of the display.
 
         Returns:
-            The numbers of images and of those that could not be read, and whether the parts of all shards are there.
+            The number of images, how many could not be read, and whether the parts of all shards are there.
 
         Raises:
-            OutputError: If `out` is anything else, or was written by another model or with other options.
-            DataError: If a part that exists holds other images than those at its place in `images`.
+            OutputError: If `out` is not such a folder, or was written by another model or with other options.
+            DataError: If an existing part holds images other than those at its place in `images`.
             HostError: If there is no Ray cluster, or a worker does not see the images.
 
         Example:
@@ -206,12 +206,12 @@ class ImageModel(EmbeddingModel):
             callback: As for `predict`.
 
         Returns:
-            float32 [N, K], in the order of `classes`. Each row sums to 1, unless an image may have several labels: then
-            each class has a probability of its own.
+            float32 [N, K], in the order of `classes`. Each row sums to 1, unless images may have several labels: then
+            each class has its own probability.
 
         Raises:
             DataError: If an image cannot be read; `predict` states its error instead.
-            UsageError: For what is not an image.
+            UsageError: For anything that is not an image.
         """
         column = {label: k for k, label in enumerate(self.classes)}
         rows = []
@@ -230,8 +230,8 @@ class ImageModel(EmbeddingModel):
     def score(self, images: ImageLike | Iterable[ImageLike], y: Sequence[Any] | NDArray[Any]) -> float:
         """Return the accuracy on labeled images, as scikit-learn's classifiers do.
 
-        The predicted class is the most probable one. [`evaluate`][sightline.Classifier.evaluate] has an interval and
-        much more.
+        The predicted class is the most probable one. [`evaluate`][sightline.Classifier.evaluate] reports an interval
+        and much more.
 
         Args:
             images: As for `predict`.
@@ -264,12 +264,12 @@ class ImageModel(EmbeddingModel):
 
         Args:
             images: As for `predict`.
-            out: A folder to write each mask to, as ``<name>.png``, an indexed PNG whose values are the positions in
-                `classes`, and its colors over the image, of at most 4096 pixels on the longer side, as
-                ``<name>.overlay.png``. Files that Sightline wrote are replaced, others never.
-            tile: Predict images of any size in overlapping tiles of the size that the network takes, cut from the
-                image at this scale: 1 is its full resolution, 0 resizes the whole image instead. None is what
-                ``input.tile`` was in training, by default 0.
+            out: A folder for two files per image: ``<name>.png`` is the mask, an indexed PNG whose values are positions
+                in `classes`; ``<name>.overlay.png`` shows its colors over the image, with at most 4096 pixels on the
+                longer side. Only files that Sightline wrote are replaced.
+            tile: Predict images of any size in overlapping tiles of the size that the network takes, cut from the image
+                at this scale: 1 is its full resolution, 0 resizes the whole image instead. None takes the
+                ``input.tile`` of the training, by default 0.
             set: As for `predict`.
             progress: As for `predict`.
             callback: As for `predict`.
@@ -303,7 +303,7 @@ class ImageModel(EmbeddingModel):
         set: Settings = (),
         callback: Callback | None = None,
     ) -> Iterator[MaskPrediction]:
-        """Yield what `predict_masks` returns as it is ready, for any number of images: few are in memory at once.
+        """Yield each mask of `predict_masks` once it is ready, for any number of images: few are in memory at once.
 
         Args:
             images: As for `predict`; may be a generator.

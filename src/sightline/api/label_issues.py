@@ -42,8 +42,8 @@ def find_label_issues(
 
     Adds a line for each to the patch (JSON lines: action, path, sha256, label, to, reason), worst first, unless the
     patch corrects the image already, and saves the list in the run, unless images are missing. Images that the patch,
-    or that of the run, keeps with the same content and label are no label errors; the patch takes these lines over.
-    Raises `DataError` if the run's images are unavailable, `MissingImagesError` if some are missing, unless
+    or the run's own patch, keeps with the same content and label are not reported; such lines of the run's patch are
+    copied. Raises `DataError` if the run's images are unavailable, `MissingImagesError` if some are missing, unless
     `allow_missing`.
     """
     records: list[ImageRecord] = []

@@ -63,7 +63,7 @@ class LearningCurveReport:
         name: The data set.
         network: The network whose features the heads were trained on.
         curve: The measured points, the fitted power law, and the predicted gains.
-        notes: What limits the statements, one sentence each.
+        notes: The limitations of these results, one sentence each.
         figure: The path of the figure, None without one.
     """
 
@@ -176,8 +176,8 @@ def learning_curve(
 
     Args:
         data: A [`Dataset`][sightline.Dataset], or paths and names of data sets.
-        more: Numbers of additional labels, or images if they have several, to predict the gain of; by default a quarter
-            of the present ones, and as many again.
+        more: Numbers of additional labels (images, if each has several labels) to predict the gain of; by default a
+            quarter of the present number, and the same number again.
         recipe: The recipe whose pretrained network computes the features.
         figure: A PNG file to write.
         seed: Chooses the images of the subsets.

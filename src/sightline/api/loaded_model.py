@@ -34,7 +34,7 @@ from sightline.tasks.protocol import Task, find_task
 
 
 class LoadedModel:
-    """A model with where it comes from: `run` if it is a run's, `manifest` if it is a bundle's or an export's."""
+    """A model and where it comes from: `run` if it is a run's, `manifest` if it is a bundle's or an export's."""
 
     def __init_subclass__(cls) -> None:
         check_method_types(cls)
@@ -64,7 +64,7 @@ class LoadedModel:
     def check_run_unchanged(self) -> None:
         """Raise `ModelError` if the run is being trained, or has other weights than this model that was loaded from it.
 
-        What is measured with this model would be stored as that of another one. Raises `OutputError` if nothing can be
+        Otherwise, results of this model would be stored as those of another one. Raises `OutputError` if nothing can be
         stored in the run.
         """
         if self.run is None or self._run_weights is None:

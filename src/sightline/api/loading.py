@@ -49,12 +49,13 @@ def load(
             EfficientNet-Lite0 with its published weights, a bundle that is built in the cache on first use.
         engine: ``onnx`` predicts with the bundle of a run, in ONNX Runtime, if it has one. ``keras`` predicts with
             its Keras model, which has gradients.
-        threads: The number of threads in which a bundle or an exported file computes; 0: one for each core.
-        device: ``gpu`` runs a bundle on a GPU, for which the package ``onnxruntime-gpu`` must take the place of
-            ``onnxruntime``: its probabilities are compared with those of the CPU first, within the limits of an export.
-            ``auto`` does so if there is a GPU and a batch takes no longer on it, and uses the CPU otherwise. By
-            default, a bundle runs on the CPU, and a Keras model where Keras computes.
-        progress: Whether to say on standard error what takes seconds: building ``imagenet``, and loading a Keras model.
+        threads: The number of threads for a bundle or an exported file; 0 means one for each core.
+        device: ``gpu`` runs a bundle on a GPU, which needs the package ``onnxruntime-gpu`` in place of ``onnxruntime``.
+            Its probabilities are first compared with those of the CPU, within the limits of an export. ``auto`` does so
+            if there is a GPU and a batch takes no longer on it, and uses the CPU otherwise. By default, a bundle runs
+            on the CPU, and a Keras model where Keras computes.
+        progress: Whether to report on standard error what takes seconds: building ``imagenet``, and loading a Keras
+            model.
         callback: Receives these messages in place of the display.
 
     Returns:
@@ -67,7 +68,7 @@ def load(
 
     Warning:
         Operations of a SavedModel or a LiteRT file that do more than compute are refused, but the memory and time that
-        such a file takes are not limited: load only those of people whom you trust.
+        such a file takes are not limited: load such files only from people you trust.
     """
     if engine not in get_args(Engine):
         raise UsageError(f"There is no engine {engine!r}.{suggest(engine, get_args(Engine))}")
@@ -173,7 +174,7 @@ def _models_in(folder: Path) -> list[Path]:
 
 
 def _holds_images(folder: Path) -> bool:
-    """Tell whether images are in a folder or two levels below, as in ``train/cat``."""
+    """Return whether images are in a folder or two levels below, as in ``train/cat``."""
     try:
         return any(
             is_image_name(p.name) for pattern in ("*", "*/*", "*/*/*") for p in islice(folder.glob(pattern), 1000)

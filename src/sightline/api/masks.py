@@ -86,7 +86,7 @@ def _write_each(
 def choose_name(path: str, taken: dict[str, int]) -> str:
     """Return the name of the files of an image without their suffix, and add it to those that are `taken`.
 
-    `taken` has the last number of each name, in lower case: some file systems make no difference.
+    `taken` has the last number of each name, in lower case: some file systems ignore case.
 
     >>> taken: dict[str, int] = {}
     >>> [choose_name(path, taken) for path in ("a/1.jpg", "b/1.jpg", "[0]", "a/X.jpg", "b/x.jpg")]

@@ -45,9 +45,9 @@ class OutputReader:
     cache: bool
 
     def load(self, images: LabeledImages, split: Split | None) -> tuple[LabeledSubset, ModelOutputs]:
-        """Return the images of a split and the outputs for them, for validation images of the run those stored with it.
+        """Return the images of a split and their outputs; for validation images of the run, those stored with it.
 
-        They are stored where the model was trained on them afterwards.
+        Outputs are stored if the model was trained on the validation images afterwards.
         """
         if images.is_own and (split == "validation" or (split is None and not self._has_test)):
             if self.is_folded:

@@ -67,9 +67,9 @@ def merge_settings(
     column: Settings | None,
     allow: Sequence[str],
 ) -> list[str]:
-    """Return the assignments of a command, the later of which override the earlier ones.
+    """Return the assignments of a command; later ones override earlier ones.
 
-    Those of a data set come first, then `shortcuts`, settings by name of which None is no setting, and then the options
+    Those of a data set come first, then `shortcuts` (settings by name, where None sets nothing), and then the options
     `set`, `column` and `allow`. Raises `UsageError` as `to_assignments` and `data_assignments` do.
     """
     chosen = {key: value for key, value in shortcuts.items() if value is not None}

@@ -44,7 +44,7 @@ class RecordList(UserList[T]):
         return RecordList([*other, *self.data], self._to_row)
 
     def __mul__(self, count: int) -> RecordList[T]:
-        """Return the values as often as `count` says."""
+        """Return the values repeated `count` times."""
         return RecordList(self.data * count, self._to_row)
 
     __rmul__ = __mul__

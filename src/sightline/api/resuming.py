@@ -49,8 +49,8 @@ def resume(
     `sources`: the same images at another location, or the arrays that the run was started with. `hosts`: as many as
     the run was started with, see `train`; the run directory is on host 0.
 
-    Raises `ModelError` if `path` is not a run or cannot be extended for lack of a checkpoint, `UsageError` if a run to
-    extend is incomplete or has more epochs already, `OutputError` if another process is writing the run, `DataError`
+    Raises `ModelError` if `path` is not a run or cannot be extended because it has no checkpoint, `UsageError` if a run
+    to extend is incomplete or has more epochs already, `OutputError` if another process is writing the run, `DataError`
     if the images have changed, and whatever `train` raises.
     """
     start_time = time.perf_counter()

@@ -82,14 +82,15 @@ def train(
     Args:
         data: A [`Dataset`][sightline.Dataset], or paths and names of data sets.
         recipe: The name of a recipe; ``auto`` chooses one that suits the images.
-        effort: How much training time to spend on accuracy, with a transfer recipe: ``"fast"`` trains the head alone,
-            ``"balanced"``, the default, also the last layers, on augmented views of images; ``"best"`` more of both.
-        time_limit: The time that the training may take in all, such as ``"10m"``, ``"90s"`` or ``"1h30m"``. The epochs
-            that do not fit are left out, and the result says what more time would probably bring.
+        effort: How much training time to spend on accuracy, with a transfer recipe: ``"fast"`` trains only the head;
+            ``"balanced"``, the default, also trains the last layers, on augmented views of images; ``"best"`` trains
+            more layers on more views.
+        time_limit: The total time that the training may take, such as ``"10m"``, ``"90s"`` or ``"1h30m"``. Epochs that
+            do not fit are left out, and the result says what more time would probably bring.
         folds: The number of folds of a cross-validation: each image is predicted by a model that was not trained on its
-            fold, which gives metrics over all images, and then the final model is trained on all of them.
-        out: The run directory, by default ``runs/<recipe>-<data>-<n>``. It must not exist or be empty, unless it is a
-            complete run with the same settings, which is then evaluated again, or `force` is true.
+            fold, which gives metrics over all images. The final model is then trained on all of them.
+        out: The run directory, by default ``runs/<recipe>-<data>-<n>``. It must be empty or not exist, unless `force`
+            is true or it is a complete run with the same settings, which is then evaluated again.
         config: A TOML file of settings that override the recipe's.
         set: Settings that override both, as in ``{"train.optimizer.name": "adamw"}`` or
             ``["train.optimizer.name=adamw"]``. The [reference](reference.md) lists them all.
@@ -105,22 +106,22 @@ def train(
         cache: Whether to keep decoded images on disk for the next training.
         deterministic: Whether to fail on nondeterministic operations.
         devices: The number of devices of this host to train on, or ``all``; by default 1.
-        track: Where the settings, metrics and files of the run are also written to: ``"tensorboard"`` (the default, in
-            the run), ``"mlflow"`` or ``"wandb"``, or several of them, or ``[]``; see [Tracking](tracking.md).
-        hosts: The number of processes that train together, or ``auto``. Each calls `train` with the same arguments
-            but its own `rank`, and only that of rank 0 writes the run; see [Scaling](scaling.md).
+        track: Where else to write the settings, metrics and files of the run: ``"tensorboard"`` (the default, in the
+            run), ``"mlflow"`` or ``"wandb"``, or several of them, or ``[]``; see [Tracking](tracking.md).
+        hosts: The number of processes that train together, or ``auto``. Each calls `train` with the same arguments but
+            its own `rank`, and only rank 0 writes the run; see [Scaling](scaling.md).
         coordinator: The address and port at which rank 0 waits for the others.
         rank: The rank of this process, from 0.
         engine: ``"ray"`` trains on the workers of a Ray cluster, in place of `hosts`; see
             [Scaling](scaling.md#training-on-a-ray-cluster).
         num_workers: The number of workers that train together on the Ray cluster; by default 1.
         cpus_per_worker: The number of CPUs that each worker reserves there; by default 1. If the cluster has GPUs, each
-            reserves `devices` of them, too.
-        ray_address: The address of the Ray cluster, ``HOST:PORT`` or ``auto``; by default a cluster of this machine
+            also reserves `devices` of them.
+        ray_address: The address of the Ray cluster, ``HOST:PORT`` or ``auto``; by default a cluster on this machine
             alone.
         force: Whether to replace the run at `out`.
-        progress: Whether to show progress on standard error: a bar, or where standard error is a file, a line
-            for each epoch.
+        progress: Whether to show progress on standard error: a bar, or a line for each epoch if standard error is a
+            file.
         callback: Receives the progress events in place of the display.
 
     Returns:
@@ -172,7 +173,7 @@ def train(
 
 @check_method_types
 class Run:
-    """A training and everything that it wrote; in a notebook it shows its report.
+    """A training run and everything that it wrote; in a notebook it shows its report.
 
     [`train`][sightline.train] returns one, and ``Run(path)`` opens an earlier one, complete or not.
 
@@ -192,7 +193,7 @@ class Run:
         Args:
             path: The run directory.
             result: The result of the training, if it is known already.
-            data: What it was trained on; needed again only if that is in memory.
+            data: What it was trained on; needed only if that is in memory.
 
         Raises:
             ModelError: If `path` is not a run.
@@ -204,7 +205,7 @@ class Run:
 
     @property
     def directory(self) -> RunDirectory:
-        """The files of the run; raises `ModelError` if it is not at `path` any more."""
+        """The files of the run; raises `ModelError` if it is no longer at `path`."""
         return RunDirectory.open(self.path)
 
     @property
@@ -274,7 +275,7 @@ class Run:
     ) -> Run:
         """Continue an interrupted run, or train a complete one further.
 
-        The weights are those of a run that was not interrupted, bit for bit.
+        The weights equal those of an uninterrupted run, bit for bit.
 
         Args:
             data: The images of the run, if they have moved or are in memory.
@@ -285,7 +286,7 @@ class Run:
             engine: ``"ray"`` trains on the workers of a Ray cluster, in place of `hosts`.
             num_workers: The number of workers, by default the number of hosts that the run was started with.
             cpus_per_worker: The number of CPUs that each worker reserves; by default 1.
-            ray_address: The address of the Ray cluster; by default a cluster of this machine alone.
+            ray_address: The address of the Ray cluster; by default a cluster on this machine alone.
             progress: Whether to show progress on standard error.
             callback: Receives the progress events in place of the display.
 

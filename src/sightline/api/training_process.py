@@ -71,10 +71,10 @@ def run_in_subprocess(
     """Run a function of `api`, ``"train"`` or ``"resume"``, in a new process, and return or raise its outcome.
 
     `on_event` receives the name of each method of `Callback` that is called there, and its arguments; `on_step_end`
-    comes a few times a second, and what is returned for `on_epoch_end`, unless None, is why to stop. `folder` is the
-    working directory, by default that of this process; `on_start` receives the new process. In the command line's own
-    process, Ctrl-C and SIGTERM are forwarded: the first saves a checkpoint and stops, the second stops immediately, the
-    third kills the child. Elsewhere a `KeyboardInterrupt` stops it too.
+    comes a few times a second, and a value other than None that is returned for `on_epoch_end` is the reason to stop.
+    `folder` is the working directory, by default that of this process; `on_start` receives the new process. In the
+    command line's own process, Ctrl-C and SIGTERM are forwarded: the first saves a checkpoint and stops, the second
+    stops immediately, the third kills the child. Elsewhere a `KeyboardInterrupt` stops it too.
 
     Raises `ProcessError` if the process ends without an outcome, `UsageError` if an option cannot be pickled.
     """

@@ -41,7 +41,7 @@ MAY_HAVE_DROPPED = (
 class ImageToLabel:
     """An image that is worth a label: its id in the log, its time (UTC), and what was predicted.
 
-    Of a mask, `label` is the class with the largest mean `probability`, and `quality` the expected IoU.
+    For a mask, `label` is the class with the largest mean `probability`, and `quality` the expected IoU.
     """
 
     id: str
@@ -51,13 +51,13 @@ class ImageToLabel:
     quality: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values, the quality only of a mask."""
+        """Return the fields as JSON values, the quality only for a mask."""
         return jsonio.fields_to_dict(self, skip=["quality"] if self.quality is None else [])
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class WatchReport:
-    """What the log of a server shows, which a notebook shows as a table.
+    """What the log of a server shows; in a notebook it is shown as a table.
 
     Attributes:
         log: The log.
@@ -71,7 +71,7 @@ class WatchReport:
         mask_iou: The estimated mean IoU of the masks of these images; None for other models.
         micro_f1: The estimated micro F1 of these images, if they may have several labels; None for other models.
         label_first: The images to label first, of these images.
-        notes: What limits the statements, one sentence each.
+        notes: The limitations of these results, one sentence each.
         figure: The path of the figure, None without one.
     """
 

@@ -57,7 +57,7 @@ class Metric:
     classes: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values; `classes` only of a mean over classes."""
+        """Return the fields as JSON values; `classes` only for a mean over classes."""
         return jsonio.fields_to_dict(self, skip=["classes"] if self.classes is None else [])
 
     def __repr__(self) -> str:
@@ -78,12 +78,11 @@ class Metric:
 class TaskResult:
     """What the evaluation of any task returns: its metrics on labeled images.
 
-    `accuracy` and `loss` are None where they are not defined: of masks none of whose pixels has a class.
+    `accuracy` and `loss` are None where they are not defined: for masks in which no pixel has a class.
 
-    `probabilities` are float32 [N, K], `labels` [N, ...] as the task encodes them. `metrics` holds all metrics by name
-    that have no field of their own. `groups` is the number of groups that their intervals resample, None if each image
-    is on its own. `leaked` and the fields after it relate the images to those of the run, see
-    `LabeledSubset`.
+    `probabilities` are float32 [N, K], `labels` [N, ...] as the task encodes them. `metrics` holds, by name, all
+    metrics without a field of their own. `groups` is the number of groups that their intervals resample; None if images
+    are independent. `leaked` and the fields after it relate the images to those of the run, see `LabeledSubset`.
     """
 
     classes: tuple[str, ...]
@@ -105,7 +104,7 @@ class TaskResult:
     overlap: TrainingOverlap | None = None
 
     headlines: ClassVar[tuple[str, ...]] = ()
-    """The `metrics` that a run states first, besides the accuracy."""
+    """The `metrics` that a run reports first, beside the accuracy."""
 
     @property
     def untested_classes(self) -> tuple[str, ...]:

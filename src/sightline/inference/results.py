@@ -29,37 +29,38 @@ class ClassProbability:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """When to abstain, fitted on the validation split and stored with the model; None for what was not requested.
+    """When to abstain: limits fitted on the validation split and stored with the model; None for those not requested.
 
     Attributes:
         count: The number of validation images.
         target_precision: The requested precision of the images that are classified.
-        confidence: The smallest probability with which a class, of a hierarchical model any in the tree, is predicted,
-            to reach `target_precision`.
-        selective_coverage: The fraction of the validation images that are classified then.
+        confidence: The smallest probability at which a class (of a hierarchical model, any class in the tree) is
+            predicted, to reach `target_precision`.
+        selective_coverage: The fraction of the validation images that are then classified.
         coverage: The requested probability that a prediction set contains the true class.
         conformal_quantile: The largest nonconformity score of a class in a prediction set, to reach `coverage`.
         conformal: The nonconformity score: lac (Sadinle et al., 2019), or contiguous, which is that of the highest
             probabilities from which a class of several in order is reached, so that sets have no gaps.
-        ood: The out-of-distribution score: energy (Liu et al., 2020), or where an image may have several labels
-            joint_energy (Wang et al., 2021).
+        ood: The out-of-distribution score: energy (Liu et al., 2020), or joint_energy (Wang et al., 2021) where an
+            image may have several labels.
         ood_limit: The score above which an image is out of distribution.
         rate: Whether the threshold of the positive class was chosen for its sensitivity or its specificity.
         target_rate: The requested sensitivity or specificity.
         positive: The positive one of two classes.
-        positive_threshold: The smallest probability with which `positive` is predicted. It excludes a confidence and
-            prediction sets.
-        labels: The smallest probability with which each class is predicted, where an image may have several; None for
-            a class that is never predicted.
+        positive_threshold: The smallest probability at which `positive` is predicted. It cannot be combined with a
+            confidence or prediction sets.
+        labels: The smallest probability at which each class is predicted, where an image may have several; None for a
+            class that is never predicted.
         label_target: What `labels` were chosen for: the highest F1 of each class, `target_precision` or
             `target_recall`.
-        absent: The largest probability with which each class is taken to be absent, to reach `target_precision`; None
-            for never. Between the two thresholds of a class the model abstains.
+        absent: The largest probability at which each class is taken to be absent, to reach `target_precision`; None for
+            never. Between the two thresholds of a class the model abstains.
         target_recall: The requested recall of each class.
         target_fnr: The requested false-negative rate of label sets.
         set_threshold: The smallest probability of a class in a label set, to reach `target_fnr`.
-        min_iou: The smallest IoU of a mask that counts as right for `target_precision`, where each pixel has a class.
-        quality: The smallest expected IoU with which a mask is accepted, to reach `target_precision`; None for never.
+        min_iou: The smallest IoU at which a mask counts as correct for `target_precision`, where each pixel has a
+            class.
+        quality: The smallest expected IoU at which a mask is accepted, to reach `target_precision`; None for never.
     """
 
     count: int
@@ -129,9 +130,9 @@ class ThresholdRequest:
     """The targets of thresholds, as `evaluation.selective`, `conformal` and `binary` fit them.
 
     `positive` is the positive class of two; "" chooses it by name, see `evaluation.binary.choose_positive_class`.
-    `recall` and `fnr`, a false-negative rate, are those of several labels, see `evaluation.label_thresholds`. Of masks,
+    `recall` and `fnr`, a false-negative rate, are for several labels; see `evaluation.label_thresholds`. For masks,
     `target_precision` is the fraction of accepted ones with an IoU of at least `min_iou`, see
-    `evaluation.mask_decisions`. With `reset`, targets of earlier requests no longer hold.
+    `evaluation.mask_decisions`. With `reset`, targets of earlier requests no longer apply.
     """
 
     target_precision: float | None = None
@@ -202,9 +203,9 @@ class Decision:
     """The decision for a prediction.
 
     Attributes:
-        decision: ``"class"``, ``"set"`` or ``"abstain"``; of a multi-label model ``"labels"``, or ``"abstain"`` for an
-            image that is out of distribution; of a model of masks ``"mask"`` or ``"abstain"``; of a hierarchical model
-            ``"class"``, ``"ancestor"`` for a class above others, or ``"abstain"``.
+        decision: ``"class"``, ``"set"`` or ``"abstain"``; for a multi-label model ``"labels"``, or ``"abstain"`` for an
+            image that is out of distribution; for a model of masks ``"mask"`` or ``"abstain"``; for a hierarchical
+            model ``"class"``, ``"ancestor"`` for a class above others, or ``"abstain"``.
         set: The prediction set, the most probable class first; None without prediction sets.
         ood_score: The out-of-distribution score: higher is more unusual. None for a mask.
     """
@@ -227,18 +228,18 @@ class Prediction:
         decision: What the thresholds of the model decide: to return the class, to return a set of classes, or to
             abstain. None for a model without thresholds.
         labels: The predicted classes of a multi-label model, the most probable first; None for any other model. `label`
-            has them as a manifest does, sorted and joined by ``;``, and `probability` is the smallest of theirs.
+            has them as a manifest does, sorted and joined by ``;``, and `probability` is their smallest.
         undecided: The classes about which a multi-label model with a target precision abstains, the most probable
             first; None without one.
         label_set: The label set of a multi-label model with a target false-negative rate, the most probable class
             first; None without one.
         quality: The expected IoU of the predicted mask with the true one, in [0, 1]; None for any other model.
-        node: The class of the tree that a hierarchical model predicts, as its path: `label` or one above it, or above
-            another class; None if it abstains, and for any other model.
+        node: The class of the tree that a hierarchical model predicts, as its path: `label`, or a class above it or
+            above another one; None if it abstains, and for any other model.
         node_probability: The probability of `node`, the sum of those of the classes below it.
         levels: The classes on the path to `label`, from the top, with their probabilities; None for any other model.
-        expected_grade: The mean of an ordinal model's grades, each weighted by its probability: of grades named by
-            consecutive numbers their numbers, of others their positions from 0. None for any other model.
+        expected_grade: The mean of an ordinal model's grades, each weighted by its probability. Grades named by
+            consecutive numbers count as these numbers, others as their positions from 0. None for any other model.
     """
 
     path: str
@@ -257,7 +258,7 @@ class Prediction:
     expected_grade: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, those of the decision beside the others, as JSON values; of an error only its reason."""
+        """Return the fields as JSON values, those of the decision at the same level; for an error, only its reason."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         optional = ("labels", "undecided", "label_set", "quality", "expected_grade")

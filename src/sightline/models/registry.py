@@ -337,8 +337,8 @@ def register_model(
 ) -> Callable[[F], F]:
     """Register the decorated function as the backbone of a model.
 
-    The function takes the normalized pixels, a symbolic tensor [N, H, W, C], and returns feature maps [N, H', W',
-    C'], by layers of Keras alone. See [Extending](extending.md).
+    The function takes the normalized pixels, a symbolic tensor [N, H, W, C], and returns feature maps [N, H', W', C'],
+    by Keras layers alone. See [Extending](extending.md).
 
     Args:
         name: The name of the model.

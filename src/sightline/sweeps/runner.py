@@ -81,13 +81,13 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
             ``study.db`` in the folder.
         column: The columns of a table, as in ``{"label": "breed"}``.
         allow: Kinds of data errors to accept.
-        set: Settings of all trials, as in ``{"data.class_level": 2}``; none that the search space varies.
+        set: Settings of all trials, as in ``{"data.class_level": 2}``, except those that the search space varies.
         cache: Whether to keep decoded images on disk.
         engine: ``"ray"`` trains the trials on the workers of a Ray cluster; see [Sweeps](sweeps.md#on-a-ray-cluster).
         num_workers: The number of trials at a time on the Ray cluster; by default 1.
-        cpus_per_worker: The number of CPUs that each trial reserves there, and of its threads; by default 1. If the
-            cluster has GPUs, each trial reserves one.
-        ray_address: The address of the Ray cluster, ``HOST:PORT`` or ``auto``; by default a cluster of this machine
+        cpus_per_worker: The number of CPUs that each trial reserves there, which is also its number of threads; by
+            default 1. If the cluster has GPUs, each trial reserves one.
+        ray_address: The address of the Ray cluster, ``HOST:PORT`` or ``auto``; by default a cluster on this machine
             alone.
         progress: Whether to show progress on standard error.
         callback: Receives the progress events in place of the display.

@@ -60,7 +60,7 @@ class Objective(Protocol):
     def build_accuracy(self) -> Any:
         """Return the Keras metric of logits against targets that is called ``categorical_accuracy``.
 
-        A `keras.Metric`, whose variables exist: a name or a function makes TensorFlow trace the first step twice.
+        It is a `keras.Metric` whose variables exist: a name or a function makes TensorFlow trace the first step twice.
         """
 
 
@@ -86,10 +86,10 @@ class LossGradient(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EvaluationInputs:
-    """What an evaluation of the images `labeled` is made from: the `outputs` for them, and those of validation images.
+    """The inputs of an evaluation: the images `labeled`, the `outputs` for them, and those for validation images.
 
-    `split` is its name, and `validation_split` that of the latter: ``out-of-fold`` with folds. `thresholds` are those
-    of the model, fitted for `threshold_request` if that asks for any.
+    `split` is the name of the evaluated split, `validation_split` that of the validation images: ``out-of-fold`` with
+    folds. `thresholds` are those of the model, fitted for `threshold_request` if that asks for any.
     """
 
     classes: tuple[str, ...]
@@ -121,7 +121,7 @@ class Task(ABC):
     sections: ClassVar[tuple[str, ...]]
     """The sections of a run's report that depend on the task, by the names in its template."""
     supports_folds: ClassVar[bool] = False
-    """Whether `train --folds` can train it, for which `deactivate` is defined, but for masks."""
+    """Whether `train --folds` can train it, for which `deactivate` is defined, except for masks."""
     supports_ood: ClassVar[bool] = False
     """Whether `evaluate --ood` can evaluate it, for which `compute_energy` is defined."""
     has_calibrated_loss: ClassVar[bool] = False
@@ -132,11 +132,11 @@ class Task(ABC):
     """The methods of `compress` that cannot be used, and why: a clause for each."""
 
     def check_settings(self, config: RunConfig) -> None:
-        """Raise `UsageError` for settings that do not apply to the task; by default for none."""
+        """Raise `UsageError` for settings that do not apply to the task; by default, all apply."""
         del config
 
     def check_request(self, request: ThresholdRequest, classes: Sequence[str]) -> None:
-        """Raise `UsageError` for thresholds that an evaluation cannot fit; by default for none."""
+        """Raise `UsageError` for thresholds that an evaluation cannot fit; by default, it can fit all."""
         del request, classes
 
     @abstractmethod
@@ -158,7 +158,7 @@ class Task(ABC):
         raise NotImplementedError(f"The task {self.name} has no calibrated loss.")
 
     def score_batches(self, batches: Iterable[tuple[NDArray[np.float32], NDArray[Any]]]) -> Score:
-        """Return the score of logits and their labels in batches, at least one; by default of all together."""
+        """Return the score of logits and their labels, in one or more batches; by default of all together."""
         logits, labels = (np.concatenate(values) for values in zip(*batches, strict=True))
         return self.score(logits, labels)
 
@@ -207,7 +207,7 @@ class Task(ABC):
     def score_images(
         self, classes: tuple[str, ...], outputs: ModelOutputs, thresholds: Thresholds | None
     ) -> NDArray[np.bool_] | NDArray[np.float64]:
-        """Return how right the model is about each image, [N], as it decides by `thresholds`.
+        """Return how correct the model's decision by `thresholds` is for each image, [N].
 
         Right or wrong, bool; or a score in [0, 1], float64, NaN for an image whose label says nothing. Two models are
         compared by McNemar's test, or by the mean difference of their scores.
@@ -251,7 +251,7 @@ class Task(ABC):
         batches: Iterable[tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]], NDArray[Any] | None]],
         size: int = 0,
     ) -> Parity:
-        """Compare batches of the probabilities of two forms and the labels, at least one; by default all together."""
+        """Compare the probabilities of two forms, with the labels, in one or more batches; by default all together."""
         first, second, labels = zip(*batches, strict=True)
         known = [label for label in labels if label is not None]
         return self.compare(
@@ -266,7 +266,7 @@ class Task(ABC):
 def check_targets(config: EvaluationConfig, *, are_masks: bool = False) -> None:
     """Raise `UsageError` for a target of ``evaluation`` that is 0 or 1, which no images can show to be reached.
 
-    The IoU of an image is one of masks alone.
+    Only masks have a target for the IoU of an image.
     """
     if config.min_iou is not None and not are_masks:
         raise UsageError("evaluation.min_iou is for masks: leave it out, or set model.task=segmentation.")

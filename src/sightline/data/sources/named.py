@@ -81,7 +81,7 @@ SOURCES: Registry[Source] = Registry("source", reserved=("beans", "digits", *KER
 
 
 def register_source(name: str) -> Callable[[Source], Source]:
-    """Register the decorated function as a source of images, which is given as ``name`` or ``name:argument``.
+    """Register the decorated function as a source of images, which users name as ``name`` or ``name:argument``.
 
     The function takes the argument, an empty string if there is none, and returns a `SourceListing`, without opening
     any image. See [Extending](extending.md).
