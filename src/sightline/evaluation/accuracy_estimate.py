@@ -39,7 +39,7 @@ class AccuracyEstimate:
         accuracy: By average thresholded confidence (Garg et al., 2022), with its 95% interval.
         by_difference: By the difference of mean confidences (Guillory et al., 2021), with its 95% interval.
         validation_accuracy: The accuracy on the validation images of the sample.
-        caveats: Why the estimate is not to be trusted, a sentence each; empty if nothing speaks against it.
+        caveats: Why the estimate should not be trusted, one sentence each; empty if there is no such reason.
     """
 
     count: int

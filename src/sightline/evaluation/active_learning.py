@@ -51,8 +51,8 @@ MAX_LOGITS = 1 << 23  # of all heads that are solved at once: 100 MB, with the a
 class AuditedAccuracy:
     """The accuracy of a head on images like those of the pool: `hits` of `count` images of the audit.
 
-    `interval` holds with 95% each time; `anytime_interval` holds with 95% at all times at once, so that labeling may
-    stop because of it (as if the head stayed the same).
+    `interval` holds with 95% each time; `anytime_interval` holds with 95% at all times at once, so that it may decide
+    when labeling stops (assuming that the head stays the same).
     """
 
     hits: int
@@ -127,8 +127,8 @@ def project_features(features: NDArray[np.float32]) -> NDArray[np.float32]:
 def draw_audit_order(keys: Sequence[str]) -> NDArray[np.int64]:
     """Return the positions of the images of the audit, in the order in which they are to be labeled.
 
-    `keys` are the hashes of the images, from which alone it follows, so the order is the same after a restart, and new
-    images do not change that of the others.
+    It depends only on `keys`, the hashes of the images, so it is the same after a restart, and new images do not change
+    the order of the others.
     """
     draws = [int(hashlib.sha256(f"0 audit {key}".encode()).hexdigest()[:12], 16) / 16**12 for key in keys]
     chosen = [i for i, draw in enumerate(draws) if draw < AUDIT_FRACTION]
@@ -145,7 +145,7 @@ def score_images(
 ) -> NDArray[np.float64]:
     """Return 1 for each image that a head with weights [D + 1, K] classifies correctly, else 0: float64 [n].
 
-    Of several classes per image, each is predicted from a probability of one half on, and the score is their F1.
+    With several classes per image, each is predicted at a probability of at least one half, and the score is their F1.
     """
     if targets.ndim == 1:
         hits: NDArray[np.bool_] = predict_probabilities(features, weights).argmax(1) == targets
@@ -177,13 +177,13 @@ class ActiveLearner:
 
     @property
     def chooser(self) -> NDArray[np.float64] | None:
-        """The weights [D + 1, K] of the head without labels of the audit; None before there are others."""
+        """The weights [D + 1, K] of the head trained without labels of the audit; None before there are others."""
         return self._weights[:, 1] if self._weights is not None and self._can_choose else None
 
     def list_audited(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the labeled images of the audit before the first unlabeled one: a random sample of the pool.
 
-        Those that somebody labeled out of order are not part of it yet: what made them choose may bias it.
+        Images that somebody labeled out of order are not part of it yet: the reason for choosing them may bias it.
         """
         states = labels[self._order]
         first = int(np.argmax(np.append(states == UNLABELED, True)))

@@ -43,7 +43,7 @@ SUFFIXES = ("free", "negative", "neg", "absent")  # after it
 
 @dataclass(frozen=True, slots=True)
 class BinaryCurve:
-    """Points of a curve, float64 [P] each, from the strictest `threshold` on.
+    """Points of a curve, float64 [P] each, starting from the strictest `threshold`.
 
     For the ROC curve, `x` is 1 - specificity and `y` is sensitivity; for precision-recall, `x` is recall and `y` is
     precision. The positive class is predicted at a score of `threshold` or more.
@@ -67,7 +67,7 @@ class BinaryCurve:
 class BinaryRates:
     """The metrics of predicting the positive class at a score of `threshold` or more.
 
-    Their intervals are Wilson's, or where images come in groups those of `grouped_proportions`.
+    Their intervals are Wilson's, or those of `grouped_proportions` where images come in groups.
     """
 
     threshold: float
@@ -82,7 +82,7 @@ class OperatingPoint:
     """A `threshold` chosen on `count` validation images so that a `rate` reaches a `target`; None if none does.
 
     If `conservative`, the exact one-sided 95% bound of the rate on validation reaches the target, else the rate itself.
-    `rates` are the metrics on the evaluated images, `lower_bound` is the bound of the rate there, and `met` tells
+    `rates` are the metrics on the evaluated images, `lower_bound` is the bound of the rate there, and `met` says
     whether it reaches the target. These are None if the threshold was chosen on the evaluated images.
 
     `relaxed_threshold` is the threshold for which the rate itself, not its bound, has to reach the target; `rate_cost`
@@ -126,7 +126,7 @@ class BinaryReport:
     usual_points: tuple[OperatingPoint, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values, those of `rates` beside the others."""
+        """Return the fields as JSON values, those of `rates` at the same level."""
         curves = {
             "roc": self.roc.to_dict("false_positive_rate", "sensitivity"),
             "precision_recall": self.precision_recall.to_dict("recall", "precision"),
@@ -164,14 +164,14 @@ def choose_positive_class(classes: Sequence[str], requested: str = "") -> tuple[
 
 
 def _is_named(label: str, names: set[str]) -> bool:
-    """Tell whether a label, or one of its words, is one of `names`; numbers count only as a whole label."""
+    """Return whether a label, or one of its words, is one of `names`; numbers count only as a whole label."""
     words = set(re.findall(r"[a-z]+|[0-9]+", label.lower()))
     whole = _normalize_label(label)
     return whole in names or (bool(words & names - {"0", "1"}) and not words & NEGATIONS)
 
 
 def _is_negation(label: str, other: str) -> bool:
-    """Tell whether a label negates the `other`, as "No fire" negates "fire".
+    """Return whether a label negates the `other`, as "No fire" negates "fire".
 
     It may omit a number at the end of the other name ("NonCOVID" beside "COVID19") and a word for presence in it
     ("with_mask", "covid_positive").
@@ -235,7 +235,7 @@ def compute_rates_at(
 ) -> BinaryRates:
     """Return the metrics of predicting the positive class at a score of `threshold` or more.
 
-    `score` is float64 [N]; `truth` bool [N] tells which images are of that class.
+    `score` is float64 [N]; `truth` bool [N] says which images are of that class.
     """
     return _compute_rates(score >= threshold, truth, threshold, resampling)
 

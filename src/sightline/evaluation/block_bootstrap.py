@@ -35,7 +35,8 @@ class BlockBootstrap:
     def draw(cls, count: int, classes: int, resampling: Resampling, name: str) -> BlockBootstrap:
         """Return resamples of `count` images, at least one, for metrics of `classes` classes.
 
-        A block is a group of images if there are as few, else several groups, or images that are on their own.
+        A block is one group of images if there are few enough groups, else several groups, or several independent
+        images.
         """
         units: NDArray[np.int64] = np.arange(count, dtype=np.int64)
         if resampling.groups is not None:

@@ -42,8 +42,8 @@ def find_percentiles(values: NDArray[np.float64]) -> Interval:
 def find_error_ends(value: float, resampled: NDArray[np.float64]) -> Interval:
     """Return the interval of an expected calibration error from its resampled values [R].
 
-    Noise adds to such an error, and to that of a resample twice, so that their percentiles q are too high, and may even
-    leave the error out. The lower end is therefore that of the basic bootstrap, 2 e - q, not below 0 (Davison and
+    Noise adds to such an error once, and to that of a resample twice, so the percentiles q are too high, and may even
+    exclude the error. The lower end is therefore that of the basic bootstrap, 2 e - q, not below 0 (Davison and
     Hinkley, 1997, Bootstrap Methods and their Application, section 5.2); the upper end is the percentile, on the safe
     side.
     """
@@ -60,7 +60,7 @@ def percentile_interval(values: NDArray[np.float64]) -> Interval | None:
 
 
 def mean_over_classes(per_class_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over the classes [classes, ..., R] that are in a resample; the others are NaN."""
+    """Return the mean over those of the classes [classes, ..., R] that are in a resample; the others are NaN."""
     good = np.isfinite(per_class_values)
     with np.errstate(invalid="ignore"):
         mean: NDArray[np.float64] = np.where(good, per_class_values, 0).sum(0) / good.sum(0)
@@ -72,10 +72,10 @@ def make_metric(
 ) -> Metric:
     """Return a metric with the interval of its resampled values [R], or with the reason why it has none.
 
-    A perfect model is perfect in every resample: an interval of zero width would claim more than the images show. And
-    where each class has two or three images, resamples lack so many of them that a mean over classes falls in nearly
-    all of them: an interval beside the value would be wrong. That of an expected calibration error, `is_error`, is that
-    of `find_error_ends`.
+    A perfect model is perfect in every resample: an interval of zero width would claim more than the images show. Where
+    each class has two or three images, resamples lack so many of them that a mean over classes is lower in nearly all
+    resamples: an interval that excludes the value would be wrong. For an expected calibration error (`is_error`), the
+    interval is that of `find_error_ends`.
     """
     finite = resampled[np.isfinite(resampled)]
     if len(finite) and finite.max() - finite.min() <= ROUNDING:
@@ -93,7 +93,7 @@ def make_metric(
 def number_groups(paths: Sequence[str], group_by_path: Mapping[str, str]) -> NDArray[np.int64] | None:
     """Return the number of the group of each image, int64 [N] from 0; None if there are no groups.
 
-    An image whose group is not known is one of its own.
+    An image whose group is not known is its own group.
     """
     if not group_by_path:
         return None
@@ -102,7 +102,7 @@ def number_groups(paths: Sequence[str], group_by_path: Mapping[str, str]) -> NDA
 
 
 def count_groups(groups: NDArray[np.int64] | None) -> int | None:
-    """Return the number of `groups` [N], numbered from 0; None if each image is on its own."""
+    """Return the number of `groups` [N], numbered from 0; None if images are independent."""
     return None if groups is None else int(groups.max(initial=-1)) + 1
 
 
@@ -127,7 +127,7 @@ def sum_by_group(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDAr
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """How images are resampled: by `seed`, each on its own, or whole `groups` int64 [N], numbered from 0."""
+    """How images are resampled: by `seed`, each independently, or in whole `groups` int64 [N], numbered from 0."""
 
     seed: int = 0
     groups: NDArray[np.int64] | None = None
@@ -167,7 +167,7 @@ class Resampling:
     def resample_counts(self, cells: NDArray[np.int64], size: int, name: str) -> NDArray[np.int64]:
         """Return how often a resample has each of `size` cells, int64 [R, size]; `cells` [N] has that of each image.
 
-        Resampling images on their own is drawing from a multinomial.
+        Resampling independent images is drawing from a multinomial.
         """
         count = len(cells)
         if self.groups is None and size * MIN_PER_CELL < count:
@@ -198,7 +198,8 @@ class Resampling:
     def estimate_proportions(self, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> list[Interval | None]:
         """Return the interval of each proportion of `hits` in `among`, both [N, M]; None where it has none.
 
-        It is Wilson's if each image is on its own, else that of `grouped_proportions`; none of images of one group.
+        It is Wilson's if images are independent, else that of `grouped_proportions`; images of a single group have
+        none.
         """
         hits = hits & among
         if self.groups is None:
@@ -209,7 +210,7 @@ class Resampling:
     def bound_proportion(self, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
         """Return the one-sided 95% lower bound of the proportion of `hits` in `among`, both [N]; None if it has none.
 
-        It is the exact one if each image is on its own.
+        It is the exact one if images are independent.
         """
         hits = hits & among
         if self.groups is None:

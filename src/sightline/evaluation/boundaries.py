@@ -26,8 +26,8 @@ BITS = 64  # classes whose boundaries are dilated together, each in one bit of a
 def count_boundaries(predicted: NDArray[np.uint8], true: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
     """Return the boundary pixels of each class in two masks uint8 [H, W]: int64 [K, 4].
 
-    The columns are those of the predicted mask, those of them that are found in the true mask, and the same of the true
-    mask in the predicted one.
+    The columns are the pixels of the predicted mask, how many of them are matched in the true mask, and the same for
+    the true mask and the predicted one.
     """
     known = true != VOID
     radius = choose_radius(*true.shape)

@@ -96,8 +96,8 @@ def compute_ece(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32], unit: str = "image") -> Temperature:
     """Fit the temperature T in [0.05, 20] that minimizes the mean cross-entropy of softmax(logits / T), by bisection.
 
-    The cross-entropy is convex in 1 / T, so its slope has one root. Log-probabilities work as well as logits, as they
-    differ by a constant in each row. `logits` are float32 [N, K], `labels` int32 [N], each of one `unit`. Raises
+    The cross-entropy is convex in 1 / T, so its slope has one root. Log-probabilities work as well as logits, since
+    they differ by a constant in each row. `logits` are float32 [N, K], `labels` int32 [N], each of one `unit`. Raises
     `DataError` if there are none or if a logit is NaN.
     """
     if not len(labels):

@@ -92,7 +92,7 @@ class LabelSetMetrics:
 
 
 def fit_set_threshold(probabilities: NDArray[np.float32], labels: NDArray[np.bool_], target: float) -> float:
-    """Return the probability from which on a class is in the set, so that the false-negative rate is at most `target`.
+    """Return the lowest probability of a class in the set, chosen so that the false-negative rate is at most `target`.
 
     Of N images, it is the highest for which (the sum of their losses + 1) / (N + 1) is at most the target: a new image
     counts as if it lost everything. It is 0, so that the set has all classes, if the images are too few for the target.

@@ -15,7 +15,7 @@ ROWS = 1024  # read at once: 5 MB of 1,280 features
 
 @dataclass(frozen=True, slots=True)
 class Covariance:
-    """Of `count` rows of features, the mean float64 [F], and the covariance float64 [F, F] (divided by the count)."""
+    """The mean float64 [F] and the covariance float64 [F, F] (divided by the count) of `count` rows of features."""
 
     count: int
     mean: NDArray[np.float64]
@@ -31,7 +31,7 @@ def iter_blocks(features: NDArray[np.float32], step: int = 1) -> Iterator[tuple[
 
 
 def measure_covariance(features: NDArray[np.float32], step: int = 1) -> Covariance:
-    """Return the covariance of each `step`-th row of features [N, F] without those of NaN."""
+    """Return the covariance of every `step`-th row of features [N, F], without rows of NaN."""
     size = features.shape[1]
     count, total = 0, np.zeros(size)
     for _, rows in iter_blocks(features, step):

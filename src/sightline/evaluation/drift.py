@@ -53,7 +53,7 @@ class Drift:
         level: The probability of a false alarm, over all looks.
         alarm: The number of images after which the evidence first reached 1 / level; None if it never did.
         start: The number of the image at which the drift began, roughly; None without an alarm.
-        score: What raised the alarm, or has the most evidence: distance, uncertainty, length, or classifier.
+        score: The score that raised the alarm, or has the most evidence: distance, uncertainty, length, or classifier.
         evidence: The largest evidence until now; at least 1 / level is an alarm.
         log_evidence: float64 [T]: the natural logarithm of the evidence after each image.
     """
@@ -79,7 +79,7 @@ class _Path(NamedTuple):
 def compute_p_values(
     calibration: NDArray[Any], scores: NDArray[Any], uniform: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the p-value of each of `scores` [T] among `calibration` [M], those before it and itself, float64 [T].
+    """Return the p-value of each of `scores` [T] among `calibration` [M], earlier scores and itself, float64 [T].
 
     It is small for a large score. `uniform` [T] in [0, 1] breaks ties.
     """
@@ -114,7 +114,7 @@ def _sum_capital(gains: NDArray[np.float64]) -> NDArray[np.float64]:
 class DriftTest:
     """Tests a stream of images against a sample of validation images, a batch at a time, in bounded memory.
 
-    The outcome for the first images does not depend on those after them, so that looking again is the same test.
+    The outcome for the first images does not depend on later ones, so looking again is the same test.
     """
 
     def __init__(self, sample: ValidationSample, level: float = LEVEL) -> None:
@@ -195,7 +195,7 @@ def _bet(calibration: NDArray[Any], scores: NDArray[Any], name: str) -> NDArray[
 
 
 def _fit_direction(bank: NDArray[np.float32], window: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the direction float32 [F] that tells the rows [n, F] of a window from those of the bank.
+    """Return the direction float32 [F] that distinguishes the rows [n, F] of a window from those of the bank.
 
     It is (S + r I)^-1 (difference of the means), with the pooled covariance S; by Woodbury's identity, if there are
     fewer rows than features.

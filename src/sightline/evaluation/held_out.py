@@ -71,7 +71,7 @@ class HeldOutErrors:
     def estimate_interval(self, number: int, resampled: NDArray[np.float64]) -> Interval:
         """Return the percentiles, at least as wide as Wilson's interval, or that of `grouped_proportions` with groups.
 
-        Few errors vary too little when they are resampled; without any they do not vary at all.
+        A few errors vary too little when they are resampled; without errors, nothing varies.
         """
         right = 1 - self.wrong[number].astype(np.float64)
         if len(np.unique(self.units)) == self.count:
@@ -86,8 +86,8 @@ class HeldOutErrors:
 class HeldOutRankings:
     """How held-out images were ranked by K classes: `scores` float32 [S, M, K], at each of S sizes, in M evaluations.
 
-    `labels` bool [M, K] are their classes; `units`, `repeats` and `count` are those of `HeldOutErrors`. Evaluations are
-    ranked together that have the same number in `pools` (int64 [M], from 0): all of them, if each image is held out
+    `labels` bool [M, K] are their classes; `units`, `repeats` and `count` are those of `HeldOutErrors`. Evaluations
+    with the same number in `pools` (int64 [M], from 0) are ranked together: all of them, if each image is held out
     once, else those of a repeat.
     """
 
@@ -125,7 +125,8 @@ class HeldOutRankings:
     def count_errors(self) -> float:
         """Return how many images are misranked at the largest size, summed over the classes, a mean over the pools.
 
-        Of a class, they are those that lack it and outrank one that has it, or these, whichever are fewer.
+        For a class, they are the images without it that outrank one with it, or the images with it that are outranked,
+        whichever are fewer.
         """
         scores, num_pools, errors = self.scores[-1], int(self.pools.max()) + 1, 0
         for pool in range(num_pools):
@@ -151,9 +152,10 @@ class HeldOutRankings:
     def estimate_interval(self, number: int, resampled: NDArray[np.float64]) -> Interval:
         """Return the percentiles; with few errors, at least as wide as Wilson's interval.
 
-        That of a mean over classes, each of a proportion of the images that have the class, is for as many images as
-        have the variance of this mean: the harmonic mean of their numbers, times the number of classes. Of images in
-        groups, these are as many as Kish's effective number of groups is among all.
+        A mean over classes averages a proportion of the images of each class. Wilson's interval for it assumes the
+        number of images that gives the variance of this mean: the harmonic mean of the numbers per class, times the
+        number of classes. For images in groups, the numbers per class are fractions of Kish's effective number of
+        groups.
         """
         if self.count_errors() >= MIN_ERRORS:
             return find_percentiles(1 - resampled)
@@ -252,7 +254,7 @@ def measure_results(
 def _compute_logits(
     task: Task, train: Subset, test: Subset, second_half: NDArray[np.bool_], num_classes: int
 ) -> NDArray[np.float32]:
-    """Return the logits [N, K] of the images of `test`, by a head whose penalty the other half of them chose."""
+    """Return the logits [N, K] of the images of `test`; the penalty for each half is chosen on the other half."""
     everything = np.ones(len(test), bool)
     halves = [~second_half, second_half] if 0 < second_half.sum() < len(second_half) else [everything, everything]
     best_losses, best_logits = np.full(2, np.inf), [np.zeros((len(test), num_classes), np.float32)] * 2

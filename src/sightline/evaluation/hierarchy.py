@@ -42,7 +42,7 @@ class LevelMetrics:
 
 @dataclass(frozen=True, slots=True)
 class DepthMetrics:
-    """The images whose predicted class is at depth `depth`; 0: those without one.
+    """The images whose predicted class is at depth `depth`; 0 is for those without one.
 
     `fraction` is that of all images, `precision` the fraction of the predicted classes that are the true one or
     above it; None if there are none.
@@ -141,7 +141,7 @@ def choose_threshold(
 ) -> Threshold:
     """Return the smallest threshold of node probabilities with at least the precision `target_precision`.
 
-    A node is right if it is the true class or above it. Lower thresholds predict more nodes, and deeper ones.
+    A node is correct if it is the true class or above it. Lower thresholds predict more nodes, and deeper ones.
     `probabilities` are float32 [N, K], `labels` int32 [N]; the test, and what it says of `groups` int64 [N], is that of
     `selective.choose_threshold`.
     """

@@ -29,14 +29,14 @@ MAX_QUANTILES = 1000  # of the new qualities, which stand for all of them
 
 @dataclass(frozen=True, slots=True)
 class IouEstimate:
-    """The estimated mean IoU of the masks of `count` images: of each image the mean over its own classes.
+    """The estimated mean IoU of the masks of `count` images: for each image, the mean over its own classes.
 
     Attributes:
         count: The number of images.
         iou: By the IoU of validation images of the same quality, with its 95% interval.
         by_difference: By the difference of mean qualities, with its 95% interval.
         validation_iou: The mean IoU of the validation images of the sample.
-        caveats: Why the estimate is not to be trusted, a sentence each; empty if nothing speaks against it.
+        caveats: Why the estimate should not be trusted, one sentence each; empty if there is no such reason.
     """
 
     count: int
@@ -93,7 +93,8 @@ def _estimate(
 def fit_increasing(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the isotonic regression of `values` [N]: the nearest sequence that never falls, by pooling violators.
 
-    It takes as long as the sequence is; `label_estimate` has a few bins of many resamples, and fits them at once.
+    Its time grows with the length of the sequence; `label_estimate` has a few bins of many resamples, and fits them all
+    at once.
     """
     sums, sizes = list[float](), list[int]()
     for value in values.tolist():

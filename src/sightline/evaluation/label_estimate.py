@@ -32,15 +32,16 @@ NEARLY_NOTHING = 1e-9  # decisions
 
 @dataclass(frozen=True, slots=True)
 class LabelEstimate:
-    """How well several labels of each of `count` images are estimated to be predicted.
+    """The estimated quality of the predictions for `count` images with several labels each.
 
     Attributes:
         count: The number of images.
-        micro_f1: By how often labels of such probabilities are there on validation images, with its 95% interval.
-        by_difference: The micro F1 by the difference of what the probabilities promise, with its 95% interval.
-        label_accuracy: The fraction of right decisions, one for each image and class, with its 95% interval.
+        micro_f1: By how often validation images have labels of such probabilities, with its 95% interval.
+        by_difference: The micro F1 by the difference of the values expected from the probabilities, with its 95%
+            interval.
+        label_accuracy: The fraction of correct decisions, one for each image and class, with its 95% interval.
         validation_micro_f1: The micro F1 on the validation images of the sample.
-        caveats: Why the estimate is not to be trusted, a sentence each; empty if nothing speaks against it.
+        caveats: Why the estimate should not be trusted, one sentence each; empty if there is no such reason.
     """
 
     count: int
@@ -62,9 +63,9 @@ def estimate_micro_f1(
     """Estimate the micro F1 of images with the probabilities `new` [T, K], each class predicted from `thresholds` [K].
 
     `probabilities` [N, K] and `labels` [N, K] are those of validation images. The intervals are those of the values on
-    these T images: percentiles of 1,000 bootstrap resamples of the validation images, or of whole `groups` [N] of them,
-    which the regressions are fitted to anew, with the random labels of T images added. An alarm in `drift` becomes a
-    caveat.
+    these T images: percentiles of 1,000 bootstrap resamples of the validation images, or of whole `groups` [N] of them.
+    The regressions are fitted again to each, and the randomness of the labels of T images is added. An alarm in `drift`
+    becomes a caveat.
     """
     bins = _Bins.choose(probabilities, probabilities >= thresholds)
     totals = bins.count(probabilities, thresholds)
@@ -147,7 +148,7 @@ class _Bins:
         return np.stack([values[..., : self.predicted].sum(-1), values[..., self.predicted :].sum(-1)], -1)
 
     def fit_rates(self, hits: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the fraction of decisions in each bin whose label is there, which grows with the probability.
+        """Return the fraction of decisions in each bin whose label is present; it grows with the probability.
 
         All arrays are [..., size].
         """
@@ -158,7 +159,7 @@ class _Bins:
 def _fit_isotonic(hits: NDArray[np.float64], totals: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the isotonic regression of ``hits / totals``, both [..., B], by the max-min formula (Barlow et al., 1972).
 
-    That of many resamples at once; bins without decisions count next to nothing.
+    Many resamples are fitted at once; bins without decisions count next to nothing.
     """
     rate = hits.sum(-1, keepdims=True) / np.maximum(totals.sum(-1, keepdims=True), NEARLY_NOTHING)
     sums = np.stack([hits + NEARLY_NOTHING * rate, totals + NEARLY_NOTHING])
@@ -178,7 +179,8 @@ def _measure_spread(
 ) -> NDArray[np.float64]:  # fmt: skip
     """Return a root, [2, 2], of the covariance of the right and the missed labels of one new image around their means.
 
-    It is that of validation images, whose labels depend on each other, as much larger as the new ones are less certain.
+    It is that of validation images, whose labels depend on each other, scaled up by how much less certain the new ones
+    are.
     """
     residuals = bins.sum_sides(hits - totals * rates)
     variance = rates * (1 - rates)
@@ -207,14 +209,14 @@ def _estimate(
 
 
 def _compute_f1(present: NDArray[np.float64], predicted: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the micro F1, [...], of `predicted` labels, given how many of them, and of others, are there, [..., 2]."""
+    """Return the micro F1, [...], of `predicted` labels, given how many of them and of others are true, [..., 2]."""
     total = np.asarray(predicted + present.sum(-1))
     f1: NDArray[np.float64] = np.divide(2 * present[..., 0], total, out=np.zeros(total.shape), where=total > 0)
     return f1
 
 
 def _sum_promises(probabilities: NDArray[np.float32], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return of each image the sum of the probabilities of predicted labels, of others, and the number of the first.
+    """Return for each image the sum of the probabilities of predicted labels, of others, and the number of the first.
 
     float64 [N, 3].
     """
@@ -232,7 +234,7 @@ def _compare_promises(
 def _list_caveats(
     micro_f1: Metric, by_difference: Metric, counts: tuple[int, int, int], drift: Drift | None
 ) -> list[str]:
-    """Return what speaks against an estimate; `counts` are validation images, their errors, and new images."""
+    """Return the reasons not to trust an estimate; `counts` are validation images, their errors, and new images."""
     images, errors, new = counts
     caveats = [] if drift is None or drift.alarm is None else [DRIFTED]
     if images < MIN_IMAGES:

@@ -133,8 +133,8 @@ def find_repeated_classes(
 ) -> NDArray[np.int64]:
     """Return the numbers of the `classes` that at least two images have, int64, by their `labels` int32 [N].
 
-    With `groups` [N], images of two groups. Raises `DataError` if there are fewer than two such classes: of a class
-    with one image, or in one group, no model is fitted without it.
+    With `groups` [N], images of at least two groups. Raises `DataError` if there are fewer than two such classes: a
+    class with one image, or in one group, cannot be predicted by a model fitted without that.
     """
     repeated = np.flatnonzero(_count_units(labels, len(classes), groups) >= MIN_REPEATS)
     if len(repeated) < 2:
@@ -164,8 +164,8 @@ def predict_out_of_fold(
 ) -> NDArray[np.float64]:
     """Return out-of-fold probabilities [N, K] from `features` float32 [N, F], of classes of `find_repeated_classes`.
 
-    Images of one of the `groups` [N] are in the same fold. Where all images of a class are, its labels are taken to be
-    right.
+    Images of one of the `groups` [N] are in the same fold. If that fold has all images of a class, its labels are
+    assumed to be correct.
     """
     linear_model = require("sklearn.linear_model", PURPOSE)
     model_selection = require("sklearn.model_selection", PURPOSE)
@@ -240,7 +240,7 @@ def select_label_issues(
 
 
 def find_checkable_classes(labels: NDArray[np.uint8], groups: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """Return the columns of `labels` [N, K] of which each fold has an image with the class, and one without it.
+    """Return the columns of `labels` [N, K] for which each fold has an image with the class and one without it.
 
     Images of one of the `groups` [N] are in the same fold. Raises `DataError` if there are none.
     """
@@ -297,8 +297,8 @@ def select_label_set_issues(
 ) -> tuple[LabelSetIssue, ...]:
     """Return the images with issues in their labels [N, K], worst first; `probabilities` [N, K] are out-of-fold.
 
-    Confident learning questions the labels of each class on its own, with the thresholds of this class. Where a class
-    is easily told, few labels reach these, so that improbable labels are questioned as well. The quality of an image
+    Confident learning questions the labels of each class separately, with thresholds for this class. For a class that
+    is easy to recognize, few labels reach these, so improbable labels are questioned as well. The quality of an image
     is the exponential moving average of the probabilities of all its labels, present or absent, from the highest to the
     lowest, which counts most.
 
@@ -335,9 +335,10 @@ def select_label_set_issues(
 
 
 def _find_improbable(labels: NDArray[np.uint8], probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return which labels [N, K] are improbable, and would be if as many images had the class as lack it.
+    """Return which labels [N, K] are improbable, and would still be if half of the images had the class.
 
-    Of a rare class that the features do not tell, every label is improbable, but not more than its absence elsewhere.
+    For a rare class that the features do not distinguish, every label is improbable, but no more than its absence
+    elsewhere.
     """
     frequencies = labels.mean(0)
     present, absent = probabilities / frequencies, (1 - probabilities) / (1 - frequencies)

@@ -25,8 +25,8 @@ DEFAULT_THRESHOLD = 0.5
 class LabelDecisions:
     """How one class is decided by thresholds for a target precision, on images that were not used to choose them.
 
-    It is `present` from its threshold on and `absent` up to another; on the fraction `undecided` between the two the
-    model abstains. The precision of each is that of the decision: of `absent`, the fraction without the class.
+    The class is `present` from its threshold upward and `absent` up to another; on the fraction `undecided` between the
+    two, the model abstains. Each precision is that of the decision: for `absent`, the fraction without the class.
     """
 
     label: str
@@ -84,14 +84,14 @@ def fit_thresholds(
 
 
 def list_thresholds(thresholds: Thresholds | None, classes: Sequence[str]) -> NDArray[np.float64]:
-    """Return the probability from which on each class is predicted, float64 [K]; infinity for never."""
+    """Return the lowest probability at which each class is predicted, float64 [K]; infinity for never."""
     chosen = {} if thresholds is None else thresholds.labels or {}
     cuts = [chosen.get(label, DEFAULT_THRESHOLD) for label in classes]
     return np.array([np.inf if cut is None else cut for cut in cuts])
 
 
 def list_limits(thresholds: Thresholds | None, classes: Sequence[str]) -> NDArray[np.float64] | None:
-    """Return the probability up to which each class is absent, float64 [K]; -1 for never, None without such limits."""
+    """Return the highest probability at which each class is absent, float64 [K]; -1 for never, None without limits."""
     if thresholds is None or thresholds.absent is None:
         return None
     limits = [thresholds.absent.get(label) for label in classes]
@@ -100,10 +100,10 @@ def list_limits(thresholds: Thresholds | None, classes: Sequence[str]) -> NDArra
 
 @dataclass(frozen=True, slots=True)
 class DecisionLimits:
-    """The probabilities from which on classes are present, `present`, and up to which they are absent, `absent`.
+    """The lowest probabilities at which classes are `present`, and the highest at which they are `absent`.
 
-    float64 [K], or [N, K] where each image has its own. `in_set` is that of a class in a label set: one number, or
-    float64 [N, 1].
+    float64 [K], or [N, K] where each image has its own. `in_set` is the lowest of a class in a label set: one number,
+    or float64 [N, 1].
     """
 
     present: NDArray[np.float64]
@@ -128,8 +128,8 @@ def cross_fit_limits(
 ) -> DecisionLimits:
     """Return limits for the targets of `thresholds`: for each of `folds` (int64 [N]), those of the other images.
 
-    Thresholds look better on the images that they were fitted on than on others. These are nearly those that all images
-    give, and were fitted without the image that they decide.
+    Thresholds look better on the images they were fitted on than on others. These limits nearly equal those from all
+    images, but are fitted without the image that they decide.
     """
     request = replace(ThresholdRequest.from_thresholds(thresholds), conservative=conservative)
     of_all = DecisionLimits.from_thresholds(thresholds, classes)
@@ -166,8 +166,8 @@ def fit_label_thresholds(
 ) -> dict[str, float]:
     """Return the threshold of each class with the highest F1 on these images; the default for a class without any.
 
-    A threshold lies halfway between two probabilities, or between the lowest one and 0. Of equally good ones it is the
-    nearest to the default.
+    A threshold lies halfway between two probabilities, or between the lowest one and 0. Among equally good ones, it is
+    the nearest to the default.
     """
     return {label: fit_f1(probabilities[:, k].astype(np.float64), labels[:, k]) for k, label in enumerate(classes)}
 
@@ -199,9 +199,9 @@ def fit_precision(
     target: float,
     conservative: bool,  # noqa: FBT001  # as in the request
 ) -> tuple[dict[str, float | None], dict[str, float | None]]:
-    """Return from which probability on each class is present, and up to which it is absent; None for never.
+    """Return the lowest probability at which a class is present, and the highest at which it is absent; None for never.
 
-    Both decisions have the target precision on their own, in the sense of `selective.choose_threshold`.
+    Each decision has the target precision, in the sense of `selective.choose_threshold`.
     """
     present: dict[str, float | None] = {}
     absent: dict[str, float | None] = {}

@@ -25,11 +25,11 @@ BATCH = 12  # labels after which the head is trained again
 
 @dataclass(frozen=True, slots=True)
 class SimulatedLook:
-    """What labeling states after `labels` labels, beside the truth.
+    """The estimates after `labels` labels, beside the truth.
 
     `true_accuracy` is that of the head on the images that it was not trained on and that were not chosen: those outside
-    the pool and the unlabeled ones of the audit. `accuracy` and `gain` are what is stated; None if nothing is. Of
-    several labels per image, it is the mean F1 of the classes of an image in place of the accuracy.
+    the pool and the unlabeled ones of the audit. `accuracy` and `gain` are the estimates; None if there are none. With
+    several labels per image, the mean F1 of the classes of an image takes the place of the accuracy.
     """
 
     labels: int
@@ -54,8 +54,8 @@ def simulate_labeling(
 
     Args:
         features: The features of all images, as `active_learning.project_features` returns them.
-        labels: Their classes, int64 [N], of which labeling learns those that it asks for; or 1 for each class that an
-            image has, else 0: uint8 [N, K].
+        labels: Their classes, int64 [N], which labeling sees only for the images that it asks for; or 1 for each class
+            that an image has, else 0: uint8 [N, K].
         budget: The number of labels.
         looks: The numbers of labels at which the accuracy is estimated too; rounded up to a whole batch.
         more: At these looks, the gain of so many labels is predicted as well; 0 for none.

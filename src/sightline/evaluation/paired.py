@@ -50,7 +50,7 @@ class ScoreDifference:
     """The mean score of the second of two models minus that of the first, on the same images.
 
     Its 95% `interval` and its `standard_error` are those of a bootstrap of images, or of their groups; None where these
-    determine none. `p_value` is `group_p_value`.
+    do not determine one. `p_value` is `group_p_value`.
     """
 
     value: float
@@ -91,7 +91,7 @@ def mcnemar_p_value(only_first_correct: int, only_second_correct: int) -> float:
 def group_p_value(differences: NDArray[np.float64]) -> float:
     """Return the two-sided p-value if the difference of each group, float64 [G], had either sign with probability 1/2.
 
-    With one image in each group, it is McNemar's exact test. Of more than 16 groups that differ, 9,999 draws are used.
+    With one image in each group, it is McNemar's exact test. For more than 16 groups that differ, 9,999 draws are used.
 
     >>> group_p_value(np.array([1.0] * 5)), group_p_value(np.array([90.0, 4.0, 0.0]))
     (0.0625, 0.5)

@@ -38,7 +38,7 @@ TEMPERATURE_TOLERANCE = 0.005  # temperatures this close to 1 print as 1.00 and 
 class CalibrationReport:
     """ECE and reliability of the evaluated images, as served and after the temperature fitted on validation images.
 
-    The ECE is None for masks none of whose pixels has a class, and `ece_after` without a temperature.
+    The ECE is None for masks in which no pixel has a class, and `ece_after` is None without a temperature.
     """
 
     ece: float | None
@@ -58,7 +58,7 @@ class CalibrationReport:
 class DecisionMetrics:
     """The decisions of `thresholds` on the evaluated images: the fraction of each kind, and the precision.
 
-    `interval` and `lower_bound`, the one-sided 95% bound of the precision, are those of `SelectiveMetrics`; `met` tells
+    `interval` and `lower_bound`, the one-sided 95% bound of the precision, are those of `SelectiveMetrics`; `met` says
     whether it reaches the `target` precision, None if there is no target, or if the thresholds were fitted on these
     images.
     """
@@ -79,9 +79,9 @@ class EvaluationReport:
     """The evaluation of split `split` with all analyses; None for those not requested or not possible.
 
     `selective` are the decisions of `thresholds`, `selective_check` a threshold chosen on validation for the strictest
-    target that it reaches, and `validation` how the validation split differs. Of each image, in the order of
-    `evaluation.paths`, there are the out-of-distribution score, `energies` float64 [N], and in `slice_masks`, bool [N]
-    each, the slices that it belongs to.
+    target that it reaches, and `validation` how the validation split differs. In the order of `evaluation.paths`,
+    `energies` float64 [N] are the out-of-distribution scores of the images, and `slice_masks`, bool [N] each, say which
+    images belong to a slice.
     """
 
     evaluation: EvaluationResult
@@ -327,7 +327,7 @@ def compare_with_validation(
 ) -> SplitShift | None:
     """Compare the evaluated images with the validation split, or with the predictions of folds in its place.
 
-    None if they are the same, if it is not available, or if the images of one of the two are all of one group.
+    None if they are the same, if there is no such split, or if all images of one of the two are of one group.
     """
     if held_out is None or held_out is evaluated:
         return None

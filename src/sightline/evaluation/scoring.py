@@ -133,7 +133,7 @@ def add_group_intervals(
 ) -> tuple[ClassMetrics, ...]:
     """Return the metrics of the classes with the intervals of `grouped_proportions` in place of Wilson's.
 
-    With `is_accepted` [N], a model abstains on the other images: they are predicted as none of the classes.
+    With `is_accepted` [N], the model abstains on the other images: they are predicted as none of the classes.
     """
     groups, size = resampling.groups, len(per_class)
     if groups is None:
@@ -259,8 +259,8 @@ def compute_evaluation(
 ) -> EvaluationResult:
     """Compute the metrics of `probabilities` float32 [N, K] against the labels of `samples`.
 
-    `group_by_path` names the group of each image: with any, intervals resample groups, since the images of one depend
-    on each other. Raises `DataError` for invalid probabilities, see `check_probabilities`.
+    `group_by_path` names the group of each image. If there are groups, intervals resample them, since the images of a
+    group depend on each other. Raises `DataError` for invalid probabilities, see `check_probabilities`.
     """
     check_probabilities(probabilities, samples.paths)
     predictions = probabilities.argmax(1)

@@ -36,7 +36,7 @@ class SegmentationResult(TaskResult):
     `accuracy` is the fraction of pixels whose class is predicted, `loss` the mean cross-entropy of a pixel in an image.
     `probabilities` float32 [N, K] are the means over the pixels of each image, `labels` bool [N, K] the classes that it
     has, `confusions` int64 [N, K, K] the pixels of each class (rows) by the predicted one, and `quality` float64 [N]
-    the IoU that the probabilities of each image promise.
+    the IoU expected from the probabilities of each image.
     """
 
     per_class: tuple[MaskClassMetrics, ...]
@@ -49,7 +49,7 @@ class SegmentationResult(TaskResult):
 class MaskExample:
     """Image number `index` of the evaluation: the mean IoU of its own classes, and the classes most confused in it.
 
-    `quality` is the IoU that its probabilities promise, and `mask` the predicted one, uint8 [H, W].
+    `quality` is the IoU expected from its probabilities, and `mask` the predicted one, uint8 [H, W].
     """
 
     index: int
@@ -86,9 +86,9 @@ class MaskErrors:
 class SegmentationReport:
     """The evaluation of split `split`, with the images to look at.
 
-    The risk of `risk_coverage` is one minus the mean IoU of the images of the highest quality. `threshold` is what was
-    requested of validation images, `selective` what the threshold of the model does on the evaluated ones; None
-    without.
+    The risk of `risk_coverage` is one minus the mean IoU of the images of the highest quality. `threshold` is the one
+    requested, on validation images, and `selective` the effect of the model's threshold on the evaluated ones; None
+    without one.
     """
 
     evaluation: SegmentationResult
@@ -184,7 +184,7 @@ def _evaluate(
 
 
 def _compute_image_interval(accuracy: float | None, images: int) -> Interval:
-    """Return Wilson's interval as of one pixel for each image, for images too few to be resampled.
+    """Return Wilson's interval, counting one pixel for each image, when there are too few images to resample.
 
     The pixels of an image depend on each other: an interval that counts them all would be far too narrow.
     """

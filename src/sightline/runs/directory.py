@@ -278,7 +278,7 @@ class RunDirectory:
     ) -> None:
         """Save metrics and probabilities of one split.
 
-        If there is a whole report, `metrics` are its own, and `values` what `list_image_values` returns for it.
+        If there is a whole report, `metrics` are its metrics, and `values` what `list_image_values` returns for it.
         """
         self._write_json(f"eval/{split}/metrics.json", metrics or evaluation.to_dict())
 

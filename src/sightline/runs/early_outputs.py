@@ -33,7 +33,7 @@ class EarlyOutputs:
 
     @classmethod
     def open(cls, file: bytes, predictor: OnnxPredictor, early: EarlyFeatures | None) -> EarlyOutputs | None:
-        """Return them for `file`, which `predictor` runs; None if it does not begin with the layers of `early`."""
+        """Return an object for `file`, which `predictor` runs; None if it does not begin with the layers of `early`."""
         rest = None if early is None else cut_after(file, early.file)
         if early is None or rest is None:
             return None
@@ -42,7 +42,7 @@ class EarlyOutputs:
     def find(self, samples: Subset) -> Outputs | None:
         """Return the outputs for all of `samples`; None without their features, or if the whole file gives other bits.
 
-        Rows are taken in calls of as many as the whole file takes, on which the last bits may depend.
+        Rows are computed in calls of the same size as for the whole file, since the last bits may depend on it.
         """
         features = self.early.find(samples)
         if features is None:

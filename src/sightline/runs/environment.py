@@ -75,8 +75,8 @@ def resolve_device(device: DeviceConfig) -> DeviceConfig:
 def describe_environment(on_message: Callable[[str], None] | None = None) -> dict[str, Any]:
     """Return versions, the backend and why it was chosen, devices, cores, memory and cache folders.
 
-    Only on a machine that may have an accelerator does a backend start, to list its devices: that takes seconds, which
-    `on_message` is told before.
+    A backend is started, to list its devices, only on a machine that may have an accelerator. That takes seconds, so
+    `on_message` receives a line first.
     """
     choice, default = backend.choose_backend(), DeviceConfig()
     if "keras" not in sys.modules and accelerators.may_have_accelerator():
@@ -112,7 +112,7 @@ def _describe_memory() -> str:
 
 
 def describe_little_memory() -> list[str]:
-    """Return a note on what is done where memory is short; empty elsewhere."""
+    """Return a note on what is done because memory is short; empty if it is not."""
     megabytes = process.count_memory() / 2**20
     note = f"memory is short ({megabytes:,.0f} MB): images are evaluated in smaller batches, at the same precision"
     return [note] if process.is_memory_short() else []

@@ -30,7 +30,7 @@ from sightline.training.precision import PrecisionChoice
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
-    """Facts about the images that settings are chosen by.
+    """Facts about the images, by which settings are chosen.
 
     `median_side` is the median of the shorter side in pixels. `aspect_ratio` is the geometric mean of width / height:
     1 for as many upright images as wide ones. `mask_size` is the median height and width where masks are learned, None
@@ -89,7 +89,7 @@ def build_decoding_spec(input_config: InputConfig) -> PreprocessingSpec:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What settings ask of the machine that this process runs on, one of `num_hosts` that train together."""
+    """The facts that settings need about this process's machine, one of `num_hosts` that train together."""
 
     num_hosts: int = 1
 
@@ -115,7 +115,7 @@ class Machine:
         return pretrained.find_weights(entry, config.model.weights, config.model.alpha, *size)
 
     def count_layers(self, config: RunConfig, facts: DataFacts) -> int:
-        """Return the number of layers of the backbone; raises `UsageError` for settings that it does not have."""
+        """Return the number of layers of the backbone; raises `UsageError` for settings that it lacks."""
         self.start_backend(config.device)
         return len(build_shapes_only(_specify_network(config, facts)).backbone)
 

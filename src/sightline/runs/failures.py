@@ -55,7 +55,7 @@ def _has_trained(run: RunDirectory) -> bool:
 
 
 def record_interruption(run: RunDirectory, budget: TimeBudget | None = None) -> str:
-    """Record in `run` that it was interrupted, and in its `budget` when, and return the message for the user."""
+    """Record the interruption in `run`, and its time in `budget`, and return the message for the user."""
     stopped = Interrupted(f"Stopped. `sightline resume {quote_path(run.path)}` continues from there.")
     with suppress(OutputError):
         _record(run, stopped, budget)

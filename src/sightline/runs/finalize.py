@@ -51,7 +51,7 @@ CANDIDATES_PER_CLASS = 8  # files per class among which the smallest become refe
 
 @dataclass(frozen=True, slots=True)
 class FinalModel:
-    """What there is to report: evaluations by split, and the report on the last split, None without one.
+    """The contents of a report: evaluations by split, and the report on the last split, None without one.
 
     `no_bundle_reason` says why there is no bundle; None if there is one.
     """
@@ -213,8 +213,8 @@ def check_parity(
 ) -> Parity:
     """Compare a Keras model with its exported file on the validation split, for which `logits` are the model's.
 
-    Both run on up to `MAX_PARITY_IMAGES` images where there are no such logits: of training images without a validation
-    split, and of validation images for a model of masks, in batches.
+    Without such logits, both run on up to `MAX_PARITY_IMAGES` images: on training images if there is no validation
+    split, and on validation images, in batches, for a model of masks.
     """
     are_masks = task.targets.are_masks
     if "validation" in outputs_by_split and not are_masks:
@@ -308,7 +308,7 @@ def make_sample_file(outputs: ModelOutputs, task: Task, groups: NDArray[np.int64
 
 
 def metrics_by_split(evaluations: Mapping[Split, TaskResult], config: RunConfig) -> dict[str, Any]:
-    """Return the metrics of each split in the form of the manifest; with folds, those out of fold by that name."""
+    """Return the metrics of each split in the form of the manifest; with folds, out-of-fold ones, under that name."""
     names = {"validation": OUT_OF_FOLD} if folds.is_folded(config) else {}
     return {names.get(split, split): value.summarize() for split, value in evaluations.items()}
 

@@ -41,7 +41,7 @@ def is_folded(config: RunConfig) -> bool:
 
 
 def mention_folds(images: Sequence[ImageRecord], config: RunConfig) -> list[str]:
-    """Return a sentence on folds if they would help and can be used: few images, and no validation split of the source.
+    """Return a sentence on folds if they would help and can be used: few images, and no validation split in the source.
 
     A test split of the source is in no fold.
     """

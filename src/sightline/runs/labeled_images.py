@@ -145,7 +145,7 @@ def decode_labeled(
 ) -> LabeledSubset:
     """Return all images of `index` with their labels; raises `DataError` for a label that is not in `classes`.
 
-    A number names the class of this number, also if its name has zeros before it, as that of a folder may.
+    A number names the class of this number, even if the class name has leading zeros, as a folder's may.
     """
     if targets.are_masks:
         check_masks(index)

@@ -24,7 +24,7 @@ from sightline.intervals import Interval
 
 
 class ErrorInfo(TypedDict):
-    """A prediction to look at; the expected grade is that of a model of grades."""
+    """A prediction to look at; only a model of grades has an expected grade."""
 
     path: str
     label: str
@@ -134,7 +134,7 @@ class UnreadableInfo(TypedDict):
 
 
 class _SharedInfo(TypedDict):
-    """What ``metrics.json`` says of every task."""
+    """The fields of ``metrics.json`` that every task has."""
 
     split: str
     accuracy_interval: Interval

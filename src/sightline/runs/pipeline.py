@@ -60,7 +60,7 @@ class Job:
     budget: TimeBudget | None = None
 
     def save_time(self) -> None:
-        """Record the time so far if it is limited; a process that is killed loses what comes after."""
+        """Record the time so far if it is limited; a process that is killed loses only the time after that."""
         if self.budget is not None:
             self.budget.save()
 
@@ -165,7 +165,8 @@ def compute_early(
 ) -> AbstractContextManager[EarlyFeatures | None]:
     """Return a block in which features are computed, while the network of a new run on a single host is built.
 
-    Before training waits for them, it calls `meanwhile`. Not with a time limit: how long things take is measured then.
+    Before training waits for them, it calls `meanwhile`. With a time limit, nothing is computed early: durations are
+    measured then.
     """
     is_new = next(job.run.checkpoints.glob("*"), None) is None
     if is_new and job.session.team.count == 1 and not prepared.config.train.time_limit:
@@ -236,7 +237,7 @@ def complete(
 
 
 def _list_headlines(evaluations: Mapping[Split, TaskResult]) -> dict[str, Any]:
-    """Return the metrics that a run states first, and their intervals, by split; nothing besides the accuracy alone."""
+    """Return the metrics that a run reports first, and their intervals, by split; empty for the accuracy alone."""
     headlines = {
         split: {name: value.metrics[name] for name in value.headlines}
         for split, value in evaluations.items()

@@ -58,9 +58,9 @@ def _applicable_findings(findings: Sequence[Finding], index: Index, config: RunC
     """Return the findings that apply under the settings.
 
     Class folders with identical subfolders look like splits, unless ``split.group = "folder"`` declares the subfolders
-    to be groups. Classes named like splits look like splits in any case. A task that takes several labels or masks
-    needs no advice to take them, and to a mask it does not matter which classes occur together. Grades and classes in a
-    stated order are not sorted as text, and may be decimal numbers.
+    to be groups. Classes named like splits look like splits in any case. A task with several labels or masks needs no
+    advice to use them, and for masks it does not matter which classes occur together. Grades and classes in a stated
+    order are not sorted as text, and may be decimal numbers.
     """
     targets, hidden = find_task(config.model.task).targets, set[str]()
     if targets.allows_several:

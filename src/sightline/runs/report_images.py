@@ -47,7 +47,7 @@ Kind = Literal["error", "heat_map", "leak", "label_issue", "true_mask", "predict
 
 @dataclass(frozen=True, slots=True)
 class ReportImage:
-    """A line of ``images.jsonl``: a small image of the one at `path`, in `file`.
+    """A line of ``images.jsonl``: `file` holds a small version of the image at `path`.
 
     A heat map shows the evidence for the class `predicted`, which is empty for the other kinds.
     """
@@ -87,7 +87,7 @@ def name_file(content: bytes, suffix: str) -> str:
 
 
 def write_images(run: RunDirectory, images: Images, is_replaced: Callable[[ReportImage], bool]) -> None:
-    """Save images in place of those that the run has and that `is_replaced`; the others stay."""
+    """Save images in place of the run's images for which `is_replaced` is true; the others stay."""
     try:
         others = [image for image in _read_index(run) if not is_replaced(image)]
     except ModelError:  # damaged
@@ -136,7 +136,7 @@ def _read_content(run: RunDirectory, name: str) -> bytes:
 def write_examples(run: RunDirectory, report: TaskReport, samples: Subset, predictor: Predictor | None = None) -> None:
     """Save small images of what a report shows of `samples`: errors, or the worst masks, with heat maps.
 
-    The `predictor` computes the heat maps; without it, those stay that the run has of the same predictions.
+    The `predictor` computes the heat maps; without it, the run's heat maps of the same predictions stay.
     """
     if isinstance(report, SegmentationReport):
         write_mask_images(run, report, samples, predictor)
@@ -150,8 +150,8 @@ def write_mask_images(
 ) -> None:
     """Save thumbnails of the worst images, alone and under their true and their predicted mask, and heat maps.
 
-    Each heat map is the evidence for the second one of the two classes that are confused most in the image. Without the
-    `predictor`, those stay that the run has of the same predictions.
+    Each heat map shows the evidence for the second of the two classes that are confused most in the image. Without the
+    `predictor`, the run's heat maps of the same predictions stay.
     """
     images: dict[ReportImage, bytes] = {}
     count = len(report.evaluation.classes)
@@ -183,7 +183,7 @@ def write_error_images(
 ) -> None:
     """Save thumbnails of errors among `samples`, and heat maps of the evidence for the predicted class (Grad-CAM).
 
-    Without the `predictor` that computes the heat maps, those stay that the run has of the same predictions.
+    Without the `predictor`, which computes the heat maps, the run's heat maps of the same predictions stay.
     """
     pixels = samples.take(np.array([error.index for error in errors], np.int64))
     images = dict(make_thumbnail("error", error.path, image) for error, image in zip(errors, pixels, strict=True))

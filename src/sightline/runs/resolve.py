@@ -48,7 +48,7 @@ class RunInputs:
 def resolve_request(request: TrainRequest, sources: Sources, callback: Callback) -> RunInputs:
     """Index and check the images of a new run, and make every choice that takes no time; starts the backend.
 
-    Raises `SightlineError`s for settings and images that nothing can be trained with.
+    Raises `SightlineError`s for settings and images with which nothing can be trained.
     """
     config = request.with_relative_paths(request.merge_layers())
     environment.check_packages(config)

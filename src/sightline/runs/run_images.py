@@ -120,7 +120,7 @@ def resolve_data_options(run: RunDirectory) -> DataConfig:
 
 
 def choose_tree_options(run: RunDirectory | None, targets: Targets) -> DataConfig:
-    """Return how to read images that a model is evaluated on, but not the run's own: as its tree of classes, if any.
+    """Return how to read images for an evaluation that are not the run's own: as its tree of classes, if any.
 
     Without its run, that is the tree of nested folders.
     """

@@ -26,7 +26,7 @@ _NON_NUMERIC_KINDS = "USOcMm"  # dtype kinds; V is allowed because bfloat16 has 
 class Checkpoint:
     """A snapshot of training: `arrays` holds weights and optimizer state by name, `state` the rest as JSON values.
 
-    The arrays may be `VariableArrays`, which are those of the moment in which they are read.
+    The arrays may be `VariableArrays`, which have the values at the moment they are read.
     """
 
     arrays: Mapping[str, NDArray[Any]]
@@ -62,7 +62,7 @@ def name_variables(model: Any) -> dict[str, Any]:
 def copy_variables(model: Any, submodel: Any = None, *, outside: bool = False) -> Arrays:
     """Return a copy of each variable of a Keras model by its name in `name_variables`.
 
-    With a `submodel`, only of those that it contains, or with `outside` of those that it does not.
+    With a `submodel`, only those that it contains are copied, or with `outside` those that it does not.
     """
     variables = name_variables(model)
     if submodel is not None:

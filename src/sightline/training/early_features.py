@@ -57,7 +57,7 @@ class EarlyFeatures:
         calibration: NDArray[np.uint8] | None = None,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """The first of `others` come before the rows of `train`. They are kept once they were asked for, these not.
+        """The first of `others` come before the rows of `train`. Once requested, `others` are kept, but `train` is not.
 
         `meanwhile` is called once, before someone waits for the features.
         """
@@ -98,7 +98,7 @@ class EarlyFeatures:
     def find(self, subset: Subset) -> NDArray[np.float32] | None:
         """Return the features of the images of `subset`, float32 [n, F], once they are computed; None without them.
 
-        Only those are found that are kept.
+        Only features that are kept can be returned.
         """
         if subset.pixels is not self._pixels or not set(subset.rows.tolist()) <= self._again:
             return None
@@ -134,9 +134,9 @@ def computing_early(
     *others: Subset,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[EarlyFeatures | None]:
-    """Compute the features of these images in the block, those of `others` last except for the first of them.
+    """Compute the features of these images in the block, those of `others` last, except for the first of them.
 
-    None where training computes other ones, or has them kept.
+    None if training computes other features, or already has these.
     """
     features = _start(config, entry, weights, train, others, meanwhile)
     try:

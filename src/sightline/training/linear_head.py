@@ -56,7 +56,7 @@ class LinearHead:
 
 
 def list_obstacles(config: RunConfig, *, has_hidden_layers: bool) -> list[str]:
-    """Return why the head is not a logistic regression with features of frozen layers: clauses, none if it is one."""
+    """Return, as clauses, why the head is not a logistic regression on features of frozen layers; none if it is one."""
     train = config.train
     obstacles = {
         "the head has several layers": has_hidden_layers,
@@ -172,7 +172,7 @@ def fit_linear_head(
 
 
 class HeadLoss(Protocol):
-    """What a head minimizes: that of a `Task`, whose methods these are, or another."""
+    """The loss that a head minimizes: that of a `Task`, which has these methods, or another."""
 
     def count_units(self, num_classes: int) -> int:
         """Return the number U of scores for K classes."""

@@ -41,7 +41,7 @@ class FitResult:
     """The result of `fit`; the model holds the weights of the best epoch, or of the last one if so configured.
 
     `validation_logits` are those of the final weights, float32 [N, K]; None if they were not computed. If `is_refit`,
-    the head was fitted to the validation images too after them: they are those of the model before.
+    the head was afterwards fitted to the validation images too, and they are those of the model before.
     """
 
     history: tuple[EpochRecord, ...]
@@ -121,7 +121,7 @@ def _is_solved(record: EpochRecord | None) -> bool:
 
 
 class Obstacle(NamedTuple):
-    """Why a stage is left out, and the setting with which it is trained all the same."""
+    """Why a stage is left out, and the setting with which it is trained anyway."""
 
     reason: str
     setting: str
@@ -248,7 +248,7 @@ def _run_stage(
 
 
 def _has_next_epoch(stage_run: StageRun, state: TrainingState, deadline: StageDeadline) -> bool:
-    """Return whether the stage goes on; an epoch that has begun does, and so does the first of a run."""
+    """Return whether the stage continues; an epoch that has begun always does, and so does the first of a run."""
     patience = stage_run.config.train.early_stopping.patience
     if state.history and _is_last_epoch(stage_run.config, state.history[-1]):
         return False
@@ -308,7 +308,7 @@ def _run_epoch(
 
 
 def _can_validate(task: Task, validation: Subset) -> bool:
-    """Return whether there are images to validate on; of masks, one of their pixels must have a class."""
+    """Return whether there are images to validate on; with masks, at least one pixel must have a class."""
     return any((mask != VOID).any() for mask in validation.labels) if task.targets.are_masks else len(validation) > 0
 
 

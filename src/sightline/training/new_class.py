@@ -26,7 +26,7 @@ MAX_FOLDS = 10  # up to this number of images of the new class, each is left out
 class NewClassFit:
     """The row of the new class: its logit is features @ `kernel` + `bias`, with `kernel` float32 [F].
 
-    `is_recalled` bool [n] tells which images of the new class are classified as it by a row that was fitted without
+    `is_recalled` bool [n] says which images of the new class are classified correctly by a row that was fitted without
     them, in one of `folds` folds, with the same `penalty`.
     """
 
@@ -71,7 +71,7 @@ def fit_new_class(
 
 
 def weigh_images(is_new: NDArray[np.bool_], num_classes: int, included: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return how much images count, float32 [N, 1]: classes the same, and images that are not `included` nothing."""
+    """Return the weights of images, float32 [N, 1]: 0 if not `included`; the new class weighs as much as the mean."""
     counts = np.where(is_new, max(1, int((is_new & included).sum())), max(1, int((~is_new & included).sum())))
     weights = np.where(is_new, 1, num_classes) / counts / (num_classes + 1) * included
     return weights[:, None].astype(np.float32)

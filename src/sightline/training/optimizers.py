@@ -56,7 +56,7 @@ def build_loss(config: TrainConfig) -> Any:
 
     Each loss is linear in the soft labels even if they do not sum to 1, so that they can include class weights. (Keras'
     own softmax cross-entropy is not: TensorFlow's kernel assumes a distribution, and its gradient is wrong otherwise.)
-    Focal loss: Lin et al., 2017, arXiv:1708.02002, gamma 2, alpha 0.25. The asymmetric loss is of several labels, see
+    Focal loss: Lin et al., 2017, arXiv:1708.02002, gamma 2, alpha 0.25. The asymmetric loss is for several labels; see
     `tasks.multi_label`.
     """
     if config.loss == "focal":

@@ -40,7 +40,7 @@ MAX_BATCH_PIXELS = 1 << 20  # maximum per batch: large images are measured in sm
 
 @dataclass(frozen=True, slots=True)
 class PrecisionChoice:
-    """A precision and the reason for choosing it, as text; "" if it is what is used anyway."""
+    """A precision and the reason for choosing it, as text; "" if it would be used anyway."""
 
     precision: Precision
     reason: str
@@ -50,7 +50,7 @@ def choose_precision(spec: ModelSpec, config: RunConfig, num_images: int) -> Pre
     """Choose the precision for training the model of `spec` on `num_images` images; builds the model to measure it.
 
     The first measurement is cached, so that the same model on the same machine always gets the same precision. Nothing
-    is measured on a GPU of NVIDIA, and for ``train.precision = "device"``.
+    is measured on an NVIDIA GPU, or for ``train.precision = "device"``.
     """
     stages = config.train.stages
     trains_backbone = not stages or any(stage.depth for stage in stages)
@@ -77,7 +77,7 @@ def choose_precision(spec: ModelSpec, config: RunConfig, num_images: int) -> Pre
 
 
 def _choose_by_capability(capability: tuple[int, int]) -> PrecisionChoice:
-    """Choose the precision of a GPU of NVIDIA by a fixed table: compiling two networks to measure it takes minutes."""
+    """Choose the precision of an NVIDIA GPU by a fixed table: compiling two networks to measure it takes minutes."""
     number = "{}.{}".format(*capability)
     if capability >= BFLOAT16_CAPABILITY:
         return PrecisionChoice("mixed_bfloat16", f"a GPU of compute capability {number} computes it in tensor cores")

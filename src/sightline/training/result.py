@@ -15,7 +15,7 @@ PERFECTIBLE = ("val_accuracy", "val_calibrated_loss")  # monitors with nothing t
 
 @dataclass(frozen=True, slots=True)
 class SplitMetrics:
-    """The accuracy and loss on one split; None for masks none of whose pixels has a class.
+    """The accuracy and loss on one split; None for masks in which no pixel has a class.
 
     Attributes:
         accuracy: The fraction of images whose most probable class is the true one, in [0, 1].
@@ -88,7 +88,7 @@ class TrainResult:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields, and the `details` beside them, as JSON values."""
+        """Return the fields as JSON values, with the `details` at the same level."""
         return jsonio.fields_to_dict(self, skip=["details"]) | dict(self.details)
 
 
@@ -108,7 +108,7 @@ class StagePlan:
 
 @dataclass(slots=True)
 class TimeRecord:
-    """What a run with a time limit has measured and decided so far, in seconds; stored in ``run.json``.
+    """The measurements (in seconds) and decisions of a run with a time limit so far; stored in ``run.json``.
 
     `elapsed` is the time of all sessions of the run, `finishing` the estimated time from the end of training to that of
     the run. `stages` are the plans by the number of the stage. `stopped` says that training ended before the planned

@@ -66,7 +66,8 @@ def extract_features(
 ) -> StageFeatures | None:
     """Compute both splits' features of the layers that stay frozen in all of `group`; None if there are none.
 
-    `on_message` is told why Keras computes them where ONNX Runtime should. Those in `early` are taken from there.
+    `on_message` receives the reason if Keras computes them where ONNX Runtime should. Those in `early` are taken from
+    there.
     """
     tensor = find_freeze_boundary(network, max(group, key=lambda stage: stage.depth))
     if tensor is None:
@@ -145,7 +146,7 @@ def count_views(stage: StageConfig, config: RunConfig) -> int:
 
 
 def _make_advance(progress: Progress, task: str, total: int) -> Callable[[int], None]:
-    """Return a function that reports as many of `total` rows more as it is called with."""
+    """Return a function that reports that many more of `total` rows."""
     done = 0
 
     def advance(count: int) -> None:

@@ -203,7 +203,7 @@ def _prepare_stage(
 def set_epochs(stage_run: StageRun, epochs: int) -> StageRun:
     """Return `stage_run` with this number of epochs, which its schedule and its moving average then span.
 
-    Only another decay of the average is compiled again: that takes longer than many steps.
+    The model is compiled again only if the decay of the average changes: that takes longer than many steps.
     """
     config, steps = stage_run.config.train, epochs * stage_run.steps
     rate_at = build_schedule(config.schedule, stage_run.base_rate, steps)

@@ -76,7 +76,7 @@ class StepRunner(ABC):
     ) -> None:
         """Begin at step `start` of `epoch` (1-based), whose learning rates are `rates` [steps].
 
-        `has_next` tells whether another epoch of the stage is planned, for which data can be prepared.
+        `has_next` says whether another epoch of the stage is planned, for which data can be prepared.
         """
 
     @abstractmethod
