@@ -105,11 +105,13 @@ def test_names_that_are_not_clear_are_passed_over(tmp_path: Path, numbers: str, 
     [
         ("id,count,name\n1,30,cat\n2,40,red dog\n", {"cat", "red dog"}),
         ("1,cat\n2,red dog\n", {"cat", "red dog"}),
+        ("编号,名称\n1,猫\n2,狗\n", {"猫", "狗"}),
+        ("id,disease\n1,rust\n2,scab\n", {"rust", "scab"}),
         ("id,patient\n1,Ann\n2,Bob\n", {"1", "2"}),
         ("id,count\n1,30\n2,40\n", {"1", "2"}),
         ("name\ncat\nred dog\n", {"1", "2"}),
     ],
-    ids=["the third column", "no header", "patients", "counts", "one column"],
+    ids=["the third column", "no header", "Chinese columns", "diseases", "patients", "counts", "one column"],
 )
 def test_a_table_names_classes_in_its_column_of_names(tmp_path: Path, text: str, labels: set[str]) -> None:
     assert get_labels(write_source(tmp_path, **{"classes.csv": text})) == labels

@@ -278,6 +278,12 @@ def test_one_hot_columns(tmp_path: Path) -> None:
     assert reasons["labels-from-table"] == "columns helmet, mask"
 
 
+@pytest.mark.parametrize("columns", ["X,y", "x,y", "file,y"])
+def test_y_may_be_a_number_beside_files(tmp_path: Path, columns: str) -> None:
+    rows = f"{columns}\n1.jpg,0\n2.jpg,1\n"
+    assert [item.label for item in read_manifest(write_table(tmp_path, rows)).items] == ["0", "1"]
+
+
 @pytest.mark.parametrize("columns", ["file,y,tags", "file,y,classes", "file,x,y"])
 def test_y_is_the_label_beside_other_columns(tmp_path: Path, columns: str) -> None:
     rows = "1.jpg,cat,1\n2.jpg,dog,2\n" if columns[-1] != "y" else "1.jpg,1,cat\n2.jpg,2,dog\n"
@@ -599,6 +605,24 @@ def test_several_flags_of_splits_are_read_together(
     write_files(tmp_path / "set", {"cat/1.jpg": b"1", "dog/2.jpg": b"2", "meta.csv": text.encode()})
     listing = list_source(tmp_path / "set")
     assert [item.split for item in listing.items] == list(splits)
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "splits"),
+    [
+        ("is_train,is_test", ("1,0", "1,0"), [None, None]),
+        ("is_test,is_valid", ("0,1", "1,0"), [None, None]),  # is_valid may say that a row is in order
+        ("is_train,is_test,Split", ("1,0,test", "0,1,train"), ["test", "train"]),
+    ],
+    ids=["all of training", "none of training", "beside a column of splits"],
+)
+def test_flags_that_do_not_divide_the_images_are_not_splits(
+    tmp_path: Path, columns: str, cells: tuple[str, str], splits: list[str | None]
+) -> None:
+    text = f"image,label,{columns}\n1.jpg,cat,{cells[0]}\n2.jpg,dog,{cells[1]}\n"
+    listing = read_manifest(write_table(tmp_path, text))
+    assert [item.split for item in listing.items] == splits
+    assert all("split" not in item.extra for item in listing.items)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,11 @@ FILES = (
     "classes.csv", "label_num_to_disease_map.json", "cat_to_name.json", "label_map.json", "class_names.json",
     "data.yaml",
 )  # fmt: skip
-_NAME_COLUMNS = {"name", "class", "classname", "classlabel", "label", "labelname", "category", "species", "description"}
+_NAME_COLUMNS = frozenset({
+    "name", "class", "classname", "classlabel", "label", "labelname", "category", "categoryname", "species",
+    "speciesname", "breed", "disease", "diagnosis", "description",
+    "名称", "名字", "类名", "类别", "类别名", "类别名称", "标签", "标签名称", "分类", "种类", "品种",
+})  # fmt: skip
 _NUMBER = re.compile(r"\d+|n\d{8}")
 _NO_NAME = re.compile(r"[-+\d.,\s]*")
 _YAML_NAMES = re.compile(r"^names[ \t]*:(.*(?:\n(?:[ \t-].*)?)*)", re.MULTILINE)  # and the lines below it

@@ -76,12 +76,16 @@ class Columns:
 
 
 def join_split_flags(table: Table) -> Table:
-    """Return a table with a column ``split`` for several such as ``is_train`` and ``is_test``, if they agree."""
-    flags = {c: _SPLIT_FLAGS[normalize_name(c)][0] for c in table.columns if normalize_name(c) in _SPLIT_FLAGS}
-    if len(flags) < 2 or "split" in table.columns:
+    """Return a table with a column ``split`` for several such as ``is_train`` and ``is_test``, if they agree.
+
+    As for a column alone, some images are of the training split and others are not.
+    """
+    names = {c: normalize_name(c) for c in table.columns}
+    flags = {c: _SPLIT_FLAGS[name][0] for c, name in names.items() if name in _SPLIT_FLAGS}
+    if len(flags) < 2 or "split" in names.values():
         return table
     splits_by_row = [[s for c, s in flags.items() if _parse_bool(row.get_text(c))] for row in table.rows]
-    if any(len(splits) != 1 for splits in splits_by_row):
+    if any(len(splits) != 1 for splits in splits_by_row) or not {("train",)} < set(map(tuple, splits_by_row)):
         return table
     rows = (Row(r.line, {**r.cells, "split": splits[0]}) for r, splits in zip(table.rows, splits_by_row, strict=True))
     return replace(table, columns=(*table.columns, "split"), rows=tuple(rows))
@@ -200,9 +204,9 @@ def _is_coordinate(table: Table, column: str, used_columns: Collection[str]) -> 
     """Return whether ``y`` is of a point: beside ``x`` with numbers, or in ``PixelSpacing[x,y]`` of NIH ChestX-ray."""
     if normalize_name(column) != "y":
         return False
-    is_beside_x = "x" not in used_columns and any(c.strip().casefold() == "x" for c in table.columns)
-    are_numbers = all(re.fullmatch(r"-?[\d.]*", row.get_text(column)) for row in table.rows)
-    return column.strip().casefold() != "y" or (is_beside_x and are_numbers)
+    x = [c for c in table.columns if c.strip().casefold() == "x" and c not in used_columns]
+    cells = [row.get_text(c) for row in table.rows for c in (*x, column)]
+    return column.strip().casefold() != "y" or bool(x and all(re.fullmatch(r"-?[\d.]*", cell) for cell in cells))
 
 
 def _first_or_empty(names: Sequence[str]) -> str:
