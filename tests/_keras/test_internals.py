@@ -144,9 +144,9 @@ def test_variables_can_have_shapes_only() -> None:
         assert layer.kernel.shape == (1 << 30, 1 << 20)
         with backend.keras().StatelessScope():
             pass  # its exit would allocate what is left over
-        with graphs.shapes_only() as variables:
+        with graphs.shapes_only():
             model = make_model()
-        graphs.allocate(model, variables)
+        graphs.allocate(model)
         assert all(backend.keras().ops.convert_to_numpy(kernel).any() for kernel in model.trainable_variables[::2])
         if backend.name() == "torch":
             assert len(model.state_dict()) == len(make_model().state_dict()) > 0

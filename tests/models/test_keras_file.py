@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -20,6 +21,7 @@ from command import open_and_replace
 from sightline import _io, backend
 from sightline.errors import ModelError
 from sightline.inference.runtimes.keras import load_model
+from sightline.models import safetensors_file
 from sightline.models.head import PROBABILITIES
 from sightline.models.keras_file import check_keras_file, open_keras_file
 
@@ -158,6 +160,44 @@ def test_layers_of_a_refused_file_take_no_memory_later(ours: Path, tmp_path: Pat
         pass  # its exit allocates what was left to be allocated, as that of any layer's first call does
 
 
+def add_unused_layer(config: Any) -> Any:
+    """Return the layers of a model with one of petabytes that nothing calls, and that Keras builds beside the model."""
+    layers = config["config"]["layers"]
+    unused = json.loads(json.dumps(layers[-1]))
+    unused["name"] = unused["config"]["name"] = "unused"
+    unused["config"]["units"], unused["inbound_nodes"] = 3 * 10**12, []
+    return {**config, "config": {**config["config"], "layers": [*layers, unused]}}
+
+
+def make_named() -> Any:
+    keras = backend.keras()
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, {PROBABILITIES: keras.layers.Dense(3, name="d")(inputs)})
+
+
+def test_layers_that_nothing_calls_take_no_memory(tmp_path: Path) -> None:
+    model = make_named()
+    model.save(tmp_path / "model.keras")
+    with zipfile.ZipFile(tmp_path / "model.keras") as archive:
+        config = add_unused_layer(json.loads(archive.read("config.json")))
+    path = replace_member(tmp_path / "model.keras", tmp_path / "a.keras", "config.json", json.dumps(config).encode())
+    weights = safetensors_file.encode_model(model)[safetensors_file.WEIGHTS_FILE]
+    layers = json.dumps(add_unused_layer(json.loads(model.to_json()))).encode()
+    for again in (load_model(path), safetensors_file.decode_model(weights, layers)):
+        assert [variable.path for variable in again.weights] == ["d/kernel", "d/bias"]
+        assert np.array_equal(backend.keras().ops.convert_to_numpy(again.weights[0]), model.get_weights()[0])
+
+
+def test_a_model_is_loaded_without_room_for_a_copy_of_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_named()
+    model.save(tmp_path / "model.keras")
+    monkeypatch.setattr(zipfile.ZipFile, "extract", Mock(side_effect=OSError(28, "No space left on device")))
+    loaded = load_model(tmp_path / "model.keras")
+    assert np.array_equal(backend.keras().ops.convert_to_numpy(loaded.weights[0]), model.get_weights()[0])
+
+
 def test_layers_are_built_once_and_weights_read_in_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A zip goes back in a member by reading it again from its start: 40 times the weights of EfficientNet-Lite0."""
     keras, built_layers = backend.keras(), list[str]()
@@ -166,8 +206,7 @@ def test_layers_are_built_once_and_weights_read_in_one_pass(tmp_path: Path, monk
         built_layers.append(self.name)
         build_dense(self, shape)
 
-    inputs = keras.Input((4,))
-    keras.Model(inputs, {PROBABILITIES: keras.layers.Dense(3, name="d")(inputs)}).save(tmp_path / "model.keras")
+    make_named().save(tmp_path / "model.keras")
     build_dense = keras.layers.Dense.build
     monkeypatch.setattr(keras.layers.Dense, "build", build)
     monkeypatch.setattr(zipfile.ZipExtFile, "seek", lambda *_: pytest.fail("a member of the zip is not read in order"))

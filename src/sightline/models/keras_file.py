@@ -70,12 +70,12 @@ def read_model(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         config = drop_compilation(jsonio.loads(archive.read("config.json")))
     keras = backend.keras()  # before a block that would import it on whatever backend is its default, with its notes
-    with shapes_only() as variables:
+    with shapes_only():
         model: Any = keras.saving.deserialize_keras_object(config, safe_mode=True)
     count, stored = (sum(map(math.prod, shapes)) for shapes in ([v.shape for v in model.weights], read_shapes(path)))
     if count > stored:
         raise ValueError(f"its layers have {count:,} weights, and it holds {stored:,}")
-    allocate(model, variables)
+    allocate(model)
     load_weights(model, path)
     return model
 
@@ -83,10 +83,14 @@ def read_model(path: Path) -> Any:
 def load_weights(model: Any, path: Path) -> None:
     """Load the weights of a ``.keras`` file that was checked.
 
-    They are copied out of the zip first, where Keras would read all that comes before a place to go back to it.
+    They are copied out of the zip first, where Keras would read all that comes before a place to go back to it. Where
+    there is no room for them, as in the small ``/tmp`` of a container, it does.
     """
-    with tempfile.TemporaryDirectory(prefix="sightline-") as folder, zipfile.ZipFile(path) as archive:
-        model.load_weights(archive.extract("model.weights.h5", folder))
+    with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
+        source = str(path)
+        with suppress(OSError), zipfile.ZipFile(path) as archive:
+            source = archive.extract("model.weights.h5", folder)
+        model.load_weights(source)
 
 
 def check_keras_file(path: Path) -> None:

@@ -46,7 +46,7 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
     try:
         config = drop_compilation(jsonio.loads(layers))
         keras = backend.keras()  # on the chosen backend, before a block that would import it on another
-        with shapes_only() as variables, seed_new_layers(0):  # of any size: no memory before they are compared
+        with shapes_only(), seed_new_layers(0):  # of any size: no memory before they are compared
             model: Any = keras.saving.deserialize_keras_object(config, safe_mode=True)
         model.output[PROBABILITIES].shape[-1]
     except Exception as error:
@@ -57,7 +57,7 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
     for name, shape in shapes.items():
         if arrays[name].shape != shape:
             raise ModelError(f"the weight {name!r} has shape {arrays[name].shape}, but {shape} in {LAYERS_FILE}")
-    allocate(model, variables)
+    allocate(model)
     for variable in model.weights:
         backend.assign(variable, arrays[variable.path])
     for layer in list_layers(model):
