@@ -46,7 +46,7 @@ class CurvePoint:
 class LabelGain:
     """What `more` labeled images would add to the metric, with its 95% interval.
 
-    `labels` are those in all, `value` is the metric with all of them.
+    `labels` is the resulting total, `value` the metric with all of them.
     """
 
     more: int
@@ -122,9 +122,9 @@ def measure_learning_curve(
     """Return the learning curve of a linear head on `features`, float32 [N, F].
 
     Images of one unit, such as those of one patient, are trained on or held out together. `held_out` (bool [N]) are the
-    images that are always held out; without it, each is once. `more` are the numbers of additional labels to predict
-    the gain of; by default a quarter and all of the present ones. `task` is one of `TASKS`. Raises `DataError` if there
-    are too few images.
+    images that are always held out; without it, each is held out once. `more` are the numbers of additional labels to
+    predict the gain of; by default a quarter of the present number, and the same number again. `task` is one of
+    `TASKS`. Raises `DataError` if there are too few images.
     """
     unit_numbers = np.unique(np.array(units), return_inverse=True)[1].astype(np.int64)
     several, num_classes = find_task(task).targets.allows_several, count_classes(features.labels)
@@ -205,8 +205,8 @@ def _predict_resampled(
 ) -> NDArray[np.float64]:
     """Return the errors [R, L] at `labels` by the laws of resampled curves [R, S].
 
-    Curves are not exactly power laws, so each law is fitted without a random number of the smallest sizes, at most
-    half of them: what depends on that choice is uncertain.
+    Curves are not exactly power laws, so each law is fitted without a random number of the smallest sizes, at most half
+    of them: a result that depends on this choice is uncertain.
     """
     most = min(len(sizes) - MIN_FITTED, len(sizes) // 2)
     omitted = make_generator(seed, "learning curve", "sizes").integers(0, most, len(resampled), endpoint=True)

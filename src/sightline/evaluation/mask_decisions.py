@@ -28,11 +28,11 @@ DEFAULT_MIN_IOU = 0.5
 
 @dataclass(frozen=True, slots=True)
 class MaskDecisions:
-    """What the threshold of a model does on `count` images: the fraction of accepted masks, and how good they are.
+    """The effect of a model's threshold on `count` images: the fraction of accepted masks, and how good they are.
 
     `precision` is the fraction of accepted masks with an IoU of at least `min_iou`, with the 95% `interval` and the
-    one-sided 95% `lower_bound` of `selective.SelectiveMetrics`; None if none is accepted. `met` tells whether the bound
-    reaches the `target`, None if the threshold was chosen on these images. `mean_iou` is the mean over the accepted
+    one-sided 95% `lower_bound` of `selective.SelectiveMetrics`; None if none is accepted. `met` says whether the bound
+    reaches the `target`; None if the threshold was chosen on these images. `mean_iou` is the mean over the accepted
     images.
     """
 
@@ -48,7 +48,7 @@ class MaskDecisions:
 
 
 def check_request(request: ThresholdRequest) -> None:
-    """Raise `UsageError` for targets that a mask has no meaning for, or that are not between 0 and 1."""
+    """Raise `UsageError` for targets that have no meaning for masks, or that are not between 0 and 1."""
     if (
         request.positive
         or request.rates
@@ -110,7 +110,7 @@ def evaluate_decisions(
 ) -> MaskDecisions | None:
     """Apply a threshold to evaluated images; None without one. `is_fitted`: it was chosen on these images.
 
-    `groups` [N] are the numbers of their groups; None if each image is on its own.
+    `groups` [N] are the numbers of their groups; None if images are independent.
     """
     if thresholds is None or thresholds.min_iou is None or thresholds.target_precision is None:
         return None

@@ -35,14 +35,14 @@ CALIBRATION_PIXELS = 200_000  # of all images: neighbors hardly differ, so that 
 
 @dataclass(frozen=True, slots=True)
 class MaskOutputs(ModelOutputs):
-    """The outputs of a model of masks for N images, of which `outputs` has the means over the pixels of each.
+    """The outputs of a model of masks for N images; `outputs` has the means over the pixels of each image.
 
-    `labels` are the masks uint8 [N, H, W]. Of each image there are `confusions` int64 [N, K, K], true classes in rows;
+    `labels` are the masks uint8 [N, H, W]. For each image there are `confusions` int64 [N, K, K], true classes in rows;
     `boundaries` int64 [N, K, 4] as `count_boundaries` returns them; the mean cross-entropy of a pixel in nats, `losses`
     float64 [N], NaN without any; `reliability` float64 [N, B, 3], the pixels, the sum of their confidences and the
-    correct ones in each of B bins; and the IoU that its probabilities promise, `quality` float64 [N].
+    correct ones in each of B bins; and the IoU expected from its probabilities, `quality` float64 [N].
 
-    `pixel_logits` float32 [M, K] and `pixel_labels` int32 [M] are those of pixels at random, of the images at
+    `pixel_logits` float32 [M, K] and `pixel_labels` int32 [M] are those of random pixels, from the images at
     `pixel_images` int32 [M]. `worst_masks` are the predicted masks uint8 [H, W] of the images of the lowest IoU, by
     position.
     """
@@ -130,7 +130,7 @@ def collect_mask_outputs(
 class MaskCollector:
     """Collects `MaskOutputs` from batches of outputs for `samples`, each image in one of them.
 
-    Where the images have sizes, what `preprocess` padded them with counts nowhere.
+    Where the images have sizes, the padding that `preprocess` added is not counted.
     """
 
     def __init__(self, classes: int, samples: Subset, preprocess: PreprocessingSpec) -> None:

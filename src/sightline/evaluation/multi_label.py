@@ -42,7 +42,7 @@ class MultiLabelResult(TaskResult):
     """The metrics of a multi-label classifier on labeled images.
 
     `labels` bool [N, K] are the classes of each image, `predicted` bool [N, K] those that the thresholds predict.
-    `accuracy` is the fraction of the N * K decisions that are right, `loss` the mean binary cross-entropy.
+    `accuracy` is the fraction of the N * K decisions that are correct, `loss` the mean binary cross-entropy.
     """
 
     per_class: tuple[LabelMetrics, ...]
@@ -61,7 +61,7 @@ class LabelPair:
 
 @dataclass(frozen=True, slots=True)
 class LabelErrors:
-    """The images to look at, those with the surest wrong decision first, of `count` images with any wrong one.
+    """The images to look at, those with the most confident wrong decision first, of `count` images with any.
 
     `confused_pairs` are the classes that are most often predicted in place of others, and `pair_errors` the pairs of
     classes that are most often wrongly predicted together, or missed together.
@@ -79,8 +79,8 @@ class MultiLabelReport:
 
     `decisions` and `label_sets` are those of thresholds that were fitted for a precision and a false-negative rate,
     else None. `unreached` are the classes for which no threshold is known to reach the target that was requested, and
-    `ood` how out-of-distribution images are told apart, if there were any. `note` says what limits the thresholds that
-    were fitted for a target, if they are of this evaluation. `energies`, float64 [N], are the
+    `ood` how well out-of-distribution images are detected, if there were any. `note` states the limitations of
+    thresholds that were fitted for a target, if this evaluation fitted them. `energies`, float64 [N], are the
     out-of-distribution scores of the images, in the order of `evaluation.paths`.
     """
 

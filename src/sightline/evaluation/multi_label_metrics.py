@@ -33,7 +33,7 @@ NAMES = (*RANKED, *COUNTED, *AVERAGED, "subset_accuracy", "calibration_error")
 
 @dataclass(frozen=True, slots=True)
 class LabelMetrics:
-    """The metrics of one class: which images have it, as its probability and its `threshold` (None: never) tell.
+    """The metrics of one class, which is predicted by its probability and its `threshold` (None: never).
 
     `support` images of the `count` have the class. Precision and recall have Wilson's 95% intervals, or those of
     `grouped_proportions`; None where they are not defined: precision if the class was never predicted, recall and F1
@@ -67,11 +67,11 @@ def compute_label_metrics(
     groups: NDArray[np.int64] | None = None,
     predicted: NDArray[np.bool_] | None = None,
 ) -> tuple[dict[str, Metric], tuple[LabelMetrics, ...]]:
-    """Return the metrics over all classes by name, and those of each class, which is predicted from its threshold on.
+    """Return the metrics over all classes by name, and those of each class, predicted at its threshold or above.
 
     `thresholds` are float64 [K], infinity for a class that is never predicted. `groups` int64 [N] number the groups of
-    the images from 0; None if each image is on its own. `predicted` bool [N, K] are the predicted classes, if they
-    are not those of one threshold for all images.
+    the images from 0; None if images are independent. `predicted` bool [N, K] are the predicted classes, if thresholds
+    differ between images.
     """
     count = len(labels)
     predicted = probabilities >= thresholds if predicted is None else predicted
@@ -334,7 +334,7 @@ def compute_example_f1(predicted: NDArray[np.bool_], labels: NDArray[np.bool_]) 
 
 
 def compute_ranking_losses(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the fraction of wrongly ordered pairs of a class that each image has and one that it has not, [N].
+    """Return, for each image, the fraction of wrongly ordered pairs of a class that it has and one that it lacks, [N].
 
     Ties count as wrong; an image with all classes or none has 0 (Tsoumakas et al., 2010, as in scikit-learn).
     """

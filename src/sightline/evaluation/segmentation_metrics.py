@@ -167,10 +167,9 @@ def compute_image_iou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
 def average_iou(
     hits: NDArray[np.float64], true: NDArray[np.float64], predicted: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the mean IoU over the classes that are there, float64 [...]; NaN without any pixel.
+    """Return the mean IoU over the classes that are present, float64 [...]; NaN without any pixel.
 
-    All are numbers of pixels of each class, [..., K]: those that are predicted correctly, that have it, and that are
-    predicted to.
+    All are numbers of pixels of each class, [..., K]: predicted correctly, truly of the class, and predicted as it.
     """
     return _mean_of_present(_compute_iou(hits, true, predicted))
 
@@ -223,9 +222,9 @@ def _mean_of_present(values: NDArray[np.float64]) -> NDArray[np.float64]:
 class MaskScores:
     """The pixels of N images by their true and their predicted class, of K `classes`, and the `quality` float64 [N].
 
-    `cells` int64 [M, 4] are the image, the true class, the predicted class and the number of these pixels, from 1 on:
-    what an image does not have takes no room. Pixels without a class count nowhere. The quality of a mask is the IoU
-    that the probabilities of its pixels promise, in [0, 1].
+    `cells` int64 [M, 4] are the image, the true class, the predicted class and the number of these pixels, at least 1:
+    absent pairs take no memory. Pixels without a class are not counted. The quality of a mask is the IoU expected from
+    the probabilities of its pixels, in [0, 1].
     """
 
     cells: NDArray[np.int64]

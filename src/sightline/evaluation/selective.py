@@ -66,7 +66,7 @@ class SelectiveMetrics:
     Of `count` images, `accepted` are above the threshold, a fraction of `coverage`. Their `precision` has Wilson's 95%
     `interval` and the exact one-sided 95% `lower_bound`, or those of `grouped_proportions` where images come in groups;
     all three are None if no image is above the threshold, the last two also if all above it are of one group. `met`
-    tells whether the bound reaches the target.
+    says whether the bound reaches the target.
     """
 
     count: int
@@ -116,11 +116,11 @@ def choose_threshold(
     """Return the smallest confidence threshold whose precision is at least `target_precision`.
 
     `confidences` float32 [N] and `correct` bool [N] are of validation images. If `conservative`, thresholds are tested
-    from the strictest on, starting where enough images are above to show anything. The result is the last for which an
-    exact binomial test at 5% rejects that the true precision is lower (Clopper and Pearson, 1934; fixed-sequence
-    testing as in Angelopoulos et al., 2021, arXiv:2110.01052). It misses the target for one validation split in twenty;
-    a target of 0.99 takes 299 images without an error. If not `conservative`, the observed precision has to reach the
-    target. On new images it then misses about half of the time, and more often if few images were above.
+    starting from the strictest with enough images above it to show anything. The result is the last for which an exact
+    binomial test at 5% rejects that the true precision is lower (Clopper and Pearson, 1934; fixed-sequence testing as
+    in Angelopoulos et al., 2021, arXiv:2110.01052). It misses the target for one validation split in twenty; a target
+    of 0.99 takes 299 images without an error. If not `conservative`, the observed precision has to reach the target. On
+    new images it then misses about half of the time, and more often if few images were above.
 
     The test takes images as independent. If they are of `groups`, int64 [N], the note of the threshold says so: a bound
     that counts groups takes 29 of them without an error for 0.9 and 299 for 0.99, which few validation splits have.
@@ -156,8 +156,8 @@ def choose_from_counts(
     """Return the smallest of the thresholds `confidences` [T], descending, as `choose_threshold` does.
 
     Of `count` validation images, `accepted` int64 [T] reach each of them, `correct_counts` int64 [T] of those with a
-    correct prediction, which may depend on the threshold. `num_groups` is the number of their groups, None if each is
-    on its own. Raises `UsageError` for a target outside (0, 1).
+    correct prediction, which may depend on the threshold. `num_groups` is the number of their groups, None if images
+    are independent. Raises `UsageError` for a target outside (0, 1).
     """
     if not 0 < target_precision < 1:
         raise UsageError(f"The target precision must be between 0 and 1, e.g. 0.99; got {target_precision}.")

@@ -27,7 +27,7 @@ PERMUTATIONS = 2000
 class SplitShift:
     """Metrics of `count` validation images, and how those of the evaluated images differ.
 
-    `split` is ``out-of-fold`` where predictions of folds are in place of those of a validation split.
+    `split` is ``out-of-fold`` where predictions of folds take the place of those of a validation split.
     `accuracy_difference` is evaluated minus validation accuracy, with its 95% interval (Newcombe, also of those of
     `grouped_proportions`). `ece_difference` is the same for the ECE, and `ece_p_value` the p-value of a permutation
     test of two splits from one distribution, of images or of their groups.
@@ -67,8 +67,8 @@ def compare_splits(
 ) -> SplitShift | None:
     """Compare probabilities float32 [N, K] and labels int32 [N] of validation with those of the evaluated images.
 
-    `groups` int64 [N] number the groups of the images of each, from 0; None if each image is on its own. None is
-    returned if the images of one of the two are all of one group.
+    `groups` int64 [N] number the groups of the images of each, from 0; None if images are independent. None is returned
+    if the images of one of the two are all of one group.
     """
     (p, labels), (q, truth) = validation, evaluated
     hits = p.argmax(1) == labels, q.argmax(1) == truth

@@ -144,7 +144,7 @@ def evaluate_slices(
 
     The gap between slice and rest has Newcombe's interval (`intervals.difference_interval`), at 95% for all slices
     together (Bonferroni). With `groups` int64 [N], from 0, both intervals are made of those of `grouped_proportions`,
-    and slices that have images of one group alone, inside or outside, are left out: they would tell of that group.
+    and slices with images of only one group, inside or outside, are left out: they would describe that group.
     """
     if groups is None:
         z = NormalDist().inv_cdf(1 - TAIL / max(len(masks), 1))

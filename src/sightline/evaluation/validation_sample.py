@@ -32,7 +32,7 @@ class ValidationSample:
     """A random sample of the validation images.
 
     Attributes:
-        bank: float32 [B, F]: features of images that scores are defined by: a third, at most 128.
+        bank: float32 [B, F]: features of the images that define the scores: a third, at most 128.
         features: float32 [M, F]: features of the other images, with which new images are compared.
         uncertainties: float64 [M]: one minus the largest probability for each of them, or the quality of its mask.
         confidences: float32 [N]: the largest probability, or the quality of the mask, for each image and some more.
@@ -41,7 +41,7 @@ class ValidationSample:
         probabilities: float32 [L, K]: those of each class, if images may have several labels; empty for other models.
         labels: bool [L, K]: whether these images have the label.
         groups: int64 [N]: the number of the group of each image with a confidence, from 0: images of one group, as
-            `split.group` states them, depend on each other. Empty if each image is on its own.
+            `split.group` states them, depend on each other. Empty if images are independent.
     """
 
     bank: NDArray[np.float32]

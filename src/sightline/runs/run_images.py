@@ -146,7 +146,7 @@ def _read_request(run: RunDirectory) -> TrainRequest | None:
 def check_unchanged(run: RunDirectory, data: DecodedDataset) -> None:
     """Raise `DataError` if the images, labels, masks or splits of `data` differ from those that the run started with.
 
-    The splits alone differ if the source states others now, or if its groups or the rule of an older version do.
+    Only the splits differ if the source now states others, or if its groups or the rule of an older version differ.
     """
     recorded_rows = run.read_data()
     if recorded_rows is None:
@@ -191,9 +191,9 @@ def _without_split(row: tuple[str, str, Split | None, str]) -> tuple[str, str, s
 
 
 def keep_splits(run: RunDirectory, index: Index) -> Index:
-    """Return the images of a run that goes on with the splits that it recorded, unless the source states splits.
+    """Return the images of a run that continues with its recorded splits, unless the source states splits.
 
-    So it goes on where a newer version would divide them in another way. Other images are left to `check_unchanged`.
+    So it can continue where a newer version would split them differently. Other images are left to `check_unchanged`.
     """
     rows, config = run.read_data(), run.config
     if rows is None or config.split.folds or any(image.split for image in index.images):

@@ -69,7 +69,7 @@ class FindingInfo(TypedDict):
 
 
 class RecipeChoiceInfo(TypedDict):
-    """The recipe that ``auto`` chose, why, and the settings that it set besides; see `steps.RecipeChoice`."""
+    """The recipe that ``auto`` chose, why, and the other settings that it set; see `steps.RecipeChoice`."""
 
     recipe: str
     reason: str

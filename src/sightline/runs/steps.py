@@ -42,7 +42,7 @@ class RecipeChoice:
 
 
 class StepResult(NamedTuple):
-    """The configuration after a step, and a note on what was chosen; "" if there is nothing to tell."""
+    """The configuration after a step, and a note on what was chosen; "" if there is nothing to report."""
 
     config: RunConfig
     note: str = ""
@@ -118,10 +118,11 @@ def choose_model(config: RunConfig, _facts: DataFacts, _machine: Machine) -> Ste
 
 
 def choose_input_size(config: RunConfig, facts: DataFacts, _machine: Machine) -> StepResult:
-    """Fill in the height and width: that of the network, or of small images and large pretrained ones the images'.
+    """Fill in the height and width: for networks for small images those of the images, else those of the network.
 
-    Masks are learned at the size of the images, up to `MAX_MASK_SIDE`. Where images with several labels are seen whole
-    by a pretrained network, they keep their aspect ratio, in an area of the same size.
+    A pretrained network takes its `pretrained_input_size` if the images are that large. Masks are learned at the size
+    of the images, up to `MAX_MASK_SIDE`. Where a pretrained network takes whole images with several labels, they keep
+    their aspect ratio, in an area of the same size.
     """
     size = config.input
     if facts.mask_size is not None and size.height is None and size.width is None:
@@ -138,7 +139,7 @@ def choose_input_size(config: RunConfig, facts: DataFacts, _machine: Machine) ->
 def _fit_aspect_ratio(side: int, aspect_ratio: float) -> tuple[int, int]:
     """Return a height and width of about this width / height, in multiples of `STRIDE`, with the area of a square.
 
-    A square stays one up to a tenth: the network was trained on it.
+    Within a tenth of a square, it stays a square: the network was trained on one.
     """
     ratio = min(max(aspect_ratio, 1 / MAX_ASPECT_RATIO), MAX_ASPECT_RATIO)
     if 1 / 1.1 < ratio < 1.1:
@@ -173,7 +174,7 @@ def choose_resize(config: RunConfig, _facts: DataFacts, _machine: Machine) -> St
 
 
 def choose_monitor(config: RunConfig, _facts: DataFacts, _machine: Machine) -> StepResult:
-    """Fill in by what epochs are compared: the loss, after temperature scaling where the task has it.
+    """Fill in the metric by which epochs are compared: the loss, after temperature scaling where the task has it.
 
     It uses more of each image than the accuracy does: of 100 images, chance alone moves the accuracy by five points.
     """
@@ -202,7 +203,7 @@ def choose_views(config: RunConfig, facts: DataFacts, _machine: Machine) -> Step
 def choose_depths(config: RunConfig, facts: DataFacts, machine: Machine) -> StepResult:
     """Fill in how many layers stages unfreeze: as many as in `REFERENCE_MODEL`, or that fraction of fewer layers.
 
-    The number was measured with that network; of deeper ones, it leaves more layers frozen.
+    The number was measured with that network; in deeper ones, it leaves more layers frozen.
     """
     train, open_stages = config.train, [stage.name for stage in config.train.stages if stage.unfreeze == "auto"]
     if not open_stages:

@@ -83,7 +83,7 @@ def measure_finishing(network: DistributedNetwork, prepared: PreparedRun) -> flo
 def describe_time(
     budget: TimeBudget, config: RunConfig, history: Sequence[EpochRecord], best: EpochRecord | None
 ) -> dict[str, Any]:
-    """Return what a run says of its time limit: the limit and the time so far in seconds, and the outlook."""
+    """Return what a run reports on its time limit: the limit and the time so far in seconds, and the outlook."""
     return {
         "limit": budget.limit,
         "seconds": budget.elapsed,
@@ -92,7 +92,7 @@ def describe_time(
 
 
 def update_time(result: TrainResult, budget: TimeBudget) -> TrainResult:
-    """Return the result of a run at its end: the time so far includes the report, which could only state an earlier."""
+    """Return the result of a run at its end: its time includes the report, which could only state an earlier time."""
     time_info = {**result.details["time"], "seconds": budget.elapsed}
     return replace(result, details={**result.details, "time": time_info})
 

@@ -60,5 +60,5 @@ def list_result_metrics(evaluations: Mapping[Any, TaskResult]) -> dict[str, floa
 
 
 def list_artifacts(run: RunDirectory) -> list[Path]:
-    """Return the bundle and the report, those that there are."""
+    """Return the bundle and the report, as far as they exist."""
     return [path for path in (run.path / "bundle", run.path / "report.html") if path.exists()]

@@ -79,7 +79,7 @@ class TimeBudget:
         """Plan and record how many of the `configured` epochs of stage `number` fit, at least `required`.
 
         `measure_epoch` returns the seconds of the steps of an epoch and of its validation, and the number of views of
-        each image in it; it is not called if no time is left for any. Epochs are on fewer views rather than left out.
+        each image in it; it is not called if no time is left for any. Views are reduced before epochs are left out.
         """
         record, epochs, seconds, validation, views = self.record, required, None, 0.0, 1
         self._estimate_finishing()
