@@ -165,7 +165,7 @@ def test_an_unreachable_target_exits_with_1_and_always_abstains(sightline: Comma
     result = sightline("evaluate", run, "--target-precision", "0.99", "--format", "json")
     assert result.code == 1
     assert result.json["threshold"]["confidence"] is None
-    assert "do not show that any confidence threshold reaches" in result.json["threshold"]["note"]
+    assert "do not show that any threshold reaches" in result.json["threshold"]["note"]
     lines = sightline("predict", run, colors / "red", "--format", "json").lines
     assert {line["decision"] for line in lines} == {"abstain"}
 

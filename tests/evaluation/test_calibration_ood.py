@@ -169,7 +169,7 @@ def test_being_conservative_says_what_it_costs() -> None:
     assert "at least 299 without an error" in few.note
     assert "--no-conservative has a coverage of 100.0%" in few.note
     one = selective.choose_threshold(np.ones(1, np.float32), np.ones(1, bool), 0.9)
-    assert one.note.startswith("1 validation image does not show that any confidence threshold reaches the target;")
+    assert one.note.startswith("1 validation image does not show that any threshold reaches the target;")
 
 
 def test_a_threshold_is_chosen_on_validation_and_met_only_by_its_lower_bound() -> None:

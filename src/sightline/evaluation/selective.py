@@ -204,12 +204,12 @@ def explain_unreached(target: float, count: int, without: float, *, conservative
     `without` is what --no-conservative would reach.
     """
     if not conservative:
-        return f"No confidence threshold reaches the target on {plural(count, 'validation image')}."
+        return f"No threshold reaches the target on {plural(count, 'validation image')}."
     least = math.ceil(math.log(intervals.ALPHA) / math.log(target))
     more = f"; that takes at least {least} without an error" if count < least else ""
     verb = "does" if count == 1 else "do"
     images = plural(count, "validation image")
-    note = f"{images} {verb} not show that any confidence threshold reaches the target{more}."
+    note = f"{images} {verb} not show that any threshold reaches the target{more}."
     if without:
         note += (
             f" --no-conservative has a coverage of {without:.1%}, but on new images it misses the target about half "
