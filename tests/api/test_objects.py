@@ -471,7 +471,7 @@ def test_what_cannot_be_scored_is_refused(run: sl.Run, tmp_path: Path) -> None:
         clf.score(x, ["Dark", "Burnt"])
     with pytest.raises(sl.DataError, match=r"y holds the number 1, .*np\.array\(classes\)\[y\]"):
         clf.score(x, [1, 0])
-    with pytest.raises(sl.DataError, match=r"y is \[2, 4\], .*y\.argmax\(1\)"):
+    with pytest.raises(sl.DataError, match=r"y has the shape \[2, 4\], .*y\.argmax\(1\)"):
         clf.score(x, np.eye(4)[:2])
     with pytest.raises(sl.DataError, match="got 2 images and 1 label"):
         clf.score(x, ["Dark"])

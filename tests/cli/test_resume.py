@@ -184,7 +184,7 @@ def test_a_cache_that_does_not_fit_the_disk(sightline: Command, tmp_path: Path, 
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
     assert result.code == 2
-    assert "The pixel cache" in result.err
+    assert f"The cache folder {own_cache} cannot be written" in result.err
     assert f"`sightline resume {tmp_path / 'r'}` continues" in result.err
     assert list(own_cache.iterdir()) == []
     assert sightline("resume", tmp_path / "r", "--format", "json").json["epochs"] == 2

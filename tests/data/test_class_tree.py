@@ -115,7 +115,10 @@ def test_parents_become_paths() -> None:
     [
         ("name,parent\na,b\nb,c\nc,a\n", r"the parents of 'a' form a cycle \(a < b < c < a\)"),
         ("name,parent\na,a\n", r"form a cycle \(a < a\)"),
-        ("name,parent\na,b\na,c\nb,\nc,\n", "line 3: 'a' has the parent 'c', and 'b' above: a class has one parent"),
+        (
+            "name,parent\na,b\na,c\nb,\nc,\n",
+            "line 3: 'a' has the parent 'c' here, but 'b' above: a class has one parent",
+        ),
         ("name,parent\na,missing\n", "'a' has the parent 'missing', which has no row: add one"),
         ("name,parent\na/b,c\nc,\n", "line 2: the name is 'a/b'"),
         ("name,parent\n,c\nc,\n", "line 2: the name is ''"),

@@ -161,8 +161,8 @@ def test_images_or_masks_of_one_name_are_left_out_and_named(tmp_path: Path) -> N
     index = build_index(tmp_path)
     assert [image.path for image in index.images] == ["images/b.png"]
     assert {image.path: image.reason for image in index.unreadable} == {
-        "images/a.jpg": "has the name of images/a.png, so that masks/a.png may be the mask of either",
-        "images/a.png": "has the name of images/a.jpg, so that masks/a.png may be the mask of either",
+        "images/a.jpg": "has the name of images/a.png, so masks/a.png may be the mask of either",
+        "images/a.png": "has the name of images/a.jpg, so masks/a.png may be the mask of either",
         "images/c.png": "has 2 masks, masks/c.bmp and masks/c.png",
     }
     assert list_findings(quick_audit(index))["ambiguous-masks"] == ("images/a.jpg", "images/a.png", "images/c.png")

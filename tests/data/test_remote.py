@@ -202,7 +202,7 @@ def test_a_failure_of_the_network_is_tried_again_and_then_a_row_or_the_end(
             DataError, match=r"4 images in a row, from memory://b/a-b/2.png on, cannot be fetched: reset"
         ):
             job()
-    with pytest.raises(DataError, match=r"in 5 attempts: reset by peer.*run the same command again"):
+    with pytest.raises(DataError, match=r"after 5 attempts: reset by peer.*run the same command again"):
         build_index("memory://b")  # training does without no image
 
 
@@ -262,7 +262,7 @@ def test_a_client_that_takes_long_over_an_attempt_gets_fewer(memory: Any, monkey
 
     monkeypatch.setattr(remote, "PATIENCE", 0.15)
     monkeypatch.setattr(type(memory), "info", wait)
-    with pytest.raises(DataError, match=r"cannot be read, in 2 attempts: no answer\. Check the connection"):
+    with pytest.raises(DataError, match=r"cannot be read after 2 attempts: no answer\. Check the connection"):
         RemotePath.parse("memory://b").describe()
 
 

@@ -215,7 +215,7 @@ def test_usual_points_are_those_that_validation_shows() -> None:
         assert evaluate_operating_point(chosen, *draw_scores(400, 2)) == point
     assert binary.choose_usual_points(draw_scores(8, 1), draw_scores(400, 2)) == ()
     grouped = binary.choose_usual_points(draw_scores(400, 1), draw_scores(400, 2), groups=np.arange(400) // 40)
-    assert all("they are of 10 groups" in point.note for point in grouped)
+    assert all("they are in 10 groups" in point.note for point in grouped)
 
 
 def test_a_target_is_met_on_test_by_its_lower_bound_alone() -> None:

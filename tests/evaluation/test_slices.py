@@ -246,7 +246,7 @@ def test_without_cleanlab_the_install_line_is_named(monkeypatch: pytest.MonkeyPa
 
 def test_a_class_of_one_image_cannot_be_checked() -> None:
     assert wrong_labels.find_repeated_classes(np.array([0, 1, 2, 2, 0], np.int32), "abc").tolist() == [0, 2]
-    with pytest.raises(DataError, match="two images each, and 1 of 3 classes has as many"):
+    with pytest.raises(DataError, match="two images each, but only 1 of 3 classes has that many"):
         wrong_labels.find_repeated_classes(np.array([0, 1, 0, 2], np.int32), "abc")
 
 
@@ -264,7 +264,7 @@ def test_images_of_a_group_are_checked_by_a_model_that_knows_none_of_them() -> N
     assert wrong_labels.find_repeated_classes(
         np.array([0, 0, 1, 1, 2, 2]), "abc", np.array([0, 1, 2, 2, 3, 4])
     ).tolist() == [0, 2]
-    with pytest.raises(DataError, match="with images of two groups each, and 1 of 2 classes has as many"):
+    with pytest.raises(DataError, match="with images of two groups each, but only 1 of 2 classes has that many"):
         wrong_labels.find_repeated_classes(np.array([0, 0, 1, 1], np.int32), "ab", np.array([0, 1, 2, 2]))
 
 

@@ -294,7 +294,7 @@ def test_an_address_that_holds_anything_else_is_refused(memory: Any, monkeypatch
         write("https://example.org/p.parquet", make_items(3))
     monkeypatch.setattr(remote, "FIRST_WAIT", 0)
     monkeypatch.setattr(type(memory), "pipe_file", fail_to_connect)
-    with pytest.raises(OutputError, match=r"_predictions.json cannot be written, in 5 attempts: reset by peer"):
+    with pytest.raises(OutputError, match=r"_predictions.json cannot be written after 5 attempts: reset by peer"):
         write("memory://bucket/p.parquet", make_items(3))
 
 

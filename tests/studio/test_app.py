@@ -79,6 +79,7 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     chosen_by_value |= {"difference", "difference-sets", "mean-average-precision", "micro-f1", "macro-f1"}
     chosen_by_value |= {key for key in texts if key.startswith("finding-")}  # see test_findings.py
     chosen_by_value |= {key for key in texts if key.startswith("error-")}  # see test_error_texts.py
+    chosen_by_value |= {key for key in texts if key.startswith("why-")}  # see the same
     columns = SweepResult("", "", "metric", (), None).to_table()[0]
     chosen_by_value |= {f"sweep-{column}" for column in columns if column != "metric"}
     chosen_by_value |= {f"sweep-{state}" for state in ("complete", "pruned", "failed", "running", "waiting")}

@@ -594,7 +594,7 @@ def test_added_images_are_refused_once_there_are_results(search: Search, trainer
     shutil.copytree(draw_classes(tmp_path / "more", COLORS, 2), tmp_path / "data", dirs_exist_ok=True)
     search(GRID, trials=1)
     draw_classes(tmp_path / "data" / "black", {"": (0, 0, 0)}, 1)
-    with pytest.raises(UsageError, match="other images"):
+    with pytest.raises(UsageError, match="images other than those now in"):
         search(GRID)
 
 

@@ -78,7 +78,7 @@ def test_a_manifest_names_the_parents_of_its_classes(photos: Path, tmp_path: Pat
     assert sl.Dataset(tmp_path / "labels.csv", set=tree).classes == ("colors/cool/blue", "gray", "warm/red")
     contradiction = f"{photos / 'warm/red/2.png'},red,cold"
     (tmp_path / "labels.csv").write_text("\n".join([*lines, contradiction]), encoding="utf-8")
-    with pytest.raises(DataError, match="'red' has the parent 'cold', and 'warm' above"):
+    with pytest.raises(DataError, match="'red' has the parent 'cold' here, but 'warm' above"):
         _ = sl.Dataset(tmp_path / "labels.csv", set=tree).classes
     (tmp_path / "labels.csv").write_text("\n".join(line.rpartition(",")[0] for line in lines), encoding="utf-8")
     with pytest.raises(DataError, match=r"has no column parent: its columns are path, label\."):

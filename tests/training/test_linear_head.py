@@ -221,7 +221,7 @@ def test_no_stage_follows_where_few_validation_images_could_not_tell_which_is_be
     wrong = replace(validation, labels=(validation.labels + 1) % 3)
     result = fit(build_network(), make_images(24), wrong, config, callback)
     assert [record.stage for record in result.history] == stages
-    left_out = "fine-tune: left out, as fewer than 13 validation images (12) cannot tell whether it helps: "
+    left_out = "fine-tune: left out, as fewer than 13 validation images (12) cannot tell whether it helps; "
     assert any(message.startswith(left_out) for message in messages) == (stages == ["head"])
 
 

@@ -62,9 +62,9 @@ def explain_cache_failure(folder: Path, *, keep: bool = True) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kind, variable = ("cache", "SIGHTLINE_CACHE") if keep else ("temporary", "TMPDIR")
+        place, variable = ("The cache folder", "SIGHTLINE_CACHE") if keep else ("The temporary folder", "TMPDIR")
         raise OutputError(
-            f"The {kind} folder {folder} cannot be written: {error.strerror or error}. Free some space, or set "
+            f"{place} {folder} cannot be written: {error.strerror or error}. Free some space, or set "
             f"{variable} to another folder."
         ) from error
 

@@ -152,7 +152,7 @@ function showFacts() {
     : state.computing.includes("accuracy")
       ? textOf("label-accuracy-computing")
       : state.remaining
-        ? fill(textOf(state.labeled < 3 * state.needed ? "label-accuracy-none" : "label-accuracy-soon"), { COUNT: 3 * state.needed })
+        ? fill(state.labeled < 3 * state.needed ? textOf("label-accuracy-none") : textOf("label-accuracy-soon"), { COUNT: 3 * state.needed })
         : "";
   $("#gain").textContent = "";
   if (isKnown && gain) {
