@@ -219,7 +219,7 @@ def test_a_mask_is_accepted_or_the_model_abstains(
         page.choose_file("#file", next((scenes / "val" / "images").iterdir()))
         page.wait_for("!document.getElementById('mask-switch').hidden")
         decision = "document.getElementById('decision').hidden || document.getElementById('decision').textContent"
-        assert page.evaluate(decision).endswith(f"promise. {sentence}")
+        assert page.evaluate(decision).endswith(f"pixels. {sentence}")
         page.evaluate("document.getElementById('language').click()")
         assert page.evaluate(decision).endswith(chinese)
 

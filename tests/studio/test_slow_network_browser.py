@@ -187,7 +187,7 @@ def test_a_label_that_is_never_answered_holds_no_later_ones_back(photos: Path, p
         requests = Held(page, "**/corrections")
         first, second = label(page, "1"), label(page, "2")
         requests.wait()
-        expect_text(page, "#message", "is sent again")
+        expect_text(page, "#message", "being sent again")
         expect_text(page, "#progress", "2 labeled")
         page.wait_for_selector("#message", state="hidden")
         assert read_lines(patch) == {first: NAMES[0], second: NAMES[1]}
@@ -198,7 +198,7 @@ def test_a_label_whose_answer_is_lost_is_one_label(photos: Path, patch: Path, op
         page = open_page(f"{address}/label", ready=ASKED)
         lost = lose_answers(page, "**/corrections", 2)
         path = label(page, "1")
-        expect_text(page, "#message", "is sent again")
+        expect_text(page, "#message", "being sent again")
         page.wait_for_selector("#message", state="hidden")
         assert len(lost) == 2
         assert read_lines(patch) == {path: NAMES[0]}
@@ -217,7 +217,7 @@ def test_an_undo_whose_answer_is_lost_takes_one_label_back(photos: Path, patch: 
         expect_text(page, "#progress", "2 labeled")
         lose_answers(page, "**/undo")
         page.keyboard.press("u")
-        expect_text(page, "#message", "is sent again")
+        expect_text(page, "#message", "being sent again")
         playwright.expect(page.locator("#path")).to_have_text(second)
         assert read_lines(patch) == {first: NAMES[0]}
         page.keyboard.press("u")
@@ -238,7 +238,7 @@ def test_a_correction_that_is_sent_again_leaves_alone_what_another_page_correcte
         other.keyboard.press("3")  # and red
         expect_text(other, "#corrections", "1 correction")
         requests[0][0].abort()
-        expect_text(page, "#message", "is sent again")
+        expect_text(page, "#message", "being sent again")
         page.wait_for_selector("#message", state="hidden")
         playwright.expect(page.locator("#image-0 .caption")).to_have_text("red")
         assert read_lines(patch) == {"blue/blue-000.png": "red"}
