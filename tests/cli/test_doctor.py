@@ -17,7 +17,6 @@ from sightline.data.dataset import build_dataset
 from sightline.data.indexing import build_index
 from sightline.data.label_patch import make_entry, write_patch
 from sightline.preprocessing import PreprocessingSpec
-from sightline.runs.directory import RunDirectory
 from sightline.studio.corrections import open_corrections
 from synthetic_images import draw_scene, encode, encode_scene_jpeg, write_files
 
@@ -212,8 +211,6 @@ def test_train_says_briefly_what_is_wrong_and_recommends_groups(
     allow = ("--allow", "conflicting-duplicates")
     result = sightline("train", sick, *SMALL, "--set", "train.epochs=1", *allow, "--out", tmp_path / "run")
     assert result.code == 0
-    untrained = RunDirectory.open(tmp_path / "run").info["result"]["train"]
-    assert (untrained["accuracy"], untrained["loss"], untrained["count"] > 0) == (None, None, True), "not 0: no epoch"
     assert "allowed error: conflicting-duplicates: 1 group of identical files" in result.err
     assert "`sightline doctor` lists them all with advice" in result.err
     assert re.search(
