@@ -162,7 +162,7 @@ async def _error_response(request: Request, error: Exception) -> JSONResponse:
 
 
 def _explain_refusal(request: Request, error: HTTPException) -> HTTPException:
-    """Return the error of an address or a method that no route has, with a sentence in place of its name."""
+    """Return the error of an address or a method that no route has, as a sentence: Starlette only names its status."""
     path = request.url.path[:80]
     if error.status_code == 405:
         methods = (error.headers or {}).get("Allow", "another method")
