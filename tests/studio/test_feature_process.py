@@ -14,6 +14,7 @@ from sightline.callbacks import Callback
 from sightline.data.indexing import build_index
 from sightline.errors import SightlineError
 from sightline.studio.feature_process import compute_in_process
+from sightline.training.stage_features import FEATURES
 
 
 class Stopped(Exception):  # not an error
@@ -35,7 +36,9 @@ def test_another_process_computes_the_same_features(tmp_path: Path) -> None:
     callback.on_progress = lambda task, done, total: tasks.append(task)  # type: ignore[method-assign]
     features, decoded = compute_in_process([str(folder)], (), index, callback)
     expected, expected_decoded = compute_projected_features(index)
-    assert "indexing" in tasks
+    steps = list(dict.fromkeys(tasks))
+    assert steps[0] == "indexing"
+    assert steps[-4:] == ["decoding", "loading the network", FEATURES, "projecting"]
     np.testing.assert_array_equal(decoded, expected_decoded)
     np.testing.assert_allclose(features, expected, atol=1e-4)
     assert np.isnan(features[~decoded]).all()

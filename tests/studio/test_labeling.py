@@ -176,6 +176,14 @@ def test_two_pages_show_different_images(index: Index, patch: Path) -> None:
     assert labeling.describe("d")["queue"] == queue, "nothing is left for it alone"
 
 
+def test_the_images_of_a_closed_page_are_those_of_the_next_one(index: Index, patch: Path) -> None:
+    labeling, _ = open_labeling(index, patch)
+    queue = labeling.describe("a")["queue"]
+    assert labeling.describe("b")["queue"] != queue
+    labeling.release("a")
+    assert labeling.describe("c")["queue"] == queue
+
+
 def test_the_image_that_a_page_shows_stays_its_own_until_somebody_labels_it(index: Index, patch: Path) -> None:
     labeling, corrections = open_labeling(index, patch, classes=CLASSES)
     queue = labeling.describe()["queue"]
@@ -321,6 +329,9 @@ def test_answers_of_the_page_are_lines_of_the_patch_that_train_reads(client: Any
     assert (state["labeled"], state["features"]["status"]) == (3, "new")
     assert client.post("/label/classes", json={"name": 3}).status_code == 400
     assert client.post("/label/start", headers={"X-CSRF-Token": ""}).status_code == 403
+    own = client.get("/label/state?page=a").json()["queue"]
+    assert client.post("/label/leave?page=a").status_code == 200
+    assert client.get("/label/state?page=b").json()["queue"] == own
     labeled = load_and_apply_patch(build_index(photos, unlabeled=True), patch)
     assert {image.path: image.label for image in labeled.images} == {
         queue[0]["path"]: "even", queue[1]["path"]: "odd", queue[2]["path"]: "third",

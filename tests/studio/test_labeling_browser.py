@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ from browser import NO_BROWSER, find_browser
 from command import COLORS, draw_classes
 from held_requests import wait_until
 from sightline import Dataset
+from sightline.errors import SightlineError
+from sightline.studio import contents
 from sightline.studio.contents import open_studio
+from sightline.training.stage_features import FEATURES
 from studio_server import features_of_colors, read_labels, serve, start_command
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
@@ -107,6 +111,42 @@ def test_a_page_that_is_loaded_again_goes_on_with_its_images(photos: Path, patch
         playwright.expect(page.locator("#path")).to_have_text(first)
         other = open_page(f"{address}/label", ready=ASKED)
         playwright.expect(other.locator("#path")).not_to_have_text(first)
+        page.close(run_before_unload=True)
+        wait_until(other, lambda: show_first(open_page, address) == first)
+
+
+def show_first(open_page: Any, address: str) -> str:
+    """Return the path of the image that a new page asks for, and leave the page."""
+    page = open_page(f"{address}/label", ready=ASKED)
+    path = show(page)
+    page.goto("about:blank")
+    return path
+
+
+def test_what_is_computed_is_named(photos: Path, patch: Path, open_page: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else "Computing features 100%" is there for as long as a network takes to load."""
+    tasks: SimpleQueue[tuple[str, int, int]] = SimpleQueue()
+
+    def report(*arguments: Any) -> Any:
+        while (state := tasks.get())[0]:
+            arguments[-1].on_progress(*state)
+        raise SightlineError("That is all.")
+
+    monkeypatch.setattr(contents, "compute_in_process", report)
+    steps = {
+        ("indexing", 0, 0): "Reading the images …",
+        ("decoding", 45, 90): "Decoding the images 50%",
+        ("loading the network", 0, 0): "Loading the pretrained network …",
+        (FEATURES, 89, 90): "Computing features 98%",
+        ("projecting", 0, 0): "Comparing the features …",
+    }
+    with open_studio(Dataset(photos), patch, classes=NAMES) as studio, serve(studio) as address:
+        page = open_page(f"{address}/label", ready=ASKED)
+        for state, text in steps.items():
+            tasks.put(state)
+            playwright.expect(page.locator("#features")).to_contain_text(text)
+        tasks.put(("", 0, 0))
+        playwright.expect(page.locator("#features")).to_have_text("That is all.")
 
 
 @pytest.mark.exhaustive

@@ -16,9 +16,10 @@ from screenshots import Screenshots
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
 from studio_server import serve
+from synthetic_images import encode_png, write_files
 from task_images import LABEL_COLORS, write_task
 
-pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
 
 Looks = list[tuple[int, str, str]]  # widths, languages and color schemes
@@ -154,6 +155,24 @@ def test_no_page_of_images_to_label_is_cut(
         check_pages(studio, open_page, looks)
 
 
+@pytest.mark.parametrize("width", [375, 390])
+def test_on_a_phone_an_image_without_a_class_says_so_and_a_class_can_be_added_to_many(
+    tmp_path: Path, patch: Path, open_page: Any, width: int
+) -> None:
+    folder = write_files(tmp_path / "photos", {f"{i}.png": encode_png(i) for i in range(4)})
+    classes = [f"animal {i}" for i in range(12)]
+    with open_studio(Dataset(folder), patch, classes=classes) as studio, serve(studio) as address:
+        page = open_page(address, width)
+        playwright.expect(page.locator(".caption").first).to_have_text("no class yet")
+        assert not page.evaluate(IS_ELLIPSIS, ".caption")
+        page.dblclick(".tile")
+        playwright.expect(page.locator("#viewer-facts")).to_contain_text("no class yet")
+        page.keyboard.press("Escape")
+        box = page.locator("#another").bounding_box()
+        center = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+        assert page.evaluate("([x, y]) => document.elementFromPoint(x, y)?.id", center) == "another"
+
+
 def test_a_screenshot_shows_the_whole_page_and_says_how(
     run_studio: Studio, open_page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +191,7 @@ def test_the_bars_leave_room_for_the_images(split_images: Dataset, patch_far_awa
     with open_studio(split_images, patch_far_away) as studio, serve(studio) as address:
         phone = open_page(address, 390, has_touch=True, is_mobile=True)
         buttons = [button.bounding_box() for button in phone.locator("#others button").all()]
-        assert len(buttons) >= 5  # drop, restore and three splits
+        assert len(buttons) >= 6  # a new class, drop, restore and three splits
         assert max(box["x"] + box["width"] for box in buttons) <= 390
         assert phone.locator("#grid").bounding_box()["height"] > 0.5 * 800
         page = open_page(address)

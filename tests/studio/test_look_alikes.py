@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from sightline import Dataset
 from sightline.callbacks import Callback
 from sightline.data.types import Index
 from sightline.errors import DataError
+from sightline.studio import contents
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.look_alikes import LookAlikes
+from synthetic_images import encode_png, write_files
 
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
 
@@ -44,6 +47,42 @@ def test_the_nearest_images_by_features_are_those_alike(studio: Studio, colors: 
     assert {index.images[i].label for i in nearest[:7]} == {"green"}
     assert all(23 not in look_alikes.find_nearest(i)[1] for i in range(23)), "it cannot be decoded"
     assert look_alikes.find_nearest(23) == ("", [])
+
+
+def test_features_that_are_computed_for_the_labels_already_are_waited_for_with_their_progress(
+    tmp_path: Path, patch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_begun, is_wanted = Event(), Event()
+    calls = []
+
+    def compute(*arguments: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        *_, index, callback = arguments
+        calls.append(index)
+        has_begun.set()
+        while not is_wanted.wait(0.05):
+            callback.on_progress("decoding", 3, 4)
+        return compute_features(index, Callback())
+
+    monkeypatch.setattr(contents, "compute_in_process", compute)
+    folder = write_files(tmp_path / "photos", {f"{i}.png": encode_png(i) for i in range(12)})
+    for is_complete in (True, False):  # else the studio ends before
+        has_begun.clear()
+        is_wanted.clear()
+        with open_studio(Dataset(folder), patch) as studio:
+            assert studio.labeling is not None
+            assert studio.look_alikes is not None
+            features = studio.look_alikes.features
+            studio.labeling.start()
+            assert has_begun.wait(60)
+            features.start()
+            while features.state["task"] != "decoding":
+                assert features.state["status"] == "running"
+            assert (features.state["done"], features.state["total"]) == (3, 4)
+            if is_complete:
+                is_wanted.set()
+                features.wait()
+                assert features.vectors is not None
+    assert len(calls) == 2, "once in each studio"
 
 
 def test_without_a_backend_checked_images_are_compared_by_hash(tmp_path: Path, patch: Path) -> None:

@@ -27,6 +27,7 @@ from sightline.runs.directory import RunDirectory
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.training import MAX_STREAMS, read_sweep
 from sightline.studio.training_runs import FOLDER, TrainingChoice, TrainingRuns
+from studio_client import load_page
 from studio_server import serve
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
@@ -244,6 +245,27 @@ def test_the_state_of_a_run_is_that_of_its_files(runs: TrainingRuns) -> None:
         runs.resume("refused")
     with pytest.raises(UsageError, match="killed is not training"):
         runs.stop("killed")
+
+
+def test_the_page_opens_with_the_run_that_was_trained_or_opened_here(
+    run: sl.Run, colors: Path, patch: Path, tmp_path: Path, started: list[list[str]]
+) -> None:
+    folder = tmp_path / "runs"
+    shutil.copytree(run.path, folder / "opened")
+    with open_studio(sl.Run(folder / "opened"), patch) as studio, load_page(studio, "/train") as client:
+        add_run(folder / "newest", "complete")
+        assert client.get("/train/runs").json()[0]["name"] == "newest"
+        assert 'data-current="opened"' in client.get("/train").text
+        name = client.post("/train/start", json={}).json()["run"]
+        with open_studio(Dataset(colors), tmp_path / "other.jsonl", runs=folder) as other, load_page(other) as page:
+            assert f'data-current="{name}"' in page.get("/train").text, "it trains, whichever studio started it"
+        client.post("/train/stop", json={"run": name})
+        wait_for(lambda: {"name": name, "status": "failed"} in client.get("/train/runs").json())
+        add_run(folder / "other", "complete")
+        assert f'data-current="{name}"' in client.get("/train").text
+    with open_studio(sl.Run(folder / "opened"), patch, runs=tmp_path / "elsewhere") as studio:
+        assert studio.training is not None
+        assert studio.training.find_current() == ""
 
 
 def test_a_process_of_another_machine_is_never_signaled(runs: TrainingRuns, monkeypatch: pytest.MonkeyPatch) -> None:

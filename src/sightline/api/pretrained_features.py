@@ -27,7 +27,9 @@ def compute_projected_features(
     float32 [N, D], a row of NaN for an image that cannot be decoded, and bool [N]; arguments and errors are those of
     `compute_pretrained_features`. The features themselves, which may be larger, are never in memory twice.
     """
-    computed, positions = _compute(index, settings, callback or Callback())
+    callback = callback or Callback()
+    computed, positions = _compute(index, settings, callback)
+    callback.on_progress("projecting", 0, 0)
     return _place_rows(project_features(computed), positions, len(index.images), np.nan)
 
 
@@ -76,6 +78,7 @@ def _compute(index: Index, settings: tuple[str, ...], callback: Callback) -> tup
     THIS_MACHINE.start_backend(config.device)
     config = apply_steps(config, (*IMMEDIATE_STEPS, *CHOICES), facts, THIS_MACHINE, callback)
     prepared = network_setup.prepare_inputs(RunInputs(config, inputs), callback.on_progress)
+    callback.on_progress("loading the network", 0, 0)
     subset = compute_features(prepared, callback)
     in_order = np.array_equal(subset.rows, np.arange(len(subset.pixels)))
     position_of = {(image.path, image.sha256): i for i, image in enumerate(index.images)}

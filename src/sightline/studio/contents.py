@@ -155,15 +155,17 @@ def _make_training(
     """Return the trainings beside the images; None on Windows, where a process cannot be asked to save and end."""
     if os.name != "posix":
         return None
-    own = None
+    own, opened = None, ""
     if isinstance(data, Run):
+        of_run = data.directory.path.resolve()
         folder = folder or data.directory.path.parent
+        opened = of_run.name if folder.resolve() == of_run.parent else ""
         if not is_in_memory(data.directory):
-            of_run = read_run_data(data.directory)
-            own = OwnData(of_run.sources, of_run.settings, corrections, of_run.patch)
+            read = read_run_data(data.directory)
+            own = OwnData(read.sources, read.settings, corrections, read.patch)
     elif not data.is_in_memory:
         own = OwnData(tuple(map(str, data.sources)), _list_settings(data, index), corrections)
-    return TrainingRuns(folder or Path("runs"), own, index.name)
+    return TrainingRuns(folder or Path("runs"), own, index.name, opened)
 
 
 def _list_settings(data: Dataset, index: Index) -> tuple[str, ...]:
@@ -173,18 +175,33 @@ def _list_settings(data: Dataset, index: Index) -> tuple[str, ...]:
     return (*data.settings, *(() if states_task else set_task(task)))
 
 
+class _Callers(Callback):
+    """Reports progress to all that wait for the same features."""
+
+    def __init__(self) -> None:
+        self.callbacks: list[Callback] = []
+
+    def on_progress(self, task: str, done: int, total: int) -> None:
+        """Report it."""
+        for callback in self.callbacks:
+            callback.on_progress(task, done, total)
+
+
 def _make_compute(data: Dataset, index: Index) -> ComputeFeatures:
     """Return what computes the projected features of the images, once: a second caller waits, and gets the same."""
     lock, settings = Lock(), _list_settings(data, index)
     known: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
+    callers = _Callers()
 
     def compute(images: Index, callback: Callback) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        callers.callbacks.append(callback)
         with lock:
             if not known:
+                callers.on_progress("indexing", 0, 0)  # where the studio ends, nothing is begun
                 known.append(
-                    compute_projected_features(images, settings, callback)
+                    compute_projected_features(images, settings, callers)
                     if data.is_in_memory
-                    else compute_in_process([str(source) for source in data.sources], settings, images, callback)
+                    else compute_in_process([str(source) for source in data.sources], settings, images, callers)
                 )
             return known[0]
 

@@ -160,6 +160,11 @@ class Labeling:
         self._reserved |= dict.fromkeys(own, (page, now))
         return own or queue
 
+    def release(self, page: str) -> None:
+        """Give the images that are reserved for a page to the others: it was closed."""
+        with self._lock:
+            self._reserved = {n: reserved for n, reserved in self._reserved.items() if reserved[0] != page}
+
     def _describe_image(self, number: int) -> dict[str, Any]:
         copies = self._copies[number]
         image = self._index.images[copies[0]]
@@ -208,6 +213,7 @@ class Labeling:
         features, decoded = self._compute(self._index, ProgressCallback(progress))
         first = np.array([copies[0] for copies in self._copies])
         has_copies = not np.array_equal(first, np.arange(len(features)))
+        progress("choosing", 0, 0)
         learner = ActiveLearner(features[first] if has_copies else features, self._audit_order)
         with self._lock:
             self._is_decoded = decoded[first]
@@ -239,8 +245,9 @@ class Labeling:
 def make_routes(labeling: Labeling, name: str, pages: Pages, patch: str) -> list[Route]:
     """Return what labels images.
 
-    ``GET /label`` is the page, ``GET /label/state`` what it shows, ``POST /label/start`` computes the features, and
-    ``POST /label/classes`` adds a class. Labels themselves are corrections.
+    ``GET /label`` is the page, ``GET /label/state`` what it shows, ``POST /label/start`` computes the features,
+    ``POST /label/classes`` adds a class, and ``POST /label/leave`` says that a page was closed. Labels themselves are
+    corrections.
     """
 
     def page(request: Request) -> Response:
@@ -256,6 +263,10 @@ def make_routes(labeling: Labeling, name: str, pages: Pages, patch: str) -> list
         labeling.start()
         return describe(request)
 
+    def leave(request: Request) -> StrictJSONResponse:
+        labeling.release(request.query_params.get("page", "")[:64])
+        return StrictJSONResponse({})
+
     async def add_class(request: Request) -> StrictJSONResponse:
         class_name = (await read_json(request)).get("name")
         if not isinstance(class_name, str):
@@ -268,4 +279,5 @@ def make_routes(labeling: Labeling, name: str, pages: Pages, patch: str) -> list
         Route("/label/state", describe),
         Route("/label/start", start, methods=["POST"]),
         Route("/label/classes", add_class, methods=["POST"]),
+        Route("/label/leave", leave, methods=["POST"]),
     ]

@@ -71,6 +71,7 @@ class _Endpoints:
             efforts=EFFORTS, named=list_named(), of_runs=self._runs.list_run_data(), has_own=own is not None,
             has_corrections=own is not None and own.patch is not None,
             folder=str(self._runs.folder), sweeps=list(sweeps), sweep=chosen, table=table,
+            current="" if table else self._runs.find_current(),
         )  # fmt: skip
 
     def list_runs(self, _request: Request) -> StrictJSONResponse:

@@ -49,8 +49,9 @@ class TrainingRuns:
     output goes to a log; it inherits a locked file, which says that it runs until it ends, whoever started it.
     """
 
-    def __init__(self, folder: Path, own: OwnData | None, name: str) -> None:
-        self.folder, self.own, self._name = folder, own, name
+    def __init__(self, folder: Path, own: OwnData | None, name: str, opened: str = "") -> None:
+        """`opened` is the run of the folder that the studio shows; "" if it shows none."""
+        self.folder, self.own, self._name, self._current = folder, own, name, opened
         self.closing = Event()  # set when the server stops: what follows a training ends
         self._lock, self._probe = Lock(), Lock()
         self._terminated: set[tuple[str, int]] = set()
@@ -59,6 +60,16 @@ class TrainingRuns:
     def list_runs(self) -> list[dict[str, Any]]:
         """Return the name and status of the runs, the newest first."""
         return [{"name": name, "status": self._find_state(name)[0]} for name in self._list_names()]
+
+    def find_current(self) -> str:
+        """Return the run that a page shows first; "" for the newest.
+
+        It is the one that a studio is training, else the last one that was started or resumed here, else the one that
+        the studio shows.
+        """
+        names = self._list_names()
+        candidates = [*filter(self._is_alive, names), self._current]
+        return next((name for name in candidates if name in names), "")
 
     def list_run_data(self) -> list[tuple[str, str]]:
         """Return the runs whose images can be trained on again, the newest first, with what these are."""
@@ -132,6 +143,7 @@ class TrainingRuns:
             self._check_idle()
             name = self._find_free_name(stem)
             self._launch(name, ["train", *options, f"--out={self.folder / name}", "--", *sources])
+            self._current = name
         return name
 
     def resume(self, name: str) -> None:
@@ -142,6 +154,7 @@ class TrainingRuns:
             if not self.describe(name)["can_resume"]:
                 raise UsageError(f"{self.folder / name} cannot be resumed: start a new training.")
             self._launch(name, ["resume", "--", str(self.folder / name)])
+            self._current = name
 
     def stop(self, name: str) -> None:
         """Ask a training to save a checkpoint and end; once, as asking again would end it without one.

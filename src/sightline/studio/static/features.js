@@ -7,10 +7,24 @@ const POLL_MS = 700;
 const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
 
-function show({ status, done, total, error }) {
+const steps = {
+  indexing: texts["reading-images"],
+  "reading the range of values": texts["reading-images"],
+  decoding: texts["decoding-images"],
+  "loading the network": texts["loading-network"],
+  projecting: texts["comparing-features"],
+  choosing: texts["choosing-images"],
+};
+
+/** What the computation of features does now, and how much of that is done. */
+export function describeProgress({ task, done, total }) {
+  return `${steps[task] ?? texts["features-running"]}${total ? ` ${Math.floor((100 * done) / total)}%` : texts.ellipsis}`;
+}
+
+function show(state) {
+  const { status, error } = state;
   $("#features").hidden = status === "running" || status === "complete";
-  const fraction = total ? ` ${Math.floor((100 * done) / total)}%` : "";
-  $("#features-state").textContent = { new: "", running: `${texts["features-running"]}${fraction}`, failed: error, complete: "" }[status];
+  $("#features-state").textContent = { new: "", running: describeProgress(state), failed: error, complete: "" }[status];
 }
 
 /** Call `onComplete` once the features are complete, and `onError` with what went wrong on the way. */

@@ -4,6 +4,7 @@
 import { correct, load, post } from "./api.js";
 import { MOST, askForClass } from "./class-choices.js";
 import { canTakeBack, remember, takeBack } from "./clicks.js";
+import { describeProgress } from "./features.js";
 import { hideLost, hideMessage, showError, showLookError } from "./message.js";
 
 const POLL_MS = 1000; // between looks at what others label, and what the head on the labels says
@@ -15,7 +16,10 @@ const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
 const NAME = "label"; // where a page that is left keeps its name for the next one in its tab; a copy of the tab gets its own
 const name = sessionStorage.getItem(NAME) ?? `${Date.now()}-${Math.random()}`; // of this tab, whose images others do not get
-addEventListener("pagehide", () => sessionStorage.setItem(NAME, name));
+addEventListener("pagehide", () => {
+  sessionStorage.setItem(NAME, name);
+  post(`/label/leave?page=${name}`, {}, { keepalive: true }).catch(() => {}); // others get its images at once
+});
 addEventListener("pageshow", () => sessionStorage.removeItem(NAME));
 const hasSeveral = document.body.dataset.several === "1";
 const selected = new Set(); // classes of the image shown, where it may have several
@@ -170,11 +174,12 @@ function showFacts() {
   showUndo();
 }
 
-function describeFeatures({ status, done: count, total, error }) {
+function describeFeatures(features) {
+  const { status, error } = features;
   if (status === "failed") return error;
   if (status === "complete" || (status === "new" && !state.remaining)) return "";
   const start = state.remaining ? `${texts["label-start"]}${texts["between-sentences"]}` : "";
-  return `${start}${texts["label-computing"]}${total ? ` ${Math.floor((100 * count) / total)}%` : texts.ellipsis}`;
+  return `${start}${describeProgress(features)}`;
 }
 
 /** Send a change after those before it; what it returns, or null if it failed. */

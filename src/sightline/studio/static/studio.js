@@ -41,6 +41,9 @@ function percent(value) {
   return value === null ? "" : `${(100 * value).toFixed(value > 0.995 && value < 1 ? 1 : 0)}%`;
 }
 
+/** What is shown in place of the label of an image without one. */
+const nameNone = () => (hasSeveralLabels ? texts["no-label"] : texts.unlabeled);
+
 function namePrediction({ predicted }) {
   return (hasSeveralLabels ? predicted.replaceAll(";", ", ") : predicted) || texts["no-label"];
 }
@@ -54,7 +57,7 @@ function describeModel(row) {
 /** The class of an image, and below what the model says; a line of text is no element of its own. */
 function describeImage(row) {
   if (hasSeveralLabels) return [listChips(row, hasMasks ? swatch : makeChip), describeModel(row)];
-  return [[row.label.replaceAll(/\s/g, " ") || texts.unlabeled, describeModel(row)].filter(Boolean).join("\n")];
+  return [[row.label.replaceAll(/\s/g, " ") || nameNone(), describeModel(row)].filter(Boolean).join("\n")];
 }
 
 function markImage(row) {
@@ -70,7 +73,7 @@ function markImage(row) {
 /** The labels of an image as chips; `make` returns what each is. */
 function listChips(row, make) {
   const chips = element("div", "", "chips");
-  chips.append(...(row.labels.length ? row.labels.map((name) => make(name)) : [element("span", texts["no-label"], "soft")]));
+  chips.append(...(row.labels.length ? row.labels.map((name) => make(name)) : [element("span", nameNone(), "soft")]));
   return chips;
 }
 
@@ -81,7 +84,7 @@ function makeChip(name) {
 }
 
 function nameImage(row) {
-  const parts = [`${row.labels.join(", ")} ${describeModel(row)}`.trim(), row.path];
+  const parts = [`${row.labels.join(", ") || nameNone()} ${describeModel(row)}`.trim(), row.path];
   if (row.kept) parts.push(texts.kept);
   if (row.dropped) parts.push(texts.dropped);
   return parts.join(", ");
@@ -270,7 +273,7 @@ function showClasses() {
     another.type = "button";
     another.id = "another";
     another.addEventListener("click", () => askForClass($("#new-class"), names));
-    $("#classes").append(another);
+    $("#others").prepend(another); // on a phone, many classes are scrolled
   }
   const known = new Set(names);
   for (const name of Object.keys(state.counts.label ?? {}).filter((name) => !known.has(name))) {
@@ -286,7 +289,7 @@ function addButton(name, place) {
   button.dataset.edit = hasSeveralLabels ? "toggle" : "relabel";
   button.dataset.to = name;
   if (place <= MAX_KEYS) button.append(" ", element("kbd", String(place)));
-  $("#another").before(button);
+  $("#classes").append(button);
 }
 
 /** Send what `request` sends, after everything before it, and return the number of the click, or null. */
@@ -388,8 +391,9 @@ function fillViewer() {
   if (layer && !$("#viewer-mask").src.endsWith(layer)) $("#viewer-mask").src = layer;
   hideOldPixels();
   $("#viewer-path").textContent = row.path;
-  const was = row.label === row.source_label ? "" : ` (${texts.was} ${row.source_label.replaceAll(";", ", ") || texts["no-label"]})`;
-  const label = hasSeveralLabels ? [listChips(row, hasMasks ? makeChip : removableChip), was] : [row.label + was];
+  const isNew = !hasSeveralLabels && !row.source_label; // a first label corrects none
+  const was = isNew || row.label === row.source_label ? "" : ` (${texts.was} ${row.source_label.replaceAll(";", ", ") || texts["no-label"]})`;
+  const label = hasSeveralLabels ? [listChips(row, hasMasks ? makeChip : removableChip), was] : [(row.label || nameNone()) + was];
   const facts = [[texts.class, ...label]];
   if (row.split) facts.push([texts.split, texts[row.split]]);
   if (row.iou !== null) facts.push([texts["mean-iou"], row.iou.toFixed(3)]);

@@ -12,7 +12,7 @@ const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
 const form = $("#start");
 const isSweep = $("#trials") !== null;
-let chosen = new URL(location.href).searchParams.get("run");
+let chosen = new URL(location.href).searchParams.get("run") ?? (document.body.dataset.current || null);
 let source = null; // of the events of the chosen run
 let wasNarrowed = false; // the form was closed, on a phone, where runs come first
 let statuses = ""; // of all runs, as they are listed
@@ -177,7 +177,7 @@ if (isSweep) {
     change("/train/stop", { run: chosen });
   });
   $("#resume").addEventListener("click", () => change("/train/resume", { run: chosen }));
-  if (chosen !== null) follow();
+  if (chosen !== null) choose(chosen);
 }
 for (;;) {
   await refresh();

@@ -2,6 +2,7 @@
 
 import { SLOW_S, load, send } from "./api.js";
 import { imageItem } from "./elements.js";
+import { describeProgress } from "./features.js";
 
 const POLL_MS = 700; // while features are computed
 
@@ -23,9 +24,8 @@ async function refresh() {
   try {
     for (;;) {
       const { features, images, by } = await load(`/images/${$("#viewer").dataset.id}/nearest`, { signal, seconds: SLOW_S });
-      const share = features.total ? ` ${Math.round((100 * features.done) / features.total)}%` : texts.ellipsis;
       const byHash = by === "hash" ? ` ${texts["by-hash"]}` : "";
-      const progress = { complete: "", failed: features.error }[features.status] ?? `${texts["features-running"]}${share}`;
+      const progress = { complete: "", failed: features.error }[features.status] ?? describeProgress(features);
       note.textContent = `${progress}${byHash}`;
       show(images);
       if (features.status === "complete" || features.status === "failed") return;
