@@ -58,12 +58,24 @@ def test_calibration_that_differs_by_less_than_a_hundredth_is_not_reported() -> 
 
 
 @pytest.mark.slow
-def test_splits_that_are_drawn_alike_are_called_different_as_seldom_as_stated() -> None:
-    """Also where one is so small that its ECE is far greater by chance alone."""
+def test_splits_of_one_distribution_are_called_different_as_seldom_as_stated() -> None:
+    """In at most 5% of comparisons by either test, also where one split is so small that its ECE is far greater."""
+    warnings = []
+    for i in range(600):
+        difference = compare(draw_outputs(100, 0.85, 0.8, 2 * i), draw_outputs(150, 0.85, 0.8, 2 * i + 1))
+        warnings.append((difference.accuracy_differs, difference.ece_differs))
+    by_accuracy, by_calibration = np.mean(warnings, axis=0)
+    assert 0 < by_accuracy <= 0.04
+    assert 0 < by_calibration <= 0.04
+    assert np.mean([any(both) for both in warnings]) <= 0.05
+
+
+@pytest.mark.slow
+def test_a_small_split_is_not_called_worse_calibrated() -> None:
+    """Its ECE is far greater by chance alone."""
     differences = [compare(draw_outputs(40, 0.9, 0.9, i), draw_outputs(400, 0.9, 0.9, 1000 + i)) for i in range(60)]
+    assert sum(difference.ece_differs for difference in differences) <= 5
     assert np.mean([difference.ece_difference for difference in differences]) < -0.02, "fewer images, higher ECE"
-    assert sum(difference.ece_differs for difference in differences) <= 8
-    assert sum(difference.accuracy_differs for difference in differences) <= 8
 
 
 @pytest.mark.slow

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.evaluation.grouped_proportions import estimate_grouped_proportions, find_grouped_ends
+from sightline.evaluation.grouped_proportions import TAIL, estimate_grouped_proportions, find_grouped_ends
 from sightline.evaluation.results import Metric
-from sightline.intervals import ALPHA, Interval, lower_bound, wilson_interval
+from sightline.intervals import ALPHA, Z95, Interval, lower_bound, wilson_interval
 from sightline.seeding import make_generator
 
 RESAMPLES = 2000
@@ -195,17 +196,21 @@ class Resampling:
             return Metric(value, None, note, classes)
         return make_metric(value, resampled, classes)
 
-    def estimate_proportions(self, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> list[Interval | None]:
+    def estimate_proportions(
+        self, hits: NDArray[np.bool_], among: NDArray[np.bool_], tail: float = TAIL
+    ) -> list[Interval | None]:
         """Return the interval of each proportion of `hits` in `among`, both [N, M]; None where it has none.
 
         It is Wilson's if images are independent, else that of `grouped_proportions`; images of a single group have
-        none.
+        none. `tail` is the probability that either end is wrong.
         """
         hits = hits & among
         if self.groups is None:
             pairs = zip(hits.sum(0).tolist(), among.sum(0).tolist(), strict=True)
-            return [wilson_interval(number, count) if count else None for number, count in pairs]
-        return estimate_grouped_proportions(*(sum_by_group(of.astype(np.float64), self.groups) for of in (hits, among)))
+            z = Z95 if tail == TAIL else NormalDist().inv_cdf(1 - tail)  # which rounds the last digit
+            return [wilson_interval(number, count, z) if count else None for number, count in pairs]
+        sums = [sum_by_group(of.astype(np.float64), self.groups) for of in (hits, among)]
+        return estimate_grouped_proportions(sums[0], sums[1], tail)
 
     def bound_proportion(self, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
         """Return the one-sided 95% lower bound of the proportion of `hits` in `among`, both [N]; None if it has none.

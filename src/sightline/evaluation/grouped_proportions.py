@@ -70,9 +70,11 @@ def find_grouped_ends(
     return ends.round(DIGITS)
 
 
-def estimate_grouped_proportions(hits: NDArray[np.floating], counts: NDArray[np.floating]) -> list[Interval | None]:
-    """Return the 95% intervals of M proportions, as `find_grouped_ends` does; None where it has none."""
-    low, high = find_grouped_ends(hits, counts).tolist()
+def estimate_grouped_proportions(
+    hits: NDArray[np.floating], counts: NDArray[np.floating], tail: float = TAIL
+) -> list[Interval | None]:
+    """Return the intervals of M proportions, as `find_grouped_ends` does; None where it has none."""
+    low, high = find_grouped_ends(hits, counts, tail).tolist()
     return [None if math.isnan(a) else Interval(a, b) for a, b in zip(low, high, strict=True)]
 
 

@@ -18,7 +18,7 @@ from sightline.evaluation.bootstrap import BUDGET, Resampling, sum_by_group
 from sightline.intervals import Interval
 from sightline.seeding import make_generator
 
-LEVEL = 0.05
+LEVEL = 0.05 / 2  # of each of the two tests, so that they warn of one distribution in at most 5% of comparisons
 NEGLIGIBLE = 0.01  # a difference of calibration errors that changes no decision, however significant
 PERMUTATIONS = 2000
 
@@ -30,7 +30,8 @@ class SplitShift:
     `split` is ``out-of-fold`` where predictions of folds take the place of those of a validation split.
     `accuracy_difference` is evaluated minus validation accuracy, with its 95% interval (Newcombe, also of those of
     `grouped_proportions`). `ece_difference` is the same for the ECE, and `ece_p_value` the p-value of a permutation
-    test of two splits from one distribution, of images or of their groups.
+    test of two splits from one distribution, of images or of their groups. `accuracy_differs` and `ece_differs` state
+    what differs significantly, at 5% for both tests together (Bonferroni).
     """
 
     count: int
@@ -40,24 +41,19 @@ class SplitShift:
     ece: float
     accuracy_difference: float
     accuracy_difference_interval: Interval
+    accuracy_differs: bool
     ece_difference: float
     ece_p_value: float
     split: str = "validation"
 
     @property
-    def accuracy_differs(self) -> bool:
-        """Whether accuracy differs significantly, at 5%."""
-        return not self.accuracy_difference_interval.low <= 0 <= self.accuracy_difference_interval.high
-
-    @property
     def ece_differs(self) -> bool:
-        """Whether the calibration error differs significantly, at 5%, and by more than a hundredth."""
+        """Whether the calibration error differs significantly, and by more than a hundredth."""
         return self.ece_p_value < LEVEL and abs(self.ece_difference) > NEGLIGIBLE
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields and what differs significantly as JSON values."""
-        differs = {"accuracy_differs": self.accuracy_differs, "ece_differs": self.ece_differs}
-        return jsonio.fields_to_dict(self) | differs
+        return jsonio.fields_to_dict(self) | {"ece_differs": self.ece_differs}
 
 
 def compare_splits(
@@ -74,12 +70,17 @@ def compare_splits(
     hits = p.argmax(1) == labels, q.argmax(1) == truth
     accuracy, other = (float(of.mean()) for of in hits)
     resamplings = [Resampling(groups=of) for of in groups or (None, None)]
-    first, second = (
-        resampling.estimate_proportions(of[:, None], np.ones((len(of), 1), bool))[0]
-        for resampling, of in zip(resamplings, hits, strict=True)
-    )
-    if first is None or second is None:
+
+    def estimate_accuracies(level: float) -> list[Interval | None]:
+        return [
+            resampling.estimate_proportions(of[:, None], np.ones((len(of), 1), bool), level / 2)[0]
+            for resampling, of in zip(resamplings, hits, strict=True)
+        ]
+
+    (first, second), (first_wider, second_wider) = estimate_accuracies(0.05), estimate_accuracies(LEVEL)
+    if first is None or second is None or first_wider is None or second_wider is None:
         return None
+    wider = intervals.subtract_intervals(other, second_wider, accuracy, first_wider)
     before, after = calibration.compute_ece(p, labels), calibration.compute_ece(q, truth)
     if groups is None:
         p_value = _permutation_p_value(validation, evaluated, abs(after - before))
@@ -88,7 +89,7 @@ def compare_splits(
     return SplitShift(
         len(p), accuracy, first, metrics.cross_entropy(p, labels), before,
         other - accuracy, intervals.subtract_intervals(other, second, accuracy, first),
-        after - before, p_value,
+        not wider.low <= 0 <= wider.high, after - before, p_value,
     )  # fmt: skip
 
 
