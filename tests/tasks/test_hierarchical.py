@@ -240,7 +240,7 @@ def test_a_bundle_whose_classes_are_not_a_tree_is_refused(run: Path, photos: Pat
 
 @pytest.fixture(scope="module")
 def coarse(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tree with most of its images labeled with a class above others: all but 8 of each leaf."""
+    """The tree with most of its images labeled with a parent class: all but 8 of each leaf."""
     folder = shutil.copytree(photos, tmp_path_factory.mktemp("coarse") / "photos")
     for name in ("warm/red", "cool/blue", "cool/green", "warm/bright/yellow"):
         for file in sorted((folder / name).iterdir())[8:]:
@@ -253,12 +253,12 @@ def list_rows(run: Path, label: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_images_of_a_class_above_others_train_the_levels_down_to_it(coarse: Path, tmp_path: Path) -> None:
+def test_images_of_a_parent_class_train_the_levels_down_to_it(coarse: Path, tmp_path: Path) -> None:
     """They are in the training split alone, and metrics are of images with a class each."""
     result = api.train(coarse, recipe="quick", set=[*SETTINGS, "train.epochs=1"], out=tmp_path / "run")
     assert result.bundle is not None
     assert result.classes == CLASSES
-    assert any("64 images are labeled with a class above others (such as 'cool')" in note for note in result.notes)
+    assert any("64 images are labeled with a parent class (such as 'cool')" in note for note in result.notes)
     assert set(list_rows(tmp_path / "run", "warm")) == set(list_rows(tmp_path / "run", "cool")) == {"train"}
     assert len(list_rows(tmp_path / "run", "warm")) == 32
     model = sl.load(tmp_path / "run")
@@ -267,11 +267,11 @@ def test_images_of_a_class_above_others_train_the_levels_down_to_it(coarse: Path
         evaluation = model.evaluate(split=split, progress=False).report.evaluation
         assert evaluation.count == sum(row.split == split and row.label in CLASSES for row in rows)
     assert sl.load(tmp_path / "run" / "bundle").evaluate(coarse, include_training=True).report.evaluation.count == 56
-    with pytest.raises(DataError, match=r"64 of .* have a class above others: give .* or leave them out"):
+    with pytest.raises(DataError, match=r"64 of .* have a parent class: give .* or leave them out"):
         sl.learning_curve(coarse, set=TREE, progress=False)
 
 
-def test_classes_above_others_are_not_counted_as_classes_of_the_model(coarse: Path) -> None:
+def test_parent_classes_are_not_counted_as_classes_of_the_model(coarse: Path) -> None:
     """A node of few images is no small class, and one of many no reason to call the others rare."""
     audit = sl.Dataset(coarse, set=TREE).check(progress=False).audit
     assert tuple(audit.classes) == CLASSES
@@ -292,7 +292,7 @@ def test_images_that_stay_together_with_held_out_ones_do_not_train(coarse: Path,
             file.rename(target / file.name)
     (folder / "train" / "warm" / "warm-red-4.png").rename(folder / "validation" / "warm" / "4.png")
     result = api.train(folder, recipe="quick", set=[*SETTINGS, "train.epochs=1"], out=tmp_path / "run")
-    (note,) = (note for note in result.notes if "class above others" in note)
+    (note,) = (note for note in result.notes if "a parent class" in note)
     assert note.endswith("; 1 of them, outside the training split, are left out")
     assert result.validation is not None
     assert result.validation.count == 15

@@ -260,8 +260,8 @@ def compute_features(prepared: PreparedRun, callback: Callback) -> Subset:
     data = prepared.data
     if (count := len(data.images) - sum(len(data.list_positions(split)) for split in SPLITS)) > 0:
         raise DataError(
-            f"A learning curve needs a leaf class for each image, but {count:,} of {data.name} have a class above "
-            "others: give these images a leaf class, or leave them out."
+            f"A learning curve needs a leaf class for each image, but {count:,} of {data.name} have a parent "
+            "class: give these images a leaf class, or leave them out."
         )
     images = Subset(data.pixels, data.rows, data.labels, tuple(image.path for image in data.images))
     network = network_setup.build_network(prepared.spec, data)

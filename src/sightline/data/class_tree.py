@@ -45,17 +45,17 @@ class ClassTree:
         return int(self.ancestors.shape[1])
 
     @property
-    def inner_nodes(self) -> tuple[str, ...]:
-        """The paths of the nodes above others, sorted."""
+    def parent_nodes(self) -> tuple[str, ...]:
+        """The paths of the parent classes, sorted."""
         return tuple(sorted(set(self.nodes).difference(self.classes)))
 
     def list_leaves(self, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Return 1 for each class that an image may have, uint8 [N, K]: its own, or those below its node.
 
-        `labels` [N] are the positions of classes, or K and more for those of `inner_nodes`, see `PathTargets`.
+        `labels` [N] are the positions of classes, or K and more for those of `parent_nodes`, see `PathTargets`.
         """
         position = {node: i for i, node in enumerate(self.nodes)}
-        below = [(self.ancestors == position[node]).any(1) for node in self.inner_nodes]
+        below = [(self.ancestors == position[node]).any(1) for node in self.parent_nodes]
         rows = np.vstack([np.eye(len(self.classes), dtype=bool), *below])
         leaves: NDArray[np.uint8] = rows[labels].astype(np.uint8)
         return leaves
@@ -63,7 +63,7 @@ class ClassTree:
     def sum_probabilities(self, probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return the probability of each node, float64 [N, M], from those of the classes, [N, K].
 
-        That of an inner node is the sum of those directly below it, so no node is less probable than one below it.
+        That of a parent class is the sum of those of its children, so no node is less probable than one below it.
         """
         sums = np.zeros((len(self.nodes), len(probabilities)))
         sums[self.ancestors[:, -1]] = probabilities.T
@@ -106,10 +106,10 @@ def build_tree(classes: tuple[str, ...]) -> ClassTree:
     )
 
 
-def find_inner(labels: Iterable[str]) -> frozenset[str]:
-    """Return the labels that are above others.
+def find_parents(labels: Iterable[str]) -> frozenset[str]:
+    """Return the labels that are parent classes of others.
 
-    >>> find_inner(["animal", "animal/cat", "truck"])
+    >>> find_parents(["animal", "animal/cat", "truck"])
     frozenset({'animal'})
     """
     names = frozenset(labels)

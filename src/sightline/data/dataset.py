@@ -15,7 +15,7 @@ from sightline.config import SplitConfig
 from sightline.config.split_groups import parse_group_rule
 from sightline.data import cache
 from sightline.data.checks.image_stats import compute_image_stats
-from sightline.data.class_tree import build_tree, check_paths, find_inner
+from sightline.data.class_tree import build_tree, check_paths, find_parents
 from sightline.data.grouping import assign_groups
 from sightline.data.masks import CLASSES_FILE, load_masks
 from sightline.data.split import assign_splits
@@ -52,7 +52,7 @@ class DecodedDataset:
         return image.mask.sha256 if image.mask is not None and self.labels.ndim == 3 else ""
 
     def list_positions(self, split: Split) -> NDArray[np.int64]:
-        """Return the positions of the images of one split, int64 [n], without those of a node above classes."""
+        """Return the positions of the images of one split, int64 [n], without those labeled with a parent class."""
         has_class = self.labels < len(self.classes) if self.labels.ndim == 1 else np.ones(len(self.images), bool)
         return np.flatnonzero(has_class & (np.array(self.splits) == split))
 
@@ -61,7 +61,7 @@ class DecodedDataset:
         return self._take(self.list_positions(split))
 
     def training_subset(self) -> Subset:
-        """Return all images to train on; if some have a node above classes, labels are `ClassTree.list_leaves`."""
+        """Return all images to train on; if some have a parent class, labels are `ClassTree.list_leaves`."""
         positions = np.flatnonzero(np.array(self.splits) == "train")
         if len(positions) == len(self.list_positions("train")):
             return self._take(positions)
@@ -175,23 +175,23 @@ def build_dataset(
         decoded.rows,
         unreadable,
         index.skipped,
-        (*assignment.notes, *_describe_inner(images, assignment.splits, targets)),
+        (*assignment.notes, *_describe_parents(images, assignment.splits, targets)),
         decoded.pixels.hit,
         () if rule.kind == "none" else assignment.groups,
     )
 
 
-def _describe_inner(images: Sequence[ImageRecord], splits: Sequence[Split], targets: Targets) -> list[str]:
-    """Return a note on the images that are labeled with a node above classes."""
-    inner_names = find_inner(image.label for image in images) if targets.are_paths else ()
-    inner = [(image.label, split) for image, split in zip(images, splits, strict=True) if image.label in inner_names]
-    if not inner:
+def _describe_parents(images: Sequence[ImageRecord], splits: Sequence[Split], targets: Targets) -> list[str]:
+    """Return a note on the images that are labeled with a parent class."""
+    parents = find_parents(image.label for image in images) if targets.are_paths else ()
+    labeled = [(image.label, split) for image, split in zip(images, splits, strict=True) if image.label in parents]
+    if not labeled:
         return []
-    labels = sorted({label for label, _ in inner})
-    count, left_out = len(inner), sum(split != "train" for _, split in inner)
+    labels = sorted({label for label, _ in labeled})
+    count, left_out = len(labeled), sum(split != "train" for _, split in labeled)
     verb = "is" if count == 1 else "are"
     return [
-        f"{plural(count, 'image')} {verb} labeled with a class above others (such as {labels[0]!r}), which trains the "
+        f"{plural(count, 'image')} {verb} labeled with a parent class (such as {labels[0]!r}), which trains the "
         "levels down to it" + (f"; {left_out} of them, outside the training split, are left out" if left_out else "")
     ]
 

@@ -71,7 +71,7 @@ def assign_splits(
     iteratively, which moves the units that chance put where there are too many of a class. In both
     modes a class with at least as many units as there are splits is in every split, a class of two units is in train
     and validation, and every class is in train. If units contain several classes, only the last of these is guaranteed.
-    Images labeled with a node above the classes of a tree are in train, unless their unit has others that are not.
+    Images labeled with a parent class are in train, unless their unit has others that are not.
 
     Raises `ConfigError` if the fractions leave nothing to train on, or a fold holds all images.
     """

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.data.class_tree import build_tree, find_inner
+from sightline.data.class_tree import build_tree, find_parents
 from sightline.errors import DataError
 
 SEPARATOR = ";"
@@ -68,8 +68,8 @@ class ClassTargets(Targets):
 class PathTargets(ClassTargets):
     """A label is the path of a node of a tree; targets are int32 [N]: the index of a class, which is one of its leaves.
 
-    The K classes have the indices below K. Above them are the nodes above others, in order; only training images have
-    such labels.
+    The K classes have the indices below K. After them come the parent classes, in order; only training images have such
+    labels.
     """
 
     are_paths = True
@@ -80,7 +80,7 @@ class PathTargets(ClassTargets):
         >>> PathTargets().encode(["a/y", "a", "b"], ["a/x", "a/y", "b"]).tolist()
         [1, 3, 2]
         """
-        return super().encode(labels, (*classes, *build_tree(tuple(classes)).inner_nodes))
+        return super().encode(labels, (*classes, *build_tree(tuple(classes)).parent_nodes))
 
 
 class GradeTargets(ClassTargets):
@@ -108,9 +108,9 @@ class GradeTargets(ClassTargets):
 
 
 def list_leaf_classes(targets: Targets, labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the classes that each of all labels names; none for a node of a tree that is above others."""
-    inner = find_inner(labels) if targets.are_paths else frozenset()
-    return [() if label in inner else targets.list_classes(label) for label in labels]
+    """Return the classes that each of all labels names; none for a parent class."""
+    parents = find_parents(labels) if targets.are_paths else frozenset()
+    return [() if label in parents else targets.list_classes(label) for label in labels]
 
 
 class LabelSetTargets(Targets):

@@ -205,7 +205,7 @@ class Decision:
     Attributes:
         decision: ``"class"``, ``"set"`` or ``"abstain"``; for a multi-label model ``"labels"``, or ``"abstain"`` for an
             image that is out of distribution; for a model of masks ``"mask"`` or ``"abstain"``; for a hierarchical
-            model ``"class"``, ``"ancestor"`` for a class above others, or ``"abstain"``.
+            model ``"class"``, ``"ancestor"`` for a parent class, or ``"abstain"``.
         set: The prediction set, the most probable class first; None without prediction sets.
         ood_score: The out-of-distribution score: higher is more unusual. None for a mask.
     """
@@ -234,8 +234,8 @@ class Prediction:
         label_set: The label set of a multi-label model with a target false-negative rate, the most probable class
             first; None without one.
         quality: The expected IoU of the predicted mask with the true one, in [0, 1]; None for any other model.
-        node: The class of the tree that a hierarchical model predicts, as its path: `label`, or a class above it or
-            above another one; None if it abstains, and for any other model.
+        node: The class of the tree that a hierarchical model predicts, as its path: `label`, or a parent class of
+            any; None if it abstains, and for any other model.
         node_probability: The probability of `node`, the sum of those of the classes below it.
         levels: The classes on the path to `label`, from the top, with their probabilities; None for any other model.
         expected_grade: The mean of an ordinal model's grades, each weighted by its probability. Grades named by

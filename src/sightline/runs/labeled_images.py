@@ -119,10 +119,10 @@ class LabeledImages:
         return self._load_split(self._index, wanted_split, cache=cache)
 
     def _load_split(self, index: Index, wanted_split: Split | None, *, cache: bool) -> LabeledSubset:
-        inner = build_tree(self.classes).inner_nodes if self.targets.are_paths else ()
+        parents = build_tree(self.classes).parent_nodes if self.targets.are_paths else ()
         indices = [
             i for i, p in enumerate(index.images)
-            if (wanted_split is None or p.split == wanted_split) and p.label not in inner
+            if (wanted_split is None or p.split == wanted_split) and p.label not in parents
         ]  # fmt: skip
         if not indices:
             raise DataError(

@@ -29,7 +29,7 @@ TINY_FLOAT = 1e-12  # added to probabilities, so that those of a node's classes 
 
 @dataclass(frozen=True, slots=True)
 class TreeObjective(Classification):
-    """The loss where an image may be labeled with a node above classes: it trains the levels down to that node.
+    """The loss where an image may be labeled with a parent class: it trains the levels down to that class.
 
     Such an image has one of the classes below its node, and which one is not known. Its loss is minus the logarithm of
     their summed probability. The gradient of that is the one of soft labels: the probabilities that the network gives
@@ -97,8 +97,8 @@ class TreeObjective(Classification):
 class Hierarchical(SingleLabel):
     """One class for each image, named by its path in a tree.
 
-    The network is that of single-label classification, with a softmax over the leaves. The probability of a class above
-    others is the sum of theirs.
+    The network is that of single-label classification, with a softmax over the leaves. The probability of a parent
+    class is the sum of theirs.
     """
 
     targets = CLASS_PATHS
@@ -110,8 +110,8 @@ class Hierarchical(SingleLabel):
         super().check_settings(config)
         if config.evaluation.coverage is not None:
             raise UsageError(
-                "evaluation.coverage is for single-label classification: a hierarchical model predicts a class "
-                "above others instead of a set; set evaluation.target_precision."
+                "evaluation.coverage is for single-label classification: a hierarchical model predicts a parent "
+                "class instead of a set; set evaluation.target_precision."
             )
         if config.evaluation.positive_class:
             raise UsageError("evaluation.positive_class is for single-label classification: leave it out.")

@@ -23,7 +23,7 @@ MIN_CLASS_SIZE = 20  # images; 15% of them are three validation and three test i
 
 def class_findings(index: Index) -> list[Finding]:
     """Return the findings that need only the paths and labels of an index."""
-    leaves = list_leaf_classes(index.targets, [p.label for p in index.images])  # a node above others is not predicted
+    leaves = list_leaf_classes(index.targets, [p.label for p in index.images])  # without parent classes
     rows = list(zip(index.images, leaves, strict=True))
     counts = Counter(name for p, names in rows if p.split in (None, "train") for name in names)
     return [
