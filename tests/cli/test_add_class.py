@@ -134,6 +134,10 @@ def test_a_bundle_needs_reference_images(
     assert refused.code == 2
     assert "give labeled images of its classes with --reference" in refused.err
     assert "give one with --out" in add(sightline, model, black / "new", "--reference", colors).err
+    (tmp_path / "one" / "red").mkdir(parents=True)
+    shutil.copy(next((colors / "red").iterdir()), tmp_path / "one" / "red")
+    refused = add(sightline, model, black / "new", "--reference", tmp_path / "one", "--out", out)
+    assert "has only 1 readable image to fit a class against: give more labeled images with --reference" in refused.err
     reference = colors
     if suffix == ".onnx":
         reference = sl.load(model).embed(sl.Dataset.from_folder(colors)).save(tmp_path / "e.npy")

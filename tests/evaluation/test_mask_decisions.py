@@ -1,4 +1,4 @@
-"""Masks that a model abstains from, and the promise of the threshold for their expected IoU."""
+"""Masks that a model abstains on, and the promise of the threshold for their expected IoU."""
 
 from __future__ import annotations
 

@@ -88,8 +88,8 @@ def test_reference_examples_have_their_probabilities(site: Path, tmp_path: Path)
     report = open_page(site, tmp_path / "profile")
     assert "error" not in report, report
     examples = json.loads((site / "vectors.json").read_text())["examples"]
-    assert [a["file"] for a in report["answers"]] == [e["file"] for e in examples]
-    for result in report["answers"]:
+    assert [a["file"] for a in report["predictions"]] == [e["file"] for e in examples]
+    for result in report["predictions"]:
         assert result["same_pixels"]
         assert result["difference"] < 1e-3
         assert sum(result["probabilities"]) == pytest.approx(1, abs=1e-5)
@@ -102,6 +102,6 @@ def test_swapped_channels_are_noticed(site: Path, tmp_path: Path) -> None:
         data = bytearray(path.read_bytes())
         data[0::3], data[2::3] = data[2::3], data[0::3]
         path.write_bytes(data)
-    results = open_page(swapped, tmp_path / "profile")["answers"]
+    results = open_page(swapped, tmp_path / "profile")["predictions"]
     assert not any(a["same_pixels"] for a in results)
     assert max(a["difference"] for a in results) > 1e-3

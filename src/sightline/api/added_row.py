@@ -114,7 +114,8 @@ def _read_reference(reference: Iterable[Embeddings], classifier: Classifier) -> 
     is_held_out = _rank_in_class(labels) % 3 == 2
     if (~is_held_out).sum() < MIN_IMAGES:
         raise DataError(
-            f"The reference has only {plural(len(labels), 'readable image')} to fit a class against: give more."
+            f"The reference has only {plural(len(labels), 'readable image')} to fit a class against: "
+            "give more labeled images with --reference."
         )
     fitted = np.flatnonzero(~is_held_out)
     fitted = fitted[_choose_balanced(labels[fitted])]

@@ -41,7 +41,7 @@ def is_folded(config: RunConfig) -> bool:
 
 
 def mention_folds(images: Sequence[ImageRecord], config: RunConfig) -> list[str]:
-    """Return a sentence on folds if they would help and can be used: few images, and no validation split in the source.
+    """Return a sentence that recommends folds to a run with few images of a class, and without a validation split.
 
     A test split of the source is in no fold.
     """
@@ -140,7 +140,7 @@ def find_leaked_contents(run: RunDirectory, folds: int) -> dict[str, LeakKind]:
 def _sort_classes(predictions: LabeledPredictions, classes: tuple[str, ...], run: RunDirectory) -> NDArray[np.float32]:
     if predictions.classes != classes:
         raise ModelError(
-            f"{run.path} does not have the classes of the run that it is a fold of: train again with --force."
+            f"The classes of the fold {run.path} are not those of its run: train the run again with --force."
         )
     return predictions.probabilities
 
