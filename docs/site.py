@@ -65,10 +65,15 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return re.sub(r"\]\((\.\./[^)#\s]+)", replace, markdown)
 
 
-def on_post_page(output: str, page: Any, **_: Any) -> str:
-    """State the language of the Chinese pages, by which browsers choose the shapes of characters and their voice."""
+def on_page_context(_context: Any, page: Any, config: Any, **_: Any) -> None:
+    """Choose the language of the theme's own words, such as "Search", which Material has for the whole site only."""
     is_chinese = page.file.src_uri.startswith("zh-CN/") or page.file.src_uri == PAGES["README.zh-CN.md"]
-    return output.replace('<html lang="en"', '<html lang="zh-CN"', 1) if is_chinese else output
+    config.theme["language"] = "zh" if is_chinese else "en"
+
+
+def on_post_page(output: str, **_: Any) -> str:
+    """State the language of the Chinese pages, by which browsers choose the shapes of characters and their voice."""
+    return output.replace('<html lang="zh"', '<html lang="zh-CN"', 1)
 
 
 def _link(target: Path) -> str:

@@ -69,7 +69,9 @@ def test_every_page_is_in_the_navigation() -> None:
 def test_a_page_states_its_language(page: str, language: str) -> None:
     hooks = runpy.run_path(str(DOCS / "site.py"))
     file = SimpleNamespace(src_uri=page)
-    html = hooks["on_post_page"]('<html lang="en" class="no-js">', page=SimpleNamespace(file=file))
+    config = SimpleNamespace(theme={"language": "en"})
+    hooks["on_page_context"]({}, page=SimpleNamespace(file=file), config=config)
+    html = hooks["on_post_page"](f'<html lang="{config.theme["language"]}" class="no-js">')
     assert html == f'<html lang="{language}" class="no-js">'
 
 
