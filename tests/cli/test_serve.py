@@ -91,6 +91,9 @@ def test_curl_sends_files_as_a_form(server: Server, trained: tuple[Path, Any], c
         ("/predict?top=-1", b"x", "image/png", 400, "'-1'"),
         ("/predict?top=000", b"x", "image/png", 400, "1 to 3"),
         ("/predict?top=" + "9" * 5000, b"x", "image/png", 400, "cannot be read"),  # the image: it asks for all classes
+        ("/predict?topk=3", b"x", "image/png", 400, "no query parameter 'topk' here. Did you mean 'top'?"),
+        ("/predict?top=1&k=3", b"x", "image/png", 400, "no query parameter 'k' here. Valid names: overlay, top."),
+        ("/explain?label=red", b"x", "image/png", 400, "no query parameter 'label' here. Valid names: class, method."),
         ("/predict", bytes(1_000_001), "image/png", 413, "1000000 bytes"),
         ("/predict", b"--x--", "multipart/mixed; boundary=x", 415, "send the bytes of an image"),
         ("/predict", None, "image/png", 405, "/predict takes POST, not GET: "),

@@ -23,7 +23,7 @@ from sightline.inference.results import Prediction
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.preprocessing import encode_png, inspect_image
 from sightline.serve.batcher import Batcher
-from sightline.serve.responses import JSONResponse, check_prediction, refuse_busy
+from sightline.serve.responses import JSONResponse, check_prediction, check_query, refuse_busy
 from sightline.serve.running_models import MODEL_ADDRESSES, RunningModel, RunningModels
 from sightline.serve.uploads import read_upload
 
@@ -65,6 +65,7 @@ def make_routes(models: RunningModels) -> list[Route]:
 
     async def explain(request: Request) -> JSONResponse:
         nonlocal waiting
+        check_query(request, "class", "method")
         with models.find_requested(request).use() as running:
             label, method = _parse_class(request, running), _parse_method(request)
             running.check_free()

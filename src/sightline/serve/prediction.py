@@ -15,7 +15,7 @@ from starlette.routing import Route
 from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.inference.results import Prediction
 from sightline.serve.masks import respond_with_masks
-from sightline.serve.responses import JSONResponse, check_prediction
+from sightline.serve.responses import JSONResponse, check_prediction, check_query
 from sightline.serve.running_models import MODEL_ADDRESSES, RunningModel, RunningModels
 from sightline.serve.uploads import read_upload
 
@@ -26,6 +26,7 @@ def make_routes(models: RunningModels) -> list[Route]:
     """Return the routes for the only model, and for each of several."""
 
     async def predict(request: Request) -> Response:
+        check_query(request, "top", "overlay")
         with models.find_requested(request).use() as running:
             if running.served.classifier.task.targets.are_masks:
                 return await respond_with_masks(request, running)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from sightline import jsonio
+from sightline.errors import suggest
 from sightline.inference.masks import MaskPrediction
 from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.inference.results import Prediction
@@ -28,6 +30,13 @@ class JSONResponse(Response):
 def make_error_response(error: HTTPException) -> JSONResponse:
     """Return the response that states an error."""
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def check_query(request: Request, *names: str) -> None:
+    """Raise 400 if the address of a request has a parameter with another name than `names`."""
+    for name in request.query_params:
+        if name not in names:
+            raise HTTPException(400, f"There is no query parameter {name[:80]!r} here.{suggest(name[:80], names)}")
 
 
 def refuse_busy() -> HTTPException:
