@@ -107,6 +107,13 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     assert store.read("dog/1.png") == b"1"
 
 
+@pytest.mark.parametrize("link", ["a link", "ants/dog", "zebra"])
+def test_a_folder_wins_over_a_link_to_it(tmp_path: Path, link: str) -> None:
+    write_files(tmp_path, {"ants/1.png": b"1", "dog/2.png": b"2"})
+    (tmp_path / link).symlink_to(tmp_path / "dog")
+    assert list(FolderStore(tmp_path).keys()) == ["ants/1.png", "dog/2.png"]
+
+
 def test_runs_among_the_images_are_left_out(tmp_path: Path) -> None:
     """As after `sightline train .` in a folder of images: figures are no class."""
     results = ("a/run.json", "a/figures/1.png", ".studio/log", "s/sweep.json", "s/figures/1.png")

@@ -56,7 +56,7 @@ def holds_model(folder: Path) -> bool:
 
 
 class FolderStore:
-    """The files below a folder at the time it is first listed; links to folders are followed, each folder once.
+    """The files below a folder at the time it is first listed; links to folders elsewhere are followed, each once.
 
     Runs, sweeps and bundles below it are left out, with the folders that hold nothing else, such as ``runs/``.
     """
@@ -93,6 +93,10 @@ class FolderStore:
 
     def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
         return read_untrusted_file(os.path.join(self.root, key), self._limits, check)  # noqa: PTH118  # many files
+
+
+def _resolve_folder(path: Path) -> str:
+    return os.path.join(os.path.realpath(path), "")  # noqa: PTH118  # with the separator at its end
 
 
 def _holds_results(folder: Path) -> bool:
@@ -146,8 +150,9 @@ def _list_names(root: Path, folder: str, visited: set[str], folders: dict[str, b
     except OSError as error:
         raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.") from error
     subfolders = sorted(links)
-    if any(links.values()):  # of two links to a folder, the first by name is followed
-        subfolders = list({os.path.realpath(root / folder / name): name for name in reversed(subfolders)}.values())
+    if any(links.values()):  # what is below the root is listed there; of two links elsewhere, the first by name counts
+        own, places = _resolve_folder(root), {n: _resolve_folder(root / folder / n) for n in reversed(subfolders)}
+        subfolders = list({p: n for n, p in places.items() if not links[n] or not p.startswith(own)}.values())
     yield from merge(files, sorted(f"{folder}{name}/" for name in subfolders))  # a-b/c comes before a/c
 
 
