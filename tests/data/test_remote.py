@@ -24,8 +24,9 @@ from pixel_predictor import PixelPredictor
 from s3_server import start_bucket
 from sightline import process
 from sightline.api import Classifier
-from sightline.config import LimitsConfig
+from sightline.config import LimitsConfig, SplitConfig
 from sightline.data import containers, remote, staging, storage
+from sightline.data.dataset import build_dataset
 from sightline.data.indexing import build_index
 from sightline.data.remote import RemotePath
 from sightline.data.staging import stage
@@ -571,6 +572,31 @@ def test_the_class_folders_of_an_address_are_labels(memory: Any, own_cache: Path
     assert changed.read(3) == IMAGES[0]
     shutil.rmtree(own_cache / "remote")
     assert changed.read(3) == IMAGES[0], "downloaded again if the copy had to make room"
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_images_of_an_address_are_downloaded_once_where_their_pixels_need_the_room(
+    memory: Any, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [encode(Image.new("RGB", (64, 64), (20 * i, 0, 0))) for i in range(8)]
+    for i, image in enumerate(images):
+        memory.pipe_file(f"/b/{('cat', 'dog')[i % 2]}/{i}.png", image)
+    monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", str(sum(map(len, images))))
+    dataset = build_dataset(build_index("memory://b"), PreprocessingSpec(64, 64), SplitConfig(), 0)
+    assert (len(dataset.images), len(opened)) == (8, 8)
+
+
+def test_files_of_an_address_that_made_room_are_given_it_again(
+    memory: Any, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("old", "new"):
+        for i, image in enumerate(IMAGES[:4]):
+            memory.pipe_file(f"/b/{name}/{('cat', 'dog')[i % 2]}/{i}.png", image + name.encode())
+    monkeypatch.setenv("SIGHTLINE_CACHE_LIMIT", str(4 * len(IMAGES[0]) + 100))
+    for name in ("old", "new", "old"):
+        build_index(f"memory://b/{name}")
+        size = sum(file.stat().st_size for file in (own_cache / "remote").glob("*/*"))
+        assert size <= 4 * len(IMAGES[0]) + 100
 
 
 @pytest.mark.usefixtures("own_cache")

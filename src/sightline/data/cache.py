@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -120,7 +120,7 @@ def load_pixels(
         temporary = Path(tempfile.mkdtemp(prefix=f"{target.name}.part-", dir=root))
         try:
             if keep:
-                make_room(int(np.prod(shape)))
+                make_room(int(np.prod(shape)), hashes)
             failures, checks = _decode_all(temporary, shape, read, preprocess, progress, threads, keep=keep)
             if not keep:
                 array = open_array(temporary / "pixels.npy")
@@ -239,12 +239,13 @@ def release_pages(array: NDArray[Any]) -> None:
         array.base.madvise(mmap.MADV_DONTNEED)
 
 
-def make_room(needed: int) -> None:
+def make_room(needed: int, in_use: Iterable[str] = ()) -> None:
     """Remove what was used longest ago until `needed` more bytes fit within the limit, and what killed runs left.
 
-    Downloads that other processes are writing count too.
+    Downloads that other processes are writing count too. Downloaded files with the hashes `in_use` stay, even beyond
+    the limit: they would be downloaded again.
     """
-    root, limit, total, entries = cache_folder(), size_limit(), needed, []
+    root, limit, total, entries, names_in_use = cache_folder(), size_limit(), needed, [], set(in_use)
     for entry in [*root.glob("*"), *root.glob("remote/*")]:
         name = entry.relative_to(root).as_posix()
         with suppress(OSError):  # another run may have renamed or removed it
@@ -255,8 +256,9 @@ def make_room(needed: int) -> None:
                 total += state.st_size
             elif _ENTRY.fullmatch(name) and not entry.is_symlink():
                 size = sum(file.stat().st_size for file in entry.iterdir())
-                entries.append((state.st_mtime, entry, size))
                 total += size
+                if entry.name not in names_in_use:
+                    entries.append((state.st_mtime, entry, size))
     for _, entry, size in sorted(entries):
         if total <= limit:
             return

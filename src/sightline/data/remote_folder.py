@@ -88,7 +88,7 @@ class RemoteFolder:
             with self._lock:
                 if not self._has_room:
                     self._has_room = True
-                    make_room(self._count_missing_bytes())
+                    make_room(self._count_missing_bytes(), self._contents.values())
             path = self._locate(digest, key)
             _io.write_atomic(path, content)  # also in place of a damaged one
             with self._lock, _io.open_in_place(self._record, new=True, append=True) as record:
@@ -105,7 +105,7 @@ class RemoteFolder:
     def _count_missing_bytes(self) -> int:
         sizes = (
             str(file.facts.get("size", "")) for key, file in self._files.items()
-            if self._identify(key) not in self._contents
+            if (digest := self._contents.get(self._identify(key))) is None or not self._locate(digest, key).exists()
         )  # fmt: skip
         return sum(int(size) for size in sizes if size.isdecimal())
 
