@@ -10,7 +10,7 @@ from sightline.errors import plural
 from sightline.metrics import describe_metric
 
 MAX_NAMED_CLASSES = 3  # classes; the others are counted
-_IN_PLACE_OF_ACCURACY = ("mean_iou", "mean_average_precision")  # of masks, and of several labels
+_IN_PLACE_OF_ACCURACY = ("mean_iou", "mean_average_precision", "quadratic_weighted_kappa")  # masks, labels, grades
 
 
 def describe_untested(names: Sequence[str], total: int, where: str = "the evaluated images") -> str:
@@ -98,9 +98,11 @@ def describe_leakage(value: Mapping[str, Any] | None, images: str = "these image
     ...     {"count": 9, "identical": 0, "near_duplicates": 9, "without_leaked": None}, split="out-of-fold"
     ... )
     '9 of these images are in another fold too (near duplicates); there are no others.'
-    >>> others |= {"mean_iou": {"value": 0.25, "interval": None}}
-    >>> describe_leakage({"count": 1, "identical": 1, "near_duplicates": 0, "without_leaked": others})
+    >>> for name in ("mean_iou", "quadratic_weighted_kappa"):
+    ...     metrics = others | {name: {"value": 0.25, "interval": None}}
+    ...     describe_leakage({"count": 1, "identical": 1, "near_duplicates": 0, "without_leaked": metrics})
     '1 of these images is in an earlier split too (identical): mean IoU 0.2500 on the other 8.'
+    '1 of these images is in an earlier split too (identical): quadratic weighted kappa 0.2500 on the other 8.'
     """
     if value is None:
         return ""
