@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sightline.config import DataConfig
+from sightline.data.checks.audit import quick_audit
 from sightline.data.indexing import build_index
 from sightline.data.targets import LABEL_SETS
 from sightline.tasks.protocol import find_task
@@ -115,6 +116,34 @@ def test_names_that_are_not_clear_are_passed_over(tmp_path: Path, numbers: str, 
 )
 def test_a_table_names_classes_in_its_column_of_names(tmp_path: Path, text: str, labels: set[str]) -> None:
     assert get_labels(write_source(tmp_path, **{"classes.csv": text})) == labels
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("code,title\n1,cat\n2,red dog\n", "its columns are code, title"),
+        ("id,cn,en\n2,狗,dog\n1,猫,cat\n0,无,none\n", "its columns are id, cn, en"),
+        ("id,count\n1,30\n2,40\n", None),
+        ("id,title\n1,cat\n3,red dog\n", None),
+        ("id,name\n1,cat\n2,red dog\n", None),
+    ],
+    ids=["one column", "two columns", "counts", "other numbers", "names"],
+)
+def test_a_table_of_classes_without_a_column_of_names_is_a_warning(
+    tmp_path: Path, text: str, reason: str | None
+) -> None:
+    index = build_index(write_source(tmp_path, **{"classes.csv": text}))
+    finding = {each.kind: each for each in quick_audit(index).findings}.get("unread-class-names")
+    assert (finding and finding.reasons) == (reason and (reason,))
+    if finding:
+        assert (finding.severity, finding.paths) == ("warning", ("classes.csv",))
+        assert {image.label for image in index.images} == {"1", "2"}
+
+
+def test_a_source_whose_names_are_not_read_keeps_the_numbers_of_another(tmp_path: Path) -> None:
+    first = write_source(tmp_path / "a", **{"classes.csv": "id,name\n1,cat\n2,dog\n"})
+    second = write_source(tmp_path / "b", **{"classes.csv": "id,title\n1,cat\n2,dog\n"})
+    assert get_labels(first, second) == {"1", "2"}
 
 
 def test_a_file_beside_a_whole_set_names_no_classes(tmp_path: Path) -> None:

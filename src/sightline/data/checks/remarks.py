@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sightline.data.checks.finding import Finding, Severity, image_finding
-from sightline.data.sources.class_name_files import CLASS_NAMES
+from sightline.data.sources.class_name_files import CLASS_NAMES, UNREAD_CLASS_NAMES
 from sightline.data.sources.filenames import holds_unread_images, is_placeholder
 from sightline.data.sources.folder_layout import NUMBERED_FOLDERS
 from sightline.data.sources.unread_labels import BOXES_ADVICE, TABLE_ADVICE
@@ -151,6 +151,12 @@ REMARK_FINDINGS = {
         "files give the names of classes that are numbers",
         "If that is wrong, move it elsewhere.",
     ),
+    UNREAD_CLASS_NAMES: RemarkFinding(
+        "warning",
+        "table of the classes has no column of names, so the numbers are kept",
+        "tables of the classes have no column of names, so the numbers are kept",
+        "Call the column of names `name`, and put the numbers in the first column, as in id,name.",
+    ),
     "splits-from-lists": RemarkFinding(
         "note",
         "list gives the splits",
@@ -186,9 +192,10 @@ REMARK_FINDINGS = {
 }
 """The wording for each kind of `SourceNote`."""
 
-SHOWN_IN_TRAINING = frozenset(
-    {CLASS_NAMES, "labels-from-names", "labels-from-table", "splits-from-lists", "unread-labels", "unread-splits"}
-)
+SHOWN_IN_TRAINING = frozenset({
+    CLASS_NAMES, UNREAD_CLASS_NAMES, "labels-from-names", "labels-from-table", "splits-from-lists", "unread-labels",
+    "unread-splits",
+})  # fmt: skip
 """Notes that `train` shows too, so that a misread source is noticed before training."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from sightline import jsonio
 from sightline.data.sources.encoding import decode_text
 from sightline.data.sources.filenames import is_image_name
+from sightline.data.sources.folder_layout import select_top_files
 from sightline.data.sources.listing import ClassNames, SourceListing, replace_labels
 from sightline.data.sources.split_names import parse_split
 from sightline.data.sources.table import normalize_name
@@ -22,6 +23,9 @@ from sightline.errors import ImageError
 
 CLASS_NAMES = "class-names"
 """Finding: a file gives the names of classes that are numbers."""
+
+UNREAD_CLASS_NAMES = "unread-class-names"
+"""Finding: a table has a row for each class, and none of its columns is called as one of names."""
 
 FILES = (
     "classes.txt", "class_names.txt", "labels.txt", "synset_words.txt", "LOC_synset_mapping.txt", "words.txt",
@@ -46,15 +50,17 @@ def find_class_names(listing: SourceListing, store: FileStore | None, folder: Pa
 
     It is in `store`, at most in one of its folders, else in `folder`. Lines without a number name classes from 0 or 1,
     if there are as many as classes. Names that are numbers themselves, or equal, are not clear, and passed over, as are
-    lists of images and of splits.
+    lists of images and of splits. If there are no names, but a table of these classes has a column of text, its columns
+    are returned.
     """
+    unread: ClassNames | None = None
     labels = {name for label in {item.label for item in listing.items} for name in LABEL_SETS.list_classes(label)}
     if len(labels) < 2 or not are_numbers(labels):
         return None
     keys: dict[str, str] = {}
-    for key in () if store is None else store.keys():
-        if key.count("/") < 2:
-            keys.setdefault(key.rpartition("/")[2].casefold(), key)
+    images = (item.key for item in listing.items if item.store is store)
+    for key in () if store is None else select_top_files(store.keys(), images):
+        keys.setdefault(key.rpartition("/")[2].casefold(), key)
     for file in FILES:
         member = keys.get(file.casefold())
         with suppress(ImageError, ValueError, csv.Error):
@@ -64,9 +70,12 @@ def find_class_names(listing: SourceListing, store: FileStore | None, folder: Pa
                 path, content = str(folder / file), read_untrusted_file(folder / file)
             else:
                 continue
-            if names := _name(labels, decode_text(content), PurePosixPath(file).suffix):
+            text = decode_text(content)
+            if names := _name(labels, text, PurePosixPath(file).suffix):
                 return ClassNames(path, names)
-    return None
+            if file.endswith(".csv") and (columns := _list_columns(labels, text)):
+                unread = ClassNames(path, {}, columns)
+    return unread
 
 
 def are_numbers(labels: Collection[str]) -> bool:
@@ -76,9 +85,12 @@ def are_numbers(labels: Collection[str]) -> bool:
 
 def apply_class_names(listings: Sequence[SourceListing]) -> list[SourceListing]:
     """Return the listings with the names of their classes, unless one of them has classes that no file names."""
-    if not all(listing.class_names for listing in listings if listing.items):
-        return list(listings)
-    return [_apply(listing, listing.class_names) if listing.class_names else listing for listing in listings]
+    names = [listing.class_names for listing in listings]
+    are_named = all(each and each.names for each, listing in zip(names, listings, strict=True) if listing.items)
+    return [
+        _apply(listing, each) if each and (are_named or not each.names) else listing
+        for each, listing in zip(names, listings, strict=True)
+    ]
 
 
 def _apply(listing: SourceListing, class_names: ClassNames) -> SourceListing:
@@ -86,7 +98,8 @@ def _apply(listing: SourceListing, class_names: ClassNames) -> SourceListing:
         labels = LABEL_SETS.list_classes(label) if listing.several_labels else (label,)
         return join_classes(class_names.names.get(name, name) for name in labels)
 
-    note = SourceNote(CLASS_NAMES, class_names.path, "")
+    kind = CLASS_NAMES if class_names.names else UNREAD_CLASS_NAMES
+    note = SourceNote(kind, class_names.path, class_names.columns)
     return replace(replace_labels(listing, rename), notes=[*listing.notes, note], class_names=None)
 
 
@@ -130,6 +143,15 @@ def _read_csv(lines: Sequence[str]) -> dict[str, str]:
     titles = list(map(normalize_name, rows[0])) if rows and not _NUMBER.fullmatch(rows[0][0].strip()) else ["", "name"]
     column = next((i for i, title in enumerate(titles) if i and title in _NAME_COLUMNS), None)
     return {} if column is None else {row[0].strip(): row[column].strip() for row in rows if len(row) > column}
+
+
+def _list_columns(labels: Collection[str], text: str) -> str:
+    """Return the columns of a table with a row for each of `labels`, if one of the others is text; else ""."""
+    rows = [row for row in csv.reader(text.splitlines(), skipinitialspace=True) if len(row) > 1]
+    cells = [{_fold(cell.strip()) for cell in column} for column in zip(*rows[1:], strict=False)]
+    is_keyed = bool(cells) and {_fold(label) for label in labels} <= cells[0]
+    has_text = any(None in map(_NO_NAME.fullmatch, each) for each in cells[1:])
+    return f"its columns are {', '.join(rows[0])}" if is_keyed and has_text else ""
 
 
 def _read_mapping(value: object) -> dict[str, str]:

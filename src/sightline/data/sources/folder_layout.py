@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sightline.data.sources.filenames import split_path
 from sightline.data.sources.split_names import SplitName, find_splits, parse_split_name, suggest_split
 from sightline.data.types import SourceNote, Split
 
@@ -135,6 +136,16 @@ def are_numbered(names: Collection[str]) -> bool:
     """
     stems = {re.sub(r"\d+", "", name.casefold()) for name in names}
     return len(set(names)) > 1 and len(stems) == 1 and bool(PART_WORDS & set(re.split(r"[\W_]+", min(stems))))
+
+
+def select_top_files(keys: Iterable[str], images: Iterable[str]) -> list[str]:
+    """Return the files in at most one folder, besides the outer ones that hold all of `images`.
+
+    >>> select_top_files(["a/b/train.csv", "a/b/cat/notes/1.csv"], ["a/b/cat/1.jpg", "a/b/dog/2.jpg"])
+    ['a/b/train.csv']
+    """
+    wrapper = "".join(f"{folder}/" for folder in _find_wrapper([split_path(image) for image in images]))
+    return [key for key in keys if key.removeprefix(wrapper).count("/") < 2]
 
 
 def _find_wrapper(paths: Sequence[PathParts]) -> PathParts:

@@ -63,10 +63,11 @@ class ClassFolder:
 
 @dataclass(frozen=True, slots=True)
 class ClassNames:
-    """The names that the file at `path` gives to classes that are numbers."""
+    """The names that the file at `path` gives to classes that are numbers, or its `columns`, if none has the names."""
 
     path: str
     names: Mapping[str, str]
+    columns: str = ""
 
 
 @dataclass(frozen=True, slots=True)
