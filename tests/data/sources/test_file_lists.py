@@ -283,7 +283,8 @@ def test_folders_that_number_parts_are_an_error_where_the_column_of_labels_is_no
     with pytest.raises(
         DataError,
         match=r"numbered-folders: 2 folders are read as classes, but are numbered parts of the images in a table "
-        r"\(images_part_1: data\.csv names its images; .*--set data\.labels=FILE --column label=NAME\. If these "
+        r"\(images_part_1: data\.csv, whose columns are image_id, result, names its images; images_part_2\)\. "
+        r".*--set data\.labels=FILE --column label=NAME\. If these "
         r"folders are the classes, use --set data\.class_level=1\.",
     ):
         raise_for_errors(findings, ())
@@ -307,7 +308,7 @@ def test_a_table_labels_the_images_of_patients_whose_files_have_equal_names(tmp_
     assert [image.label for image in build_index(tmp_path / "set-1.0").images] == expected
     uncertain = {"train.csv": header + "\n".join([rows[0].replace(",1", ",-1"), *rows[1:]])}  # as CheXpert is published
     write_source(tmp_path / "set-1.0", PATIENTS, uncertain)
-    with pytest.raises(DataError, match=r"numbered-folders: 4 folders .*train\.csv names its images"):
+    with pytest.raises(DataError, match=r"numbered-folders: 4 folders .*train\.csv, whose columns are .*, names"):
         raise_for_errors(quick_audit(build_index(tmp_path / "set-1.0")).findings, ())
     with pytest.raises(DataError, match="column 'Edema' has -1, which means that it is uncertain"):
         build_index(tmp_path / "set-1.0", options=DataConfig(labels="train.csv"))

@@ -11,13 +11,14 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from pathlib import PurePosixPath
 
 from sightline.data.sources.columns import KNOWN_COLUMNS, describe_names, find_by_name, join_split_flags, read_splits
 from sightline.data.sources.encoding import decode_text
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
-from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, SPLIT_FOLDERS, are_numbered
+from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, SPLIT_FOLDERS, are_numbered, select_top_files
 from sightline.data.sources.listing import SourceItem, SourceListing
 from sightline.data.sources.split_names import SplitName, find_folder_split, find_splits, parse_split
 from sightline.data.sources.table import LIST_SUFFIXES, Table, may_be_table, read_table
@@ -74,6 +75,10 @@ class _Lists:
         for key in keys:
             with suppress(DataError):
                 yield key, self.read(key)
+
+    def select_top(self) -> list[str]:
+        """Return the files that are not in folders of the images."""
+        return select_top_files(self.keys, self.labels)
 
     def read_bytes(self, key: str) -> bytes:
         """Return the content of a file; raises `DataError` if it cannot be read."""
@@ -188,7 +193,7 @@ def _note_unread(listing: SourceListing, lists: _Lists, prefix: str, *, is_state
     may_be_incomplete = any(item.split for item in listing.items)  # whose other images a table may name
     is_numbered = not is_stated and are_numbered({c.label for c in listing.classes})
     reasons: dict[str, str] = {}
-    for key in (key for key in lists.keys if key.count("/") < 2):
+    for key in lists.select_top():
         if key.lower().endswith(LIST_SUFFIXES):
             reasons[key] = _describe_text_list(lists, key)
         elif key.lower().endswith((".csv", ".tsv")):
@@ -202,8 +207,10 @@ def _note_unread(listing: SourceListing, lists: _Lists, prefix: str, *, is_state
             elif not each.images and in_doubt and not may_be_incomplete:
                 reasons[key] = _describe_foreign(each.table)
             if reasons.get(key) and each.images and is_numbered:
-                note = f"{prefix}{key} names its images"
-                listing.notes.extend(SourceNote(NUMBERED_FOLDERS, c.path, note) for c in listing.classes)
+                columns = describe_names(each.table.columns)
+                note = f"{prefix}{key}, whose columns are {columns}, names its images"
+                reasons_by_folder = zip(listing.classes, chain([note], repeat("")), strict=False)
+                listing.notes.extend(SourceNote(NUMBERED_FOLDERS, c.path, why) for c, why in reasons_by_folder)
                 is_numbered = False  # once
     listing.notes.extend(SourceNote(UNREAD_LABELS, prefix + key, reason) for key, reason in reasons.items() if reason)
 
@@ -248,7 +255,10 @@ def _read_splits(lists: _Lists) -> Iterator[tuple[Sequence[str], Memberships]]:
     They are in one folder; of several sets, as ``train1.txt`` and ``train2.txt`` of DTD, one after the other.
     """
     paths = {key: PurePosixPath(key) for key in lists.keys}
-    stems = _find_list_splits({path.stem for path in paths.values() if not path.stem.endswith("partition")})
+    top, stems = (
+        lists.select_top(),
+        _find_list_splits({p.stem for p in paths.values() if not p.stem.endswith("partition")}),
+    )
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for key, path in paths.items():
         if path.stem in stems:
@@ -257,9 +267,7 @@ def _read_splits(lists: _Lists) -> Iterator[tuple[Sequence[str], Memberships]]:
         elif path.name == "train_test_split.txt" and (ids := str(path.with_name("images.txt"))) in paths:
             with suppress(DataError, ValueError):
                 yield [key], _read_numbered(lists.read(ids), decode_text(lists.read_bytes(key)))
-        elif key.count("/") < 2 and (
-            path.suffix.lower() in {".csv", ".tsv"} or path.stem.lower().endswith("partition")
-        ):
+        elif key in top and (path.suffix.lower() in {".csv", ".tsv"} or path.stem.lower().endswith("partition")):
             with suppress(DataError):
                 yield [key], _read_split_column(lists.read(key))
     for group in dict.fromkeys(map(tuple, groups.values())):  # of one set, both are the same lists

@@ -14,7 +14,7 @@ from sightline.config import DataConfig
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder import are_named_by_class
-from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, are_numbered
+from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, are_numbered, select_top_files
 from sightline.data.sources.listing import SourceItem, SourceListing, assign_split, join_tables
 from sightline.data.sources.manifest import LabelTable, is_table, list_from_table, parse_table, read_content
 from sightline.data.sources.split_names import find_folder_split, parse_split, parse_split_name
@@ -99,12 +99,13 @@ def _find_family(labels: LabelTable) -> tuple[str, str]:
 
 def _read_tables(store: FileStore, folder: Path | None, options: DataConfig) -> Iterator[LabelTable]:
     keys = store.keys()
-    images = {key.rpartition("/")[2].rpartition(".")[0] for key in keys if is_image_name(key)}
+    images = [key for key in keys if is_image_name(key) and not is_hidden(key)]
+    names = {key.rpartition("/")[2].rpartition(".")[0] for key in images}
     finders = {split: FileFinder(store, split) for split in (None, *SPLITS)}
-    for key in filter(may_be_table, keys):
+    for key in select_top_files(filter(may_be_table, keys), images):
         path = PurePosixPath(key)
-        is_box = path.suffix.lower() in LIST_SUFFIXES and path.stem in images  # of YOLO
-        if key.count("/") < 2 and not is_box:
+        is_box = path.suffix.lower() in LIST_SUFFIXES and path.stem in names  # of YOLO
+        if not is_box:
             try:
                 content = store.read(key)
             except ImageError as error:
@@ -174,7 +175,11 @@ def read_label_table(store: FileStore, options: DataConfig, prefix: str) -> Sour
     file = path.resolve()
     key = file.relative_to(root).as_posix() if root is not None and file.is_relative_to(root) else ""
     finder = FileFinder(store, parse_split(path.stem))
-    table = parse_table(read_content(path, options), str(path), finder, options, key)
+    if root is None and not _io.exists(path) and store.contains(options.labels):  # of an archive
+        key, content = options.labels, bytes(store.read(options.labels))
+    else:
+        content = read_content(path, options)
+    table = parse_table(content, str(path), finder, options, key)
     listing = _list_by_tables([table], store, options, prefix)
     return replace(listing, origins=frozenset({"table", "data.labels"}))
 
