@@ -456,10 +456,10 @@ def test_images_without_class_folders_say_so(tmp_path: Path) -> None:
     assert "data.labels" in message
 
 
-def test_an_archive_of_archives_says_to_name_those(tmp_path: Path) -> None:
+def test_an_archive_of_archives_says_to_unpack_it(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "train-1.zip", FILES)
     archive = write_zip(tmp_path / "all.zip", {path.name: path.read_bytes()})
-    assert error_message(archive).endswith(" It has archives, such as train-1.zip: pass those instead.")
+    assert error_message(archive).endswith(" train-1.zip is an archive inside an archive: unpack the outer one.")
 
 
 def test_only_unreadable_images_say_so(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def explain_no_images(
         return "There are no images: the arrays are empty."
     if not unreadable:
         archives = [path for path in others if path.lower().endswith(ARCHIVE_SUFFIXES)]
-        hint = f" It has archives, such as {archives[0]}: pass those instead." if archives else ""
+        hint = f" {archives[0]} is an archive inside an archive: unpack the outer one." if archives else ""
         if foreign := [path for path in others if holds_unread_images(path)]:
             hint = f" {foreign[0]} may hold images in a format that is not read: export them as PNG or JPEG."
         placeholders = [path for path in others if is_placeholder(path)]

@@ -284,6 +284,8 @@ def test_images_and_their_masks_are_not_two_classes(split: str) -> None:
     ]  # fmt: skip
     assert read_class_folders(NameStore(keys), options=DataConfig(allow_findings=("mask-folders",))).notes == []
     assert read_class_folders(NameStore(["masks/1.jpg", "hats/2.jpg"])).notes == []
+    boxes = list_notes(read_class_folders(NameStore([f"{split}Annotations/1.xml", f"{split}JPEGImages/1.jpg"])))
+    assert "mask-folders" not in {kind for kind, *_ in boxes}, "nothing there is a mask"
 
 
 def test_a_labeled_training_split_beside_a_flat_validation() -> None:

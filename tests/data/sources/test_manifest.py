@@ -701,6 +701,45 @@ def test_an_archive_that_is_not_unpacked_is_labeled_by_the_table_beside_it(
     assert {image.label for image in build_index(tmp_path / "test.zip").images} == {"test"}, "not those of train.csv"
 
 
+@pytest.mark.parametrize("folders", ["set/", "input/set-v2/"])
+def test_tables_are_read_below_the_folders_that_wrap_a_set(tmp_path: Path, folders: str) -> None:
+    images = {f"{split}/{i}.png": encode_png(i) for i, split in enumerate(("train", "train", "valid", "valid"))}
+    tables = {f"{split}/_classes.csv": f"filename,cat,dog\n{i}.png,1,0\n{i + 1}.png,0,1\n".encode()
+              for i, split in ((0, "train"), (2, "valid"))}  # fmt: skip
+    files = {folders + key: content for key, content in (images | tables).items()}
+    for source in (write_files(tmp_path / "a", files), write_zip(tmp_path / "a.zip", files)):
+        labels = {image.path: (image.label, image.split) for image in build_index(source).images}
+        assert labels == {
+            f"{folders}{key}": ("dog" if i % 2 else "cat", "validation" if i > 1 else "train")
+            for i, key in enumerate(images)
+        }
+
+
+def test_the_table_of_an_archive_can_be_named(tmp_path: Path) -> None:
+    files = {f"bilder/{i}.png": encode_png(i) for i in range(2)} | {"art.csv": b"Datei;Art\n0.png;cat\n1.png;dog\n"}
+    options = DataConfig(labels="art.csv", columns=ColumnsConfig(label="Art"))
+    for source in (write_zip(tmp_path / "a.zip", files), write_files(tmp_path / "a", files)):
+        index = build_index(source, options=options)
+        assert [image.label for image in index.images] == ["cat", "dog"]
+        assert index.other_files == ()
+
+
+def test_archives_of_splits_whose_files_are_named_by_class(tmp_path: Path) -> None:
+    """As Dogs vs. Cats: train.zip holds ``train/cat.0.jpg``; its test images may have labels, or only numbers."""
+    train = [f"train/{label}.{i}.png" for label in ("cat", "dog") for i in range(3)]
+    write_zip(tmp_path / "train.zip", {name: encode_png(i) for i, name in enumerate(train)})
+    for name, stems in (("test.zip", ("cat.6", "cat.7", "dog.8", "dog.9")), ("test1.zip", ("1", "2"))):
+        content = {f"{Path(name).stem}/{stem}.png": encode_png(i + 10) for i, stem in enumerate(stems)}
+        held_out = write_zip(tmp_path / name, content)
+        index = build_index(tmp_path)
+        splits = {image.path.partition("/")[0]: image.split for image in index.images}
+        assert splits == {"train.zip": "train"} | ({"test.zip": "test"} if name == "test.zip" else {})
+        assert {image.label for image in index.images} == {"cat", "dog"}
+        unlabeled = [(note.path, note.reason) for note in index.notes if note.kind == "unlabeled-folders"]
+        assert unlabeled == ([] if name == "test.zip" else [("test1.zip", "2 images")])
+        held_out.unlink()
+
+
 @pytest.mark.parametrize("name", ["sample_submission.csv", "sampleSubmission.csv", "submission_format.csv"])
 def test_an_example_of_a_submission_gives_no_labels(tmp_path: Path, name: str) -> None:
     names = [f"train/{label}.{i}.png" for label in ("cat", "dog") for i in range(2)]

@@ -46,7 +46,7 @@ def read_container_files(
 ) -> SourceListing:
     """List the images of several tables or archives in a folder; a file or folder that is named as a split states it.
 
-    An archive without classes beside one that a table labels, as ``test.zip`` of Kaggle, is left out. `files` are their
+    An archive without classes beside one that has some, as ``test.zip`` of Kaggle, is left out. `files` are their
     relative paths and where they are; each is opened before the next one is asked for. `read` lists one of them, with
     what comes before its keys.
     """
@@ -59,8 +59,11 @@ def read_container_files(
         listings = [assign_split(listing, split) for listing, split in zip(listings, splits, strict=True)]
     else:
         listings = assign_splits_by_source_name([Path(key).name for key in keys], listings)
-    if any("table" in listing.origins for listing in listings):
-        listings = [_leave_out(listing, prefix + key) for key, listing in zip(keys, listings, strict=True)]
+    if any(map(_has_classes, listings)):
+        listings = [
+            listing if listing.unlabeled or _has_classes(listing) else leave_out_images(listing, prefix + key)
+            for key, listing in zip(keys, listings, strict=True)
+        ]
     return join_tables(listings)
 
 
@@ -69,9 +72,5 @@ def _names_other_folder(label: str) -> bool:
     return parse_split(label) is not None or label.casefold() in WRAPPER_NAMES | UNLABELED_WORDS
 
 
-def _leave_out(listing: SourceListing, path: str) -> SourceListing:
-    """Return the listing of an archive beside one that a table labels: if it has no classes, without its images."""
-    labels = {item.label for item in listing.items}
-    if "table" in listing.origins or listing.unlabeled or not all(map(_names_other_folder, labels)):
-        return listing
-    return leave_out_images(listing, path)
+def _has_classes(listing: SourceListing) -> bool:
+    return "table" in listing.origins or not all(_names_other_folder(item.label) for item in listing.items)

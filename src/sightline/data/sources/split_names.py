@@ -85,14 +85,13 @@ def find_splits(names: Collection[str]) -> dict[str, SplitName]:
 
 
 def assign_splits_by_source_name(names: Sequence[str], listings: list[SourceListing]) -> list[SourceListing]:
-    """Assign splits if every source is named as one (``train.zip test.zip``) and no listing states splits itself.
+    """Assign splits if every source is named as one (``train.zip test.zip``), to the images that are in none.
 
     As in a folder, a source other than the training one is left out if it has no labels.
     """
     stems = [_FILE_SUFFIXES.sub("", name.lower()) for name in names]
     splits = find_splits(stems)
-    all_distinct = len(splits) == len(names) and len({s.split for s in splits.values()}) > 1
-    if not all_distinct or any(e.split is not None for listing in listings for e in listing.items):
+    if len(splits) < len(names) or len({s.split for s in splits.values()}) < 2:
         return listings
     assigned = []
     for name, stem, listing in zip(names, stems, listings, strict=True):
