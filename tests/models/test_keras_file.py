@@ -70,6 +70,27 @@ def test_weights_are_not_read_to_be_looked_at(ours: Path, tmp_path: Path) -> Non
     tracemalloc.stop()
 
 
+def test_a_frozen_layer_of_a_file_can_be_unfrozen_and_trained(tmp_path: Path) -> None:
+    keras = backend.keras()
+    inputs = keras.Input((8, 8, 3), dtype="uint8")
+    frozen = keras.layers.Dense(4, name="frozen", trainable=False)(keras.layers.Flatten()(inputs))
+    outputs = keras.layers.Dense(2, name="head")(keras.layers.BatchNormalization(name="norm", trainable=False)(frozen))
+    keras.Model(inputs, {PROBABILITIES: outputs}).save(tmp_path / "model.keras")
+    model = load_model(tmp_path / "model.keras")
+    assert [layer.name for layer in model.layers if layer.weights and not layer.trainable] == ["frozen", "norm"]
+    assert [v.path for v in model.trainable_variables] == ["head/kernel", "head/bias"]
+    for layer in model.layers:
+        layer.trainable = True
+    before = [backend.keras().ops.convert_to_numpy(v) + 0 for v in model.trainable_variables]
+    learner = keras.Model(model.input, model.output[PROBABILITIES])
+    learner.compile("sgd", "mse")
+    rng = np.random.default_rng(0)
+    learner.train_on_batch(rng.integers(0, 255, (4, 8, 8, 3)).astype(np.uint8), rng.normal(size=(4, 2)))
+    after = [backend.keras().ops.convert_to_numpy(v) for v in model.trainable_variables]
+    assert len(after) == 6
+    assert [v.path for v, a, b in zip(model.trainable_variables, before, after, strict=True) if (a == b).all()] == []
+
+
 def get_error(path: Path) -> str:
     with pytest.raises(ModelError) as error:
         check_keras_file(path)

@@ -78,11 +78,16 @@ def shapes_only() -> Iterator[None]:
 def allocate(model: Any) -> None:
     """Give the variables of a model that was built with `shapes_only` their memory and initial values.
 
-    Those of layers that were built beside it, and that nothing in it calls, get none.
+    Those of layers that were built beside it, and that nothing in it calls, get none. Frozen layers can be unfrozen.
     """
+    layers = [model, *list_layers(model)]  # a model before its layers
+    flags = [layer.trainable for layer in layers]
+    for layer in layers:  # TensorFlow never computes gradients of a variable that is frozen when it gets its memory
+        layer.trainable = True
     for variable in model.variables:
         variable._deferred_initialize()
-    for layer in (model, *list_layers(model)):
+    for layer, trainable in zip(layers, flags, strict=True):
+        layer.trainable = trainable
         layer._post_build()  # on PyTorch, they become parameters of a module, which Keras puts off without values
 
 
