@@ -155,6 +155,16 @@ def test_a_restart_goes_on(index: Index, patch: Path) -> None:
     assert not {image["path"] for image in restarted["queue"]} & {entry.path for _, entry in read_patch(patch)}
 
 
+def test_after_a_restart_the_keys_are_those_of_the_list_of_images(photos: Path, patch: Path) -> None:
+    with open_studio(Dataset(photos), patch, classes=["zebra"]) as studio:
+        for i, name in enumerate(("odd", "even", "zebra", "ant")):
+            studio.corrections.apply([i], "relabel", name)
+    with open_studio(Dataset(photos), patch, classes=["zebra"]) as studio:
+        assert studio.labeling is not None
+        order = ["zebra", "ant", "even", "odd"]
+        assert studio.labeling.describe()["classes"] == list(studio.library.count_values()["label"]) == order
+
+
 def test_undo_and_drop_are_seen(index: Index, patch: Path) -> None:
     labeling, corrections = open_labeling(index, patch, classes=CLASSES)
     first, second = labeling.describe()["queue"][:2]
@@ -318,6 +328,7 @@ def client(photos: Path, patch: Path) -> Iterator[Any]:
 def test_answers_of_the_page_are_lines_of_the_patch_that_train_reads(client: Any, photos: Path, patch: Path) -> None:
     page = client.get("/label").text
     assert f"sightline train {photos} --patch {patch}" in page
+    assert '<a href="/train">or start on the page Train</a>' in page
     counts = client.get("/state").json()["counts"]["label"]
     assert list(counts.items()) == [(name, 0) for name in CLASSES], "the list of images has their buttons, too"
     queue = client.get("/label/state").json()["queue"]

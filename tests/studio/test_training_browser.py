@@ -113,6 +113,8 @@ def test_a_finished_run_fits_a_phone(run_studio: Any, open_page: Any, language: 
         page = open_page(f"{address}/train", 390, ready="#loss .of-train circle", locale=language)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         playwright.expect(page.locator("#outcome b")).to_contain_text("%")
+        text = {"en-US": "Look at its images and errors", "zh-CN": "查看图片和错误"}[language]
+        playwright.expect(page.locator("#outcome")).to_contain_text(text)
 
 
 def test_the_numbers_beside_a_curve_of_tiny_losses_are_not_cut(run_studio: Any, open_page: Any) -> None:

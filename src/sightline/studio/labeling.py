@@ -72,7 +72,9 @@ class Labeling:
         unlabeled = [n for n, copies in enumerate(self._copies) if not any(index.images[i].label for i in copies)]
         order = draw_audit_order([index.images[self._copies[n][0]].sha256 for n in unlabeled])
         self._audit_order = np.array(unlabeled, np.int64)[order]
-        known = {name for image in index.images for name in index.targets.list_classes(image.label)} - {""}
+        labels = [str(e["relabel"].to) for i in range(len(index.images)) if "relabel" in (e := corrections.get(i))]
+        labels += [image.label for image in index.images]
+        known = {name for label in labels for name in index.targets.list_classes(label)} - {""}
         self._classes = list(dict.fromkeys([*classes, *index.sort_classes(known)]))
         self._sets: dict[str, int] = {}  # the number of each set of classes, which is then the label of an image
         self._labels = np.full(len(self._copies), UNLABELED)

@@ -52,7 +52,7 @@ export function drawCurves(svg, series, { last, atMost = null }) {
     draw(svg, "text", { x: left - 6, y: y(tick) + 4, "text-anchor": "end" }, shorten(tick));
   }
   for (const tick of listTicks(1, end, 6)) {
-    if (Number.isInteger(tick)) draw(svg, "text", { x: x(tick), y: height - 8, "text-anchor": "middle" }, tick);
+    if (Number.isInteger(tick) && tick <= Math.max(1, last)) draw(svg, "text", { x: x(tick), y: height - 8, "text-anchor": "middle" }, tick);
   }
   for (const { name, points } of series) {
     const known = points.filter(([, value]) => Number.isFinite(value));
