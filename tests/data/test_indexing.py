@@ -446,6 +446,18 @@ def test_a_folder_without_images_says_what_was_expected(tmp_path: Path, files: M
     assert error_message(tmp_path).startswith(message)
 
 
+def test_a_folder_of_tfrecord_files_says_that_they_are_not_read(tmp_path: Path) -> None:
+    write_files(tmp_path, {"cats-train.tfrecord-00000-of-00001": b"x" * 30, "features.json": b"{}"})
+    message = " cats-train.tfrecord-00000-of-00001 may hold images in a format that is not read: export them as "
+    assert message in error_message(tmp_path)
+
+
+def test_class_folders_given_one_by_one_are_to_be_named_by_the_folder_that_holds_them(tmp_path: Path) -> None:
+    write_files(tmp_path, {"cat/1.png": encode_png(1), "dog/2.png": encode_png(2)})
+    with pytest.raises(DataError, match=r"one folder per class, and name the folder that holds these"):
+        build_index([tmp_path / "cat", tmp_path / "dog"])
+
+
 def test_images_without_class_folders_say_so(tmp_path: Path) -> None:
     write_files(tmp_path, {"1.png": encode_png(1), "2.png": encode_png(2)})
     message = error_message(tmp_path)

@@ -52,8 +52,8 @@ def explain_no_images(
     advice = ""
     if all(reject.reason == NOT_IN_CLASS_FOLDER for reject in unreadable):
         advice = (
-            " Sort the images into one folder per class, or say where their labels are: in the file names with "
-            "--set data.label_pattern=..., or in a table with --set data.labels=FILE."
+            " Sort the images into one folder per class, and name the folder that holds these, or say where the labels "
+            "are: in the file names with --set data.label_pattern=..., or in a table with --set data.labels=FILE."
         )
         if unread := {note.path: note.reason for note in notes if note.kind == UNREAD_LABELS}:
             path = min(unread, key=lambda path: (not unread[path].startswith("a table"), path))

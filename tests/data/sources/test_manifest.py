@@ -109,6 +109,12 @@ def test_a_column_that_holds_files_is_taken_whatever_its_name(tmp_path: Path) ->
     )
 
 
+@pytest.mark.parametrize("label", ["标签", "种类", "品种"])
+def test_chinese_columns_of_labels(tmp_path: Path, label: str) -> None:
+    text = f"图片,{label},编号\n1.jpg,cat,7\n2.jpg,dog,8\n"
+    assert labels_and_splits(read_manifest(write_table(tmp_path, text))) == BOTH
+
+
 def test_columns_can_be_named(tmp_path: Path) -> None:
     text = "Bild;Art;Teil;label\n1.jpg;cat;train;x\n2.jpg;dog;test;x\n"
     options = DataConfig(columns=ColumnsConfig(path="bild", label="Art", split="Teil"))

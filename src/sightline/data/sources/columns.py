@@ -30,7 +30,7 @@ _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as `normalize_name` returns 
         "y", "labelname", "classes", "categories", "tag", "tags", "diagnosis", "dx", "findinglabels",
         "labelid", "classid", "categoryid", "choice", "choicechoices", "diagnostic",
         "classificationannotationdisplayname", "classificationannotationsdisplayname",
-        "标签", "类别", "分类", "类别名称",
+        "标签", "类别", "分类", "类别名称", "标签名称", "类名", "种类", "品种",
     ),
     "split": (
         "split", "set", "subset", "partition", "usage", "phase", "fold", "dataset",

@@ -61,8 +61,13 @@ UNREAD_SUFFIXES = frozenset({
 
 
 def holds_unread_images(path: str) -> bool:
-    """Return whether the extension is one of a format of images or videos that is not read."""
-    return PurePosixPath(path).suffix.lower() in UNREAD_SUFFIXES and not is_hidden(path)
+    """Return whether the extension is one of a format of images or videos that is not read.
+
+    >>> holds_unread_images("cat/1.NEF"), holds_unread_images("cats-train.tfrecord-00000-of-00002")
+    (True, True)
+    """
+    suffix = PurePosixPath(path).suffix.lower()
+    return (suffix in UNREAD_SUFFIXES or suffix.startswith(".tfrec")) and not is_hidden(path)
 
 
 def is_placeholder(path: str) -> bool:
