@@ -297,7 +297,7 @@ def write_report_files(run: RunDirectory) -> None:
     request = ThresholdRequest(target_precision=0.6, conservative=False)
     thresholds, _ = fit_thresholds(outputs[0], request, None, classes)
     value = build_report(EvaluationInputs(classes, outputs[1], labeled, "test", outputs[0], thresholds))
-    run.write_evaluation("test", value.evaluation, value.to_dict())
+    run.write_evaluation("test", value.evaluation, value.to_dict(), None)
     layers = [
         LayerDescription("input", "input", "input", (), (9, 9, 3), "", None, None, None, 0, "", 0, (1, 1), (1, 1), 243),
         LayerDescription("conv", "convolution", "convolution", (0,), (9, 9, 4), "9", (3, 3), (1, 1), "relu", 112,

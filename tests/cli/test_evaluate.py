@@ -17,6 +17,7 @@ import sightline as sl
 from command import Command
 from sightline.api import Classifier, evaluation
 from sightline.api.evaluation import evaluate_model
+from sightline.callbacks import no_progress
 from sightline.cli import evaluation_view
 from sightline.errors import DataError, ModelError
 from sightline.inference.predictor import FakePredictor, Outputs
@@ -261,7 +262,7 @@ def test_a_model_that_predicts_nan_is_rejected_with_the_first_image(
         DataError,
         match=r"of 60 of 60 images are not between 0 and 1 .* first for test/blue/.*train the model again",
     ):
-        evaluate_model(model, split_folders, threshold_request=threshold_request)
+        evaluate_model(model, split_folders, split=None, threshold_request=threshold_request, progress=no_progress)
 
 
 @pytest.mark.parametrize("option", ["--target-precision", "--coverage"])

@@ -50,7 +50,7 @@ def watched(trained: Trained, reference: Path, tmp_path_factory: pytest.TempPath
     labels = np.repeat(np.arange(3, dtype=np.int32), 24)
     outputs = classifier.predictor.outputs(pixels)
     loaded = bundle.read(trained[0] / "bundle")
-    sample = finalize.make_sample_file(ModelOutputs(outputs, labels), classifier.task)
+    sample = finalize.make_sample_file(ModelOutputs(outputs, labels), classifier.task, None)
     assert list(sample) == ["validation.npz"]
     bundle.write(bundle.make(loaded.manifest, loaded.model, {**loaded.files, **sample}), folder / "model")
     rng = np.random.default_rng(0)

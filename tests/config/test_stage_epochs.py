@@ -16,7 +16,7 @@ from sightline.errors import ConfigError
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=5), st.integers(1, 100))
 def test_the_total_is_met_and_no_stage_is_lost(before: list[int], total: int) -> None:
     stages = [{"epochs": n} for n in before]
-    scale_stage_epochs({"epochs": total, "stages": stages})
+    scale_stage_epochs({"epochs": total, "stages": stages}, (), ())
     after = [stage["epochs"] for stage in stages]
     working = [n for n in before if n]
     if working:

@@ -358,7 +358,7 @@ def test_decisions_of_a_fold_are_those_of_thresholds_from_the_other_folds() -> N
         reference.f1_score(y, predicted, average="micro")
     )
     assert honest.evaluation.accuracy == pytest.approx((predicted == y).mean())
-    evaluation = Evaluation(honest)
+    evaluation = Evaluation(honest, None, 1)
     named = ["".join(np.array(CLASSES)[row]) for row in predicted]
     assert [row["predicted"].replace(";", "") for row in evaluation.predictions] == named
     assert len(evaluation.errors) == honest.errors.count

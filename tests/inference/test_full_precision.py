@@ -31,7 +31,7 @@ PIXELS = random_images(16, 12)
 def make_varied_model() -> Any:
     """Return a model whose outputs differ between images, like those of a trained one."""
     model = build_model(make_plan("fashion-cnn", classes=3, side=12)).model
-    initialize_weights(model, "he", 5)
+    initialize_weights(model, "he", 5, (), ())
     logits = KerasPredictor(model, CLASSES, PreprocessingSpec(12, 12)).outputs(PIXELS).logits
     kernel, bias = model.get_layer("predictions").weights
     scale = 3 / logits.std(0)

@@ -54,7 +54,7 @@ def test_masks_have_the_size_of_the_image_and_the_file_agrees(
 
 def test_skips_are_the_last_maps_of_each_size() -> None:
     model = build_model(spec("efficientnet-lite0", "bilinear", (64, 96))).model
-    skips = find_skips(model.input, model.get_layer("top_relu").output)
+    skips = find_skips(model.input, model.get_layer("top_relu").output, pooled=False)
     assert [skip.shape[1:3] for skip in skips] == [(4, 6), (8, 12), (16, 24), (32, 48), (64, 96)]
 
 

@@ -303,7 +303,7 @@ def test_classes_that_no_bundle_may_have_are_refused(tmp_path: Path, classes: li
 
 def test_evaluation_is_written_whole(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "run")
-    run.write_evaluation("test", EVALUATION)
+    run.write_evaluation("test", EVALUATION, None, None)
     assert list_files(run.path / "eval") == ["test/metrics.json", "test/predictions.npz"]
     metrics = json.loads((run.path / "eval/test/metrics.json").read_text(encoding="utf-8"))
     assert metrics["accuracy"] == 0.75
@@ -354,7 +354,7 @@ def test_everything_is_written_aside_and_renamed(tmp_path: Path, monkeypatch: py
     run.write_data(build_dataset())
     run.write_history(HISTORY)
     run.write_model(FakeModel(), ("a", "b"), PreprocessingSpec(height=32, width=32, channels=3))
-    run.write_evaluation("test", EVALUATION)
+    run.write_evaluation("test", EVALUATION, None, None)
     run.write_figure("curves", {"png": b"png", "svg": b"svg"})
     run.update(status="complete")
     assert sorted(renamed) == list_files(run.path)

@@ -43,7 +43,9 @@ def open_early() -> Iterator[tuple[EarlyOutputs, OnnxPredictor]]:
     predictor = OnnxPredictor(file, CLASSES, PreprocessingSpec(SIDE, SIDE, 3), 2)
     first = convert_packaged_layers(LITE0, weights, PIXELS.shape[1:])
     assert first is not None
-    early = EarlyFeatures(first.file, 2, PIXELS, np.arange(0), [np.arange(15)])
+    early = EarlyFeatures(
+        first.file, 2, PIXELS, np.arange(0), [np.arange(15)], calibration=None, meanwhile=lambda: None
+    )
     try:
         known = EarlyOutputs.open(file, predictor, early)
         assert known is not None

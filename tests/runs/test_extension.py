@@ -15,7 +15,7 @@ import pytest
 
 from command import COLORS, draw_classes
 from sightline import api, load
-from sightline.callbacks import Callback, EpochRecord
+from sightline.callbacks import Callback, EpochRecord, no_progress
 from sightline.data import split
 from sightline.data.iterative_stratification import stratify_iteratively
 from sightline.data.recorded_images import ImageRow
@@ -184,7 +184,7 @@ def test_a_run_keeps_its_splits_where_another_version_would_divide_its_images_in
 
 def build_again(run: RunDirectory) -> list[ImageRow]:
     """Return the images of a run as training would divide them now."""
-    config, index = run.config, run_images.read_run_index(run)
+    config, index = run.config, run_images.read_run_index(run, no_progress)
     splits = split.assign_splits(index.images, config.split, config.seed, None, LABEL_SETS).splits
     return [ImageRow(p.path, p.sha256, p.label, of) for p, of in zip(index.images, splits, strict=True)]
 

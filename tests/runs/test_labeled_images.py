@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from sightline.callbacks import no_progress
 from sightline.data.indexing import build_index
 from sightline.data.sources.arrays import list_array_items
 from sightline.data.sources.listing import SourceListing
@@ -32,8 +33,8 @@ def test_a_number_is_the_class_of_this_number(classes: tuple[str, ...], expected
     index, spec = build_index(SourceListing(items)), PreprocessingSpec(8, 8, 1)
     if isinstance(expected, str):
         with pytest.raises(DataError, match=expected):
-            decode_labeled(index, classes, spec, CLASS_TARGETS, cache=False)
+            decode_labeled(index, classes, spec, CLASS_TARGETS, cache=False, progress=no_progress)
         return
-    labeled = decode_labeled(index, classes, spec, CLASS_TARGETS, cache=False)
+    labeled = decode_labeled(index, classes, spec, CLASS_TARGETS, cache=False, progress=no_progress)
     assert labeled.subset.labels.tolist() == expected
     assert [image.label for image in labeled.images] == [classes[k] for k in expected]

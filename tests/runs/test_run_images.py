@@ -13,7 +13,7 @@ import pytest
 
 from sightline import jsonio
 from sightline.api import compression
-from sightline.callbacks import Callback
+from sightline.callbacks import Callback, no_progress
 from sightline.config import DataConfig, DeviceConfig, RunConfig, SplitConfig
 from sightline.data import label_patch
 from sightline.data.dataset import DecodedDataset, build_dataset
@@ -242,7 +242,7 @@ def test_labels_in_memory_are_read_as_the_run_reads_its_own(tmp_path: Path) -> N
     index = build_index(listing, targets=LABEL_SETS)
     split = SplitConfig(validation=0.0, test=0.0)
     run.write_data(build_dataset(index, PreprocessingSpec(8, 8), split, 0, targets=LABEL_SETS, keep=False))
-    again = run_images.find_in_memory(run, listing)
+    again = run_images.find_in_memory(run, listing, no_progress)
     assert again is not None
     assert [image.label for image in again.images] == ["car;tree", "owl", ""]
 

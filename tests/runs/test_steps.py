@@ -203,7 +203,7 @@ def test_a_step_fills_in_its_settings_and_no_other(row: Row) -> None:
 def test_a_recipe_is_chosen_by_images_weights_and_device(
     facts: DataFacts, machine: FakeMachine, recipe: str, words: str
 ) -> None:
-    choice = steps.choose_recipe(facts, machine)
+    choice = steps.choose_recipe(facts, machine, None)
     assert choice.recipe == recipe
     assert words in choice.reason
 
@@ -280,7 +280,7 @@ def test_the_note_tells_stages_apart_and_omits_those_that_no_solver_trains() -> 
 def test_this_machine_has_weights_without_a_home_or_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
-    choice = steps.choose_recipe(PHOTOS, THIS_MACHINE)
+    choice = steps.choose_recipe(PHOTOS, THIS_MACHINE, None)
     assert choice.recipe == "transfer"
     assert "EfficientNet-Lite0 with the installed ImageNet weights" in choice.reason
 

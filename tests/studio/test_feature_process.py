@@ -35,7 +35,7 @@ def test_another_process_computes_the_same_features(tmp_path: Path) -> None:
     callback = Callback()
     callback.on_progress = lambda task, done, total: tasks.append(task)  # type: ignore[method-assign]
     features, decoded = compute_in_process([str(folder)], (), index, callback)
-    expected, expected_decoded = compute_projected_features(index)
+    expected, expected_decoded = compute_projected_features(index, (), None)
     steps = list(dict.fromkeys(tasks))
     assert steps[0] == "indexing"
     assert steps[-4:] == ["decoding", "loading the network", FEATURES, "projecting"]

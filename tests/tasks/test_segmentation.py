@@ -412,7 +412,7 @@ def test_the_overlay_is_of_the_page_that_the_model_reads() -> None:
 def test_an_image_without_an_overlay_is_an_error_of_its_row(run: sightline.Run, tmp_path: Path) -> None:
     contents = [encode(draw_scene(2003)[0]), b"no image any more"]
     items = [InputItem("a.png", lambda: contents.pop(0)), InputItem("b.png", lambda: encode(draw_scene(2004)[0]))]
-    first, second = write_masks(run.classifier.predictor, items, tmp_path)
+    first, second = write_masks(run.classifier.predictor, items, tmp_path, 0.0, None)
     assert "not an image" in str(first.error)
     assert second.mask is not None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b.overlay.png", "b.png"]

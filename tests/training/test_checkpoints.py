@@ -41,7 +41,7 @@ def make_checkpoint(number: int) -> Checkpoint:
 def test_saving_copies_one_variable_at_a_time(tmp_path: Path) -> None:
     network = build_network("efficientnet-lite0")
     total = sum(array.nbytes for array in checkpoints.copy_variables(network.model).values())
-    manager = CheckpointManager(tmp_path, TrainConfig())
+    manager = CheckpointManager(tmp_path, TrainConfig(), 0)
     manager.save(pack_state(TrainingState(), network, None))  # whatever is imported or kept at the first time
     tracemalloc.start()
     try:

@@ -194,7 +194,7 @@ def test_checkpoints_stay_within_their_time_budget(tmp_path: Path, monkeypatch: 
         clock[0] += 2
 
     monkeypatch.setattr("sightline.training.state.checkpoints.write_checkpoint", write)
-    manager = CheckpointManager(tmp_path, TrainConfig(checkpoint_minutes=1.0))
+    manager = CheckpointManager(tmp_path, TrainConfig(checkpoint_minutes=1.0), 0)
 
     def make_checkpoint() -> checkpoints.Checkpoint:
         return checkpoints.Checkpoint({}, {})
@@ -209,7 +209,7 @@ def test_checkpoints_stay_within_their_time_budget(tmp_path: Path, monkeypatch: 
     clock[0] = 366
     manager.after_epoch(make_checkpoint)
     assert written[3:] == [366]
-    step_manager = CheckpointManager(tmp_path, TrainConfig(checkpoint_minutes=0.0, checkpoint_steps=5))
+    step_manager = CheckpointManager(tmp_path, TrainConfig(checkpoint_minutes=0.0, checkpoint_steps=5), 0)
     for _ in range(12):
         step_manager.after_step(make_checkpoint)
     assert len(written) == 6

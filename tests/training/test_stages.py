@@ -383,7 +383,7 @@ def test_views_are_computed_by_the_layers_that_are_open(monkeypatch: pytest.Monk
     assert features is not None
     stage_features.time_view(features.layers, train, config)
     stage_features.count_cached_views(features, 3, train, validation, config)
-    assert stage_features.add_views(features, 3, train, validation, config).views == 3
+    assert stage_features.add_views(features, 3, train, validation, config, no_progress).views == 3
     assert count == 1
 
 
@@ -429,11 +429,13 @@ def test_stages_that_follow_go_on_from_the_same_features() -> None:
     base = extract_features(built_network, [head, deep], train, config)
     assert base.tensor is stages.find_freeze_boundary(built_network, deep)
     assert base.views == 3
-    same = stage_features.advance_features(built_network, base, deep, config)
+    same = stage_features.advance_features(built_network, base, deep, config, no_progress, None)
     assert same.tensor is base.tensor
     assert len(same.train) == 120
     tasks: list[tuple[str, int, int]] = []
-    further = stage_features.advance_features(built_network, base, head, config, lambda *event: tasks.append(event))
+    further = stage_features.advance_features(
+        built_network, base, head, config, lambda *event: tasks.append(event), None
+    )
     total = len(further.train) + len(further.validation)
     assert tasks[-1] == ("features of the remaining frozen layers", total, total)
     direct = extract_features(built_network, [head], train, config)

@@ -95,13 +95,12 @@ def add_class(
     label: str,
     items: Sequence[InputItem],
     *,
-    reference: Iterable[Embeddings] | None = None,
-    out: Path | None = None,
-    force: bool = False,
-    callback: Callback | None = None,
+    reference: Iterable[Embeddings] | None,
+    out: Path | None,
+    force: bool,
+    callback: Callback,
 ) -> AddedClass:
     """Write a bundle with the class `label` for `items`; see `Classifier.add_class`."""
-    callback = callback or Callback()
     check_installed("onnx", "sklearn", purpose="Adding a class")
     _check_label(label, classifier.classes, has_several=classifier.task.targets.allows_several)
     source = _read_bundle(classifier)

@@ -16,7 +16,7 @@ from sightline.inference import bundle, exported_folder
 from sightline.runs.failures import explain_missing_bundle
 
 
-def write_decoding_vectors(model: str | Path, out: str | Path | None = None) -> Path:
+def write_decoding_vectors(model: str | Path, out: str | Path | None) -> Path:
     """Write ``vectors.json``, the reference images, ``pixels/`` and ``model.onnx`` into a folder, and return it.
 
     `model` is a run or a bundle with reference examples; `out` defaults to ``RUN/exports/vectors``. Raises

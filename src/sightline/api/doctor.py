@@ -29,7 +29,6 @@ from sightline.runs.preflight import raise_for_errors
 from sightline.runs.resolve import inspection_preprocess
 from sightline.tasks.protocol import find_task
 
-DEFAULT_DATA, DEFAULT_INPUT = DataConfig(), InputConfig()
 THUMBNAIL_SIDE = 96  # pixels of a thumbnail's longer side
 
 
@@ -90,14 +89,14 @@ def _finding_row(finding: Finding) -> dict[str, Any]:
 def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has options
     sources: Sources,
     *,
-    html: Path | str | None = None,
-    fix: Path | str | None = None,
-    patch: Path | str | None = None,
-    folders: Path | str | None = None,
-    options: DataConfig = DEFAULT_DATA,
-    input_config: InputConfig = DEFAULT_INPUT,
-    task: str = "single_label",
-    callback: Callback | None = None,
+    html: Path | str | None,
+    fix: Path | str | None,
+    patch: Path | str | None,
+    folders: Path | str | None,
+    options: DataConfig,
+    input_config: InputConfig,
+    task: str,
+    callback: Callback,
 ) -> DoctorReport:
     """Check every image of `sources` and return the findings.
 
@@ -109,7 +108,6 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
     modified. Raises `DataError` for a source without images, `OutputError` if a file cannot be written, `UsageError` if
     `fix` has lines and is not `patch`.
     """
-    callback = callback or Callback()
     raise_for_errors((), options.allow_findings)  # rejects unknown kinds
     html, fix, folders = (None if path is None else _io.output_path(path) for path in (html, fix, folders))
     patch = None if patch is None else _io.expand_home(patch)

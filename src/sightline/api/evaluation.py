@@ -18,7 +18,7 @@ from sightline.api.ood_evaluation import DEFAULT_ALLOWED, AllowedImages, OutputR
 from sightline.api.record_list import RecordList, format_html_table, format_text_table
 from sightline.api.report_writer import refresh_report, save_evaluation
 from sightline.api.stored_thresholds import check_not_in_run, merge_configured
-from sightline.callbacks import Progress, no_progress
+from sightline.callbacks import Progress
 from sightline.data.indexing import Sources
 from sightline.data.label_patch import hold_patch, read_entries
 from sightline.data.types import OUT_OF_FOLD, LabeledSubset, Split
@@ -30,7 +30,7 @@ from sightline.evaluation.multi_label import MultiLabelReport, MultiLabelResult,
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric, TaskReport, TaskResult
 from sightline.evaluation.segmentation import SegmentationResult, list_image_metrics
-from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
+from sightline.inference.results import ThresholdRequest, Thresholds
 from sightline.inference.tta import TTA, VIEWS, TTAPredictor
 from sightline.report import plotting, run_plots
 from sightline.report.plotting import RenderedFigure
@@ -52,7 +52,7 @@ class Evaluation:
         tta_views: The number of views of each image that its prediction averages.
     """
 
-    def __init__(self, report: TaskReport, label_check: LabelCheck | None = None, tta_views: int = 1) -> None:
+    def __init__(self, report: TaskReport, label_check: LabelCheck | None, tta_views: int) -> None:
         self.report = report
         self.tta_views = tta_views
         self.result: TaskResult = report.evaluation
@@ -237,16 +237,16 @@ class Evaluation:
 
 def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the command
     classifier: Classifier,
-    sources: Sources | None = None,
+    sources: Sources | None,
     *,
-    split: Split | None = None,
-    threshold_request: ThresholdRequest = NO_THRESHOLDS,
-    ood_sources: Sources | None = None,
-    label_issues: Path | None = None,
-    tta: TTA | None = None,
-    allowed: AllowedImages = DEFAULT_ALLOWED,
-    cache: bool = True,
-    progress: Progress = no_progress,
+    split: Split | None,
+    threshold_request: ThresholdRequest,
+    ood_sources: Sources | None,
+    label_issues: Path | None,
+    tta: TTA | None,
+    allowed: AllowedImages,
+    cache: bool,
+    progress: Progress,
 ) -> Evaluation:
     """Evaluate a model with `evaluate_model`, with test-time augmentation if `tta`, and find label issues.
 
@@ -285,14 +285,14 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
 
 def evaluate_model(
     classifier: Classifier,
-    sources: Sources | LabeledImages | None = None,
+    sources: Sources | LabeledImages | None,
     *,
-    split: Split | None = None,
-    threshold_request: ThresholdRequest = NO_THRESHOLDS,
+    split: Split | None,
+    threshold_request: ThresholdRequest,
     ood_sources: Sources | None = None,
     allowed: AllowedImages = DEFAULT_ALLOWED,
     cache: bool = True,
-    progress: Progress = no_progress,
+    progress: Progress,
 ) -> TaskReport:
     """Evaluate a classifier, and how far its predictions can be trusted, as `Classifier.evaluate` does.
 

@@ -60,11 +60,11 @@ def explain(
     predictor: Predictor,
     items: Sequence[InputItem],
     *,
-    method: str | None = None,
-    label: str | None = None,
-    out: Path | None = None,
-    seed: int = 0,
-    progress: Progress = no_progress,
+    method: str | None,
+    label: str | None,
+    out: Path | None,
+    seed: int,
+    progress: Progress,
 ) -> Iterator[Explanation]:
     """Yield one `Explanation` per image, in order; for an unreadable image, one with its `error`.
 
@@ -137,7 +137,7 @@ def explain_pixels(
     height: int,
     *,
     method: str | None = None,
-    label: str | None = None,
+    label: str | None,
 ) -> Explanation:
     """Return the explanation of one decoded image, without a path and a figure.
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from sightline.api.dataset import Dataset
 from sightline.api.options import Settings, to_assignments
-from sightline.callbacks import Batch, Callback, Progress, as_callback, no_progress, track
+from sightline.callbacks import Batch, Callback, Progress, as_callback, track
 from sightline.data.remote import is_url
 from sightline.data.sources.arrays import name_class, to_numpy
 from sightline.errors import DataError, ImageError, UsageError, plural, suggest
@@ -31,7 +31,7 @@ _ONE_IMAGE = str | Path | bytes | bytearray | memoryview | Image.Image | InputIt
 _EXPECTED = "images are paths, encoded bytes, binary files, uint8 arrays or Pillow images, or several of these"
 
 
-def split_images(images: ImageLike | Iterable[ImageLike | InputItem], channels: int = 3) -> Iterator[Any]:
+def split_images(images: ImageLike | Iterable[ImageLike | InputItem], channels: int) -> Iterator[Any]:
     """Yield one or several images one by one, files as their bytes and tensors as NumPy arrays.
 
     An array is several images if it is [N, H, W, C], or [N, H, W] with W > 4. Raises `UsageError` for anything else,
@@ -99,7 +99,7 @@ def track_images(
         yield from track(batches, task, progress, count, measure)
 
 
-def list_labeled_items(data: Dataset, progress: Progress = no_progress) -> Iterator[InputItem]:
+def list_labeled_items(data: Dataset, progress: Progress) -> Iterator[InputItem]:
     """Yield the images of `data` with their labels, then its unreadable files, whose reading raises their reason."""
     index = data.read_index(progress)
     for position, image in enumerate(index.images):

@@ -200,7 +200,7 @@ class LoadedModel:
             self.task.targets,
         )  # fmt: skip
 
-    def wrap_labeled(self, data: Dataset | Sources, settings: Settings = ()) -> Dataset:
+    def wrap_labeled(self, data: Dataset | Sources, settings: Settings) -> Dataset:
         """Return labeled images other than the run's own, read as `settings` say, or else as its task and its tree."""
         dataset, targets = Dataset.wrap(data, set=settings), self.task.targets
         if targets.allows_several and not targets.are_masks:
@@ -229,7 +229,7 @@ class LoadedModel:
         averaged.run, averaged.path, averaged.trained_on = self.run, self.path, self.trained_on
         return averaged
 
-    def explanation_predictor(self, method: str | None, callback: Callback | None = None) -> Predictor:
+    def explanation_predictor(self, method: str | None, callback: Callback) -> Predictor:
         """Return the predictor for an explanation: the run's Keras model if Grad-CAM cannot be computed from its file.
 
         `callback` receives a message before the Keras model is loaded.
@@ -239,7 +239,7 @@ class LoadedModel:
         if self.run is None or method in {"occlusion", "rise"} or has_gradcam(self.predictor):
             return self.predictor
         if self._keras_predictor is None:
-            self._keras_predictor = load_keras_predictor(self.run, (callback or Callback()).on_message)
+            self._keras_predictor = load_keras_predictor(self.run, callback.on_message)
         return self._keras_predictor
 
     def __repr__(self) -> str:
@@ -269,13 +269,12 @@ class LoadedModel:
         }
 
 
-def load_keras_predictor(run: RunDirectory, on_message: Callable[[str], None] | None = None) -> KerasPredictor:
+def load_keras_predictor(run: RunDirectory, on_message: Callable[[str], None]) -> KerasPredictor:
     """Return the Keras model of a run; raises `ModelError` if it has no weights yet.
 
     `on_message` receives a line before Keras starts, which takes seconds.
     """
     if not run.has_model:
         raise ModelError(f"The run {run.path} has no weights yet: {explain_incomplete(run)}.")
-    if on_message is not None:
-        on_message("Loading the Keras model of the run, which takes a few seconds.")
+    on_message("Loading the Keras model of the run, which takes a few seconds.")
     return KerasPredictor.load(run.path / "model.keras", *run.read_model_spec())

@@ -37,8 +37,8 @@ def write_masks(
     predictor: Predictor,
     items: Iterable[InputItem],
     folder: Path,
-    tile: float = 0.0,
-    thresholds: Thresholds | None = None,
+    tile: float,
+    thresholds: Thresholds | None,
 ) -> Iterator[MaskPrediction]:
     """Yield the mask of each item as soon as its files are in `folder`: ``<name>.png`` and ``<name>.overlay.png``.
 

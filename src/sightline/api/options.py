@@ -42,7 +42,7 @@ def to_assignments(settings: Settings) -> list[str]:
     return assignments
 
 
-def data_assignments(column: Settings | None = None, allow: Sequence[str] | None = None) -> list[str]:
+def data_assignments(column: Settings | None, allow: Sequence[str] | None = None) -> list[str]:
     """Return the assignments for `column`, as in ``{"label": "breed"}``, and `allow`; raises `UsageError`."""
     for name, text in (("column", column), ("allow", allow)):
         if isinstance(text, str):

@@ -20,7 +20,7 @@ from sightline.tasks.protocol import find_task
 
 
 def compute_projected_features(
-    index: Index, settings: tuple[str, ...] = (), callback: Callback | None = None
+    index: Index, settings: tuple[str, ...], callback: Callback | None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return what `active_learning.project_features` makes of the features of the decoded images, and which these are.
 

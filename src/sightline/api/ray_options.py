@@ -48,7 +48,7 @@ def resolve_engine(
     *,
     num_workers: int | None = None,
     cpus_per_worker: int | None = None,
-    ray_address: str | None = None,
+    ray_address: str | None,
     devices: int | None = None,
     others: Mapping[str, object] = MappingProxyType({}),
 ) -> RayOptions | None:

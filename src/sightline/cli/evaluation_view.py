@@ -79,7 +79,7 @@ def _print_levels(hierarchy: HierarchyMetrics) -> None:
 
 
 def print_label_issues(
-    issues: Sequence[LabelIssue | LabelSetIssue], patch: str, unchecked_classes: Sequence[str] = ()
+    issues: Sequence[LabelIssue | LabelSetIssue], patch: str, unchecked_classes: Sequence[str]
 ) -> None:
     """Print the most suspicious labels, where to find them all, and the classes that could not be checked."""
     from sightline.evaluation.label_issues import LabelSetIssue

@@ -106,7 +106,7 @@ def refuse_list(paths: Sequence[str]) -> None:
         )
 
 
-def read_stdin(limit_mb: float = 256) -> bytes:
+def read_stdin(limit_mb: float) -> bytes:
     """Return all of standard input: one image, or a list of paths.
 
     Raises `DataError` if it is closed, cannot be read or is larger than `limit_mb` MiB (``data.limits.file_mb``).

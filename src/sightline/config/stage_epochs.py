@@ -9,7 +9,7 @@ from sightline.config.schema import MAX_EPOCHS, StageConfig, TrainConfig
 from sightline.errors import plural
 
 
-def scale_stage_epochs(train: Any, fixed: Collection[int] = (), unsolved: Collection[int] = ()) -> None:
+def scale_stage_epochs(train: Any, fixed: Collection[int], unsolved: Collection[int]) -> None:
     """Scale the epochs of the stages in the table [train], in place, so that they sum to its ``epochs``.
 
     `fixed` holds the indices of stages that keep their epochs. Stages without epochs are skipped too: each of them
@@ -18,7 +18,7 @@ def scale_stage_epochs(train: Any, fixed: Collection[int] = (), unsolved: Collec
     `unsolved`, the indices of stages that cannot be solved. Values of the wrong type are left for validation to report.
 
     >>> table = {"epochs": 7, "stages": [{"epochs": 12}, {"epochs": 2}]}
-    >>> scale_stage_epochs(table)
+    >>> scale_stage_epochs(table, (), ())
     >>> table["stages"]
     [{'epochs': 6}, {'epochs': 1}]
     """

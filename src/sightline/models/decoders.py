@@ -46,7 +46,7 @@ def apply_decoder(name: Decoder, inputs: Any, features: Any, classes: int) -> An
     return _decode_fcn(features, skips, classes, sizes={"fcn32": 1, "fcn16": 2, "fcn8": 3}[name])
 
 
-def find_skips(inputs: Any, features: Any, *, pooled: bool = False) -> list[Any]:
+def find_skips(inputs: Any, features: Any, *, pooled: bool) -> list[Any]:
     """Return the last maps of each size that a backbone has before those of `features`, the smallest maps first.
 
     With `pooled`, the maps of a size that max pooling made come before others, such as pool3 and pool4 of VGG16, whose

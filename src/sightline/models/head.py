@@ -30,9 +30,7 @@ FLOAT32_LAYERS = (
 """The layers that compute in float32, whatever the precision of the model."""
 
 
-def apply_head(
-    x: Any, head: HeadSpec, classes: int, *, is_sigmoid: bool, activation: Activation = "softmax"
-) -> dict[str, Any]:
+def apply_head(x: Any, head: HeadSpec, classes: int, *, is_sigmoid: bool, activation: Activation) -> dict[str, Any]:
     """Return the symbolic outputs, by the names in `OUTPUTS`, for the feature maps `x`; see `models.build.Network`.
 
     `is_sigmoid`: two classes share one unit. `activation` turns the logits into probabilities, which sum to 1 over the

@@ -22,7 +22,7 @@ VARIANCE_FLOOR = 5e-4
 
 
 def initialize_weights(
-    model: Any, init: InitScheme, seed: int, skip_layers: Collection[str] = (), ones_bias_layers: Collection[str] = ()
+    model: Any, init: InitScheme, seed: int, skip_layers: Collection[str], ones_bias_layers: Collection[str]
 ) -> None:
     """Initialize the kernels and biases of `model` in place, except in the layers named in `skip_layers`.
 

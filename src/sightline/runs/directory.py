@@ -273,8 +273,8 @@ class RunDirectory:
         self,
         split: str,
         evaluation: TaskResult,
-        metrics: Mapping[str, Any] | None = None,
-        values: Mapping[str, NDArray[Any]] | None = None,
+        metrics: Mapping[str, Any] | None,
+        values: Mapping[str, NDArray[Any]] | None,
     ) -> None:
         """Save metrics and probabilities of one split.
 

@@ -54,7 +54,7 @@ def _has_trained(run: RunDirectory) -> bool:
     return run.has_model or run.checkpoints.exists() or is_run(get_fold_path(run, 0))
 
 
-def record_interruption(run: RunDirectory, budget: TimeBudget | None = None) -> str:
+def record_interruption(run: RunDirectory, budget: TimeBudget | None) -> str:
     """Record the interruption in `run`, and its time in `budget`, and return the message for the user."""
     stopped = Interrupted(f"Stopped. `sightline resume {quote_path(run.path)}` continues from there.")
     with suppress(OutputError):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import process
-from sightline.callbacks import Callback, Progress, no_progress
+from sightline.callbacks import Callback, Progress
 from sightline.config import RunConfig
 from sightline.data.checks import leakage
 from sightline.data.dataset import DecodedDataset
@@ -175,7 +175,7 @@ def _evaluate_split(
 
 
 def export_onnx(
-    model: Any, classes: tuple[str, ...], preprocess: PreprocessingSpec, threads: int = 0
+    model: Any, classes: tuple[str, ...], preprocess: PreprocessingSpec, threads: int
 ) -> tuple[bytes, OnnxPredictor]:
     """Convert a trained Keras model to ONNX; return the file and its predictor."""
     graph = keras_to_onnx.convert_model(model)
@@ -186,7 +186,7 @@ def collect_split_outputs(
     task: Task,
     predictor: Predictor,
     data: DecodedDataset,
-    progress: Progress = no_progress,
+    progress: Progress,
     known: EarlyOutputs | None = None,
 ) -> dict[Split, ModelOutputs]:
     """Return the model outputs on the validation and test splits that contain images, some of which are `known`."""
@@ -292,7 +292,7 @@ def sample_validation(
     return make_sample_file(task.collect_outputs(predictor, subset), task, number_groups(subset.paths, group_by_path))
 
 
-def make_sample_file(outputs: ModelOutputs, task: Task, groups: NDArray[np.int64] | None = None) -> dict[str, bytes]:
+def make_sample_file(outputs: ModelOutputs, task: Task, groups: NDArray[np.int64] | None) -> dict[str, bytes]:
     """Return the file of a bundle with a sample of these validation images by name; empty for too few.
 
     `groups` [N] are the groups of the images, if there are any.

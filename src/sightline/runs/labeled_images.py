@@ -141,7 +141,7 @@ def decode_labeled(
     targets: Targets,
     *,
     cache: bool = True,
-    progress: Progress = no_progress,
+    progress: Progress,
 ) -> LabeledSubset:
     """Return all images of `index` with their labels; raises `DataError` for a label that is not in `classes`.
 

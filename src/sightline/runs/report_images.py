@@ -146,7 +146,7 @@ def write_examples(run: RunDirectory, report: TaskReport, samples: Subset, predi
 
 
 def write_mask_images(
-    run: RunDirectory, report: SegmentationReport, samples: Subset, predictor: Predictor | None = None
+    run: RunDirectory, report: SegmentationReport, samples: Subset, predictor: Predictor | None
 ) -> None:
     """Save thumbnails of the worst images, alone and under their true and their predicted mask, and heat maps.
 
@@ -179,7 +179,7 @@ def _is_replaced(image: ReportImage, kinds: Collection[str], kept_predictions: C
 
 
 def write_error_images(
-    run: RunDirectory, errors: Sequence[ErrorExample], samples: Subset, predictor: Predictor | None = None
+    run: RunDirectory, errors: Sequence[ErrorExample], samples: Subset, predictor: Predictor | None
 ) -> None:
     """Save thumbnails of errors among `samples`, and heat maps of the evidence for the predicted class (Grad-CAM).
 

@@ -51,7 +51,7 @@ def is_in_memory(run: RunDirectory) -> bool:
     return not run.config.data.sources if request is None else request.arrays or not request.sources
 
 
-def find_in_memory(run: RunDirectory, sources: Sources, progress: Progress = no_progress) -> Index | None:
+def find_in_memory(run: RunDirectory, sources: Sources, progress: Progress) -> Index | None:
     """Return the index of `sources`, with the run's corrections applied, if they hold all images of the run."""
     targets = find_task(run.config.model.task).targets
     index = label_patch.load_and_apply_patch(build_index(sources, progress, targets=targets), run.patch)
@@ -103,7 +103,7 @@ def match_run_images(run: RunDirectory, progress: Progress = no_progress, index:
     return _without_unreadable(replace(matched, unmatched=tuple(others)), run)
 
 
-def read_run_index(run: RunDirectory, progress: Progress = no_progress, records: FileRecords | None = None) -> Index:
+def read_run_index(run: RunDirectory, progress: Progress, records: FileRecords | None = None) -> Index:
     """Return the index of the sources of a run as they are now, without the run's corrections."""
     config = run.config
     options, targets = resolve_data_options(run), find_task(config.model.task).targets
@@ -201,7 +201,7 @@ def keep_splits(run: RunDirectory, index: Index) -> Index:
     return restore_splits(rows, index) if match_images(rows, index).complete else index
 
 
-def raise_if_incomplete(run: RunDirectory, matched: MatchedImages, description: str, advice: str = "") -> None:
+def raise_if_incomplete(run: RunDirectory, matched: MatchedImages, description: str, advice: str) -> None:
     """Raise `MissingImagesError` unless all recorded images exist.
 
     The message names `description` and ends with `advice`.

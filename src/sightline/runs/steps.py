@@ -51,7 +51,7 @@ class StepResult(NamedTuple):
 Step = Callable[[RunConfig, DataFacts, Machine], StepResult]
 
 
-def choose_recipe(facts: DataFacts, machine: Machine, model: ModelConfig | None = None) -> RecipeChoice:
+def choose_recipe(facts: DataFacts, machine: Machine, model: ModelConfig | None) -> RecipeChoice:
     """Choose a recipe by image size, number of images, locally available weights, device, and the `model` asked for."""
     classes = plural(facts.num_classes, "class", "classes")
     if facts.mask_size is not None:

@@ -52,10 +52,10 @@ class EarlyFeatures:
         threads: int,
         pixels: NDArray[Any],
         train: NDArray[np.int64],
-        others: Sequence[NDArray[np.int64]] = (),
+        others: Sequence[NDArray[np.int64]],
         *,
-        calibration: NDArray[np.uint8] | None = None,
-        meanwhile: Callable[[], None] = lambda: None,
+        calibration: NDArray[np.uint8] | None,
+        meanwhile: Callable[[], None],
     ) -> None:
         """The first of `others` come before the rows of `train`. Once requested, `others` are kept, but `train` is not.
 

@@ -27,7 +27,7 @@ class StopRequest:
     `agree` combines the requests of all hosts (`hosts.agreement`), so that all of them stop at the same step.
     """
 
-    def __init__(self, agree: Callable[[bool], bool] = bool) -> None:
+    def __init__(self, agree: Callable[[bool], bool]) -> None:
         self.requested = False
         self._agree = agree
         self._is_due = False

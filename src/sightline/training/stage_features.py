@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
-from sightline.callbacks import Progress, no_progress
+from sightline.callbacks import Progress
 from sightline.config import RunConfig, StageConfig
 from sightline.data import feature_cache
 from sightline.data.batches import iterate_slices, load_ahead
@@ -94,7 +94,7 @@ def add_views(
     train: Subset,
     validation: Subset,
     config: RunConfig,
-    progress: Progress = no_progress,
+    progress: Progress,
 ) -> StageFeatures:
     """Return the features in `base`, with those of augmented versions of each training image: `views` in all.
 
@@ -176,8 +176,8 @@ def advance_features(
     base: StageFeatures,
     stage: StageConfig,
     config: RunConfig,
-    progress: Progress = no_progress,
-    on_message: Callable[[str], None] | None = None,
+    progress: Progress,
+    on_message: Callable[[str], None] | None,
 ) -> StageFeatures:
     """Return the features at the freeze boundary of `stage`, computed from those of the earlier boundary of `base`."""
     tensor = find_freeze_boundary(network, stage)

@@ -87,7 +87,7 @@ class StagePreparer:
         stage_configs: Sequence[StageConfig],
         objective: Objective | None,
         limit: LossLimit,
-        early: EarlyFeatures | None = None,
+        early: EarlyFeatures | None,
     ) -> None:
         linear_head.check_settings(network, config)
         self._inputs, self._early = (network, train, validation), early
@@ -238,7 +238,7 @@ def predict_validation(
 
 
 def iterate_validation(
-    stage_run: StageRun, progress: Progress = no_progress, count: int | None = None
+    stage_run: StageRun, progress: Progress, count: int | None = None
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
     """Yield the logits and the labels of each batch of validation images, [n, ...], as `predict_validation`."""
     subset = stage_run.validation if count is None else stage_run.validation.head(count)

@@ -179,7 +179,7 @@ class CheckpointManager:
     `serial` is the number of the checkpoint that training was resumed from, else 0.
     """
 
-    def __init__(self, folder: Path | None, config: TrainConfig, serial: int = 0) -> None:
+    def __init__(self, folder: Path | None, config: TrainConfig, serial: int) -> None:
         self._folder, self._config, self._serial = folder, config, serial
         self._saved_at = time.monotonic()
         self._save_seconds = 0.0

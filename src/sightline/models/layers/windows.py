@@ -72,7 +72,7 @@ class _Convolution(_Windowed):
     multiplies_at = "output"
 
     def add_convolution(
-        self, graph: GraphBuilder, layer: Any, value: GraphValue, kernel: Any, bias: Any, name: str, groups: int = 1
+        self, graph: GraphBuilder, layer: Any, value: GraphValue, kernel: Any, bias: Any, name: str, groups: int
     ) -> GraphValue:
         """Add a convolution; `kernel` is [out, in / groups, height, width]."""
         pads, sizes = self.compute_placement(layer, value)
