@@ -151,7 +151,7 @@ def test_training_says_what_the_test_is_without_them(project: Path, capsys: pyte
     from sightline.runs.existing_run import load_result
 
     run = RunDirectory(project / "run")
-    print_result(load_result(run, run.info["result"]))
+    print_result(load_result(run))
     line = "4 of these images are in an earlier split too (2 identical, 2 near duplicates): accuracy"
     assert line in capsys.readouterr().out
 

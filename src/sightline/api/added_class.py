@@ -150,10 +150,9 @@ def _read_bundle(classifier: Classifier) -> Bundle:
     run, path = classifier.run, classifier.model_path
     if run is None and exported_folder.find(path) is not None:
         raise ModelError(f"{path} is an export: add the class to the model that it was exported from.")
-    if run is not None and run.bundle is None:
-        raise ModelError(f"The run {path} has no bundle to add a class to: train again, then add it.")
     bundle_path = path if run is None else run.bundle
-    assert bundle_path is not None, "checked above"
+    if bundle_path is None:
+        raise ModelError(f"The run {path} has no bundle to add a class to: train again, then add it.")
     source = bundle.read(bundle_path)
     if source.manifest.task not in {"single_label", "multi_label"}:
         examples = "masks that have" if classifier.task.targets.are_masks else "images of"

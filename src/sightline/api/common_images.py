@@ -106,8 +106,8 @@ def _find_present(run: RunDirectory, split: Split, predictions: LabeledPredictio
         return most_probable
     thresholds = run.read_thresholds()
     limits = list_thresholds(thresholds, classes)
-    if thresholds is not None and split == "validation" and folds.is_folded(run.config):
-        fold_by_path = folds.list_folds(run, run.config.split.folds)
+    if thresholds is not None and split == "validation" and folds.is_folded(config := run.config):
+        fold_by_path = folds.list_folds(run, config.split.folds)
         fold_of = np.array([fold_by_path.get(path, -1) for path in predictions.paths], np.int64)
         limits = cross_fit_limits(classes, p, predictions.labels, fold_of, thresholds, conservative=True).present
     return p >= limits

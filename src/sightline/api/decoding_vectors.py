@@ -13,7 +13,7 @@ from sightline import _io, jsonio
 from sightline.api.loading import load
 from sightline.errors import ModelError, OutputError, UsageError
 from sightline.inference import bundle, exported_folder
-from sightline.runs.failures import explain_missing_bundle
+from sightline.runs.failures import require_bundle
 
 
 def write_decoding_vectors(model: str | Path, out: str | Path | None) -> Path:
@@ -27,11 +27,7 @@ def write_decoding_vectors(model: str | Path, out: str | Path | None) -> Path:
     run = classifier.run
     if exported_folder.find(model) is not None:
         raise UsageError(f"{model} is an export in a format other than ONNX: give its run.")
-    bundle_path = model
-    if run is not None:
-        if run.bundle is None:
-            raise ModelError(f"The run {model} has no bundle to take examples from: {explain_missing_bundle(run)}.")
-        bundle_path = run.bundle
+    bundle_path = model if run is None else require_bundle(run, "to take examples from")
     if run is None and out is None:
         raise UsageError("A bundle has no default folder for exports: give one with --out.")
     target = _io.output_path(out) if out is not None else model / "exports" / "vectors"

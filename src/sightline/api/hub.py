@@ -27,7 +27,7 @@ from sightline.inference.bundle import CARD_FILE, MANIFEST_FILE, MAX_BUNDLE_BYTE
 from sightline.progress import show_progress
 from sightline.report import model_card
 from sightline.runs.directory import RunDirectory
-from sightline.runs.failures import explain_missing_bundle
+from sightline.runs.failures import require_bundle
 
 if TYPE_CHECKING:  # annotations only: a bundle is pulled without what trains
     from sightline.api.run import Run
@@ -168,10 +168,8 @@ def _prepare_files(
     path = model if isinstance(model, str | Path) else model.path
     classifier = model if isinstance(model, Classifier) else load(path or Path())
     run, path = classifier.run, classifier.model_path
-    if run is not None and run.bundle is None:
-        raise ModelError(f"The run {run.path} has no bundle to upload: {explain_missing_bundle(run)}.")
-    bundle_path = run.bundle if run is not None else path
-    if bundle_path is None or not bundle.is_bundle(bundle_path):
+    bundle_path = path if run is None else require_bundle(run, "to upload")
+    if not bundle.is_bundle(bundle_path):
         raise ModelError(f"{path} is not a bundle: give a run, or a bundle (a folder, .zip or .onnx file).")
     whole = bundle.read(bundle_path)
     figures = {name: content for name, content in whole.files.items() if name.startswith("figures/")}

@@ -94,8 +94,8 @@ def load(
     if not (path / "run.json").exists():
         raise ModelError(explain_not_a_model(path))
     run = RunDirectory.open(path)
-    if engine == "onnx" and run.bundle is not None:
-        loaded_bundle, predictor = bundle.load(run.bundle, threads, bundle_device)
+    if engine == "onnx" and (folder := run.bundle) is not None:
+        loaded_bundle, predictor = bundle.load(folder, threads, bundle_device)
         return _make_run_classifier(predictor, run, loaded_bundle.manifest)
     backend.tune_malloc()
     with show_progress(progress, callback) as display:

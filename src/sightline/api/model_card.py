@@ -9,7 +9,7 @@ from sightline.errors import ModelError
 from sightline.inference import bundle
 from sightline.report import model_card as report
 from sightline.runs.directory import RunDirectory
-from sightline.runs.failures import explain_missing_bundle
+from sightline.runs.failures import require_bundle
 
 
 def write_model_card(path: str | Path) -> tuple[str, Path]:
@@ -18,18 +18,17 @@ def write_model_card(path: str | Path) -> tuple[str, Path]:
     Raises `ModelError` if `path` is not a run or the run has no bundle, `OutputError` if other files are in its folder.
     """
     run = RunDirectory.open(Path(path))
-    if run.bundle is None:
-        raise ModelError(f"The run {path} has no bundle to write the model card to: {explain_missing_bundle(run)}.")
-    loaded_bundle, _ = bundle.load(run.bundle)
-    bundle.refuse_foreign_files(run.bundle, bundle.to_files(loaded_bundle))
+    folder = require_bundle(run, "to write the model card to")
+    loaded_bundle, _ = bundle.load(folder)
+    bundle.refuse_foreign_files(folder, bundle.to_files(loaded_bundle))
     confusion_figure = run.read_figure("confusion.png")
     figures = {} if confusion_figure is None else {"figures/confusion.png": confusion_figure}
     try:
         text = report.render_card(loaded_bundle.manifest, run.info, tuple(figures))
     except KeyError as error:
         raise ModelError(
-            f"{run.bundle / bundle.MANIFEST_FILE} lacks {error}, which the model card needs: train again, or export "
+            f"{folder / bundle.MANIFEST_FILE} lacks {error}, which the model card needs: train again, or export "
             "with `sightline export`."
         ) from error
     run.write_bundle(replace(loaded_bundle, files={**loaded_bundle.files, **figures, bundle.CARD_FILE: text.encode()}))
-    return text, run.bundle / bundle.CARD_FILE
+    return text, folder / bundle.CARD_FILE

@@ -83,8 +83,8 @@ class OutputReader:
         run = self.classifier.run
         assert run is not None
         labeled = self.labeled_images.load("train", allow_missing=self.allowed.missing, cache=self.cache)
-        leaked = folds.find_leaked_contents(run, run.config.split.folds)
-        fold_by_path = folds.list_folds(run, run.config.split.folds)
+        count = run.config.split.folds
+        leaked, fold_by_path = folds.find_leaked_contents(run, count), folds.list_folds(run, count)
         return self._load_stored(replace(labeled, split="validation", leaked=leaked, folds=fold_by_path))
 
     def _load_stored(self, labeled: LabeledSubset) -> tuple[LabeledSubset, ModelOutputs]:

@@ -25,7 +25,8 @@ def write_first_report(run: RunDirectory, final: FinalModel) -> None:
     from sightline.report import evaluation_plots, run_plots
 
     if history := run.read_history():
-        title, accuracy_name = html_report.describe_run(run.config), sentences.name_accuracy(run.config.model.task)
+        config = run.config
+        title, accuracy_name = html_report.describe_run(config), sentences.name_accuracy(config.model.task)
         run.write_figure("curves", run_plots.plot_curves(history, title, accuracy_name).files)
     if isinstance(final.last_report, EvaluationReport):
         figures = evaluation_plots.plot_main(final.last_report)

@@ -77,7 +77,7 @@ def _resume_locked(job: Job, sources: Sources | None) -> TrainResult:
     if info.get("status") == "complete":
         callback.on_message(f"{run.path} is complete: nothing to do; --epochs N continues it up to N epochs")
         extension.clean_checkpoints(run, keep=run.config.train.keep_last_checkpoint, callback=callback)
-        return existing_run.load_result(run, run.result)
+        return existing_run.load_result(run)
     if "request" not in info:
         raise ModelError(f"{run.path} does not record the arguments of its training: retrain with --force.")
     try:
@@ -106,8 +106,9 @@ def _restore(run: RunDirectory, request: TrainRequest, sources: Sources | None, 
         inputs = resolve_request(request, request.resolve_sources(sources), callback)
         return replace(inputs, index=select_images(inputs.index, inputs.config.split))
     extension.apply_extension(run)
-    inputs = restore_inputs(run.config, request, sources, run.patch, callback)
-    if run.config.device.num_hosts > 1:  # the others do not have the run
+    config = run.config
+    inputs = restore_inputs(config, request, sources, run.patch, callback)
+    if config.device.num_hosts > 1:  # the others do not have the run
         return inputs
     return replace(inputs, index=keep_splits(run, inputs.index))
 

@@ -245,7 +245,7 @@ class Run:
         """
         if self._result is None:
             run = self.directory
-            self._result = existing_run.load_result(run, run.result)
+            self._result = existing_run.load_result(run)
         return self._result
 
     @property

@@ -100,7 +100,7 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
 def _reevaluate(run: RunDirectory, inputs: RunInputs, callback: Callback) -> TrainResult:
     """Evaluate a complete run with the same settings and images again, on its test split (else validation)."""
     callback.on_message(f"{run.path} is already complete with these settings: nothing to train, evaluating it again")
-    result = existing_run.load_result(run, run.result)
+    result = existing_run.load_result(run)
     split: Split = "validation" if result.test is None else "test"
     classifier = load(run.path)
     evaluation = evaluate_model(

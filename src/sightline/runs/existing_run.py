@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sightline import jsonio
 from sightline.config import RunConfig, flatten_config
@@ -41,8 +41,8 @@ def is_run(path: Path) -> bool:
 def check_same_run(run: RunDirectory, inputs: RunInputs) -> None:
     """Raise `OutputError` unless `run` is complete and has the settings and images of `inputs`."""
     config, index = inputs.config, inputs.index
-    path, info = run.path, run.info
-    if info.get("status") != "complete":
+    path, status = run.path, run.info.get("status")
+    if status != "complete":
         difference_text = next(diff_settings(run.config, config), None) if run.has_config else None
         advice = (
             f"its settings differ ({difference_text}), so choose"
@@ -50,7 +50,7 @@ def check_same_run(run: RunDirectory, inputs: RunInputs) -> None:
             else f"`sightline resume {quote_path(path)}` continues it; or choose"
         )
         raise OutputError(
-            f"{path} contains a run that is {info.get('status')}, not complete: {advice} another folder with --out, "
+            f"{path} contains a run that is {status}, not complete: {advice} another folder with --out, "
             "or retrain with --force."
         )
     changed_settings = list(diff_settings(run.config, config))
@@ -91,12 +91,12 @@ def diff_settings(old_config: RunConfig, new_config: RunConfig) -> Iterator[str]
             yield f"{key} is {old.get(key)}, not {new.get(key)}"
 
 
-def load_result(run: RunDirectory, stored: Mapping[str, Any]) -> TrainResult:
-    """Return the `TrainResult` that ``run.json`` stores as `stored`; raises `ModelError` if it is incomplete."""
-    values = dict(stored)
+def load_result(run: RunDirectory) -> TrainResult:
+    """Return the result that ``run.json`` stores; raises `ModelError` if it is missing or incomplete."""
+    values, folder = run.result, run.bundle
     field_names = {f.name for f in fields(TrainResult)}
-    details = {name: values.pop(name) for name in stored if name not in field_names}
-    values |= {"run": str(run.path), "bundle": None if run.bundle is None else str(run.bundle), "details": details}
-    if run.bundle is None and not values.get("no_bundle_reason"):
+    details = {name: values.pop(name) for name in list(values) if name not in field_names}
+    values |= {"run": str(run.path), "bundle": None if folder is None else str(folder), "details": details}
+    if folder is None and not values.get("no_bundle_reason"):
         values["no_bundle_reason"] = f"its folder {run.path / 'bundle'} was removed"
     return jsonio.build(TrainResult, values, f"{run.path / 'run.json'}: the result")

@@ -47,7 +47,8 @@ def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:
         return
     if epochs < completed:
         raise UsageError(f"{run.path} has already trained for {completed} epochs: give --epochs a larger number.")
-    if run.config.split.folds:
+    config = run.config
+    if config.split.folds:
         raise UsageError(
             f"The epochs of {run.path} are those that its folds found to be best: to change them, train it again with "
             f"--epochs {epochs} and --force."
@@ -58,7 +59,7 @@ def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:
             f"{run.path} cannot be extended: its last checkpoint is not in {run.checkpoints} (it was removed, or "
             "train.keep_last_checkpoint was false). Retrain with more --epochs."
         )
-    name, count = _last_stage(run.config)
+    name, count = _last_stage(config)
     _check_obstacle(run, last_checkpoint, name)
     stage_total = last_checkpoint.state["epoch"] + epochs - completed
     entry = {"from": completed, "to": epochs, "stage_epochs_before": count, "stage_epochs": stage_total}
@@ -66,7 +67,7 @@ def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:
     callback.on_message(
         f"{run.path} continues from epoch {completed} to {epochs}: the stage {name!r} had {plural(count, 'epoch')} "
         f"and now has {stage_total}"
-        f"{_schedule_note(run.config.train.schedule)}"
+        f"{_schedule_note(config.train.schedule)}"
     )
 
 

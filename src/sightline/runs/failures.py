@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sightline import backend
@@ -76,7 +77,15 @@ def explain_incomplete(run: RunDirectory) -> str:
     return f"its training did not finish (status {status!r}); `sightline resume {quote_path(run.path)}` continues it"
 
 
-def explain_missing_bundle(run: RunDirectory) -> str:
+def require_bundle(run: RunDirectory, purpose: str) -> Path:
+    """Return the folder of the bundle; raises `ModelError` if there is none, for example "to upload"."""
+    folder = run.bundle
+    if folder is None:
+        raise ModelError(f"The run {run.path} has no bundle {purpose}: {_explain_missing_bundle(run)}.")
+    return folder
+
+
+def _explain_missing_bundle(run: RunDirectory) -> str:
     """Return why a run has no bundle, and what to do, as the end of a sentence."""
     info = run.info
     if info.get("status") != "complete":
@@ -104,15 +113,15 @@ def _translate_error(error: BaseException, run: RunDirectory) -> BaseException:
         return Interrupted(f"{error} {resume_hint}")
     if isinstance(error, OutputError):
         return OutputError(f"{error} Then `sightline resume {quote_path(run.path)}` continues the run.")
+    config = run.config if run.has_config else None
     if backend.is_out_of_memory(error):
-        settings = run.config if run.has_config else None
-        batch_hint = f", now {settings.train.batch_size}" if settings else ""
-        height_hint = f", now {settings.input.height}" if settings else ""
+        batch_hint = f", now {config.train.batch_size}" if config else ""
+        height_hint = f", now {config.input.height}" if config else ""
         return InsufficientMemoryError(
             f"Out of memory with these settings: retrain with --force and a lower "
             f"train.batch_size{batch_hint}, or input.height{height_hint} ({_first_line(error)})."
         )
-    if run.has_config and run.config.device.deterministic and backend.is_nondeterminism_error(error):
+    if config and config.device.deterministic and backend.is_nondeterminism_error(error):
         return UsageError(
             f"This network uses an operation that is not deterministic on this device ({_first_line(error)}): "
             "train on a CPU (device.gpus=[]), or without --deterministic."

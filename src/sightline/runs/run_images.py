@@ -95,7 +95,8 @@ def match_run_images(run: RunDirectory, progress: Progress = no_progress, index:
     if index is not None:
         return _without_unreadable(match_images(rows, index), run)
     index = select_images(read_run_index(run, progress), run.config.split)
-    corrections = [] if run.patch is None else [fix for _, fix in label_patch.read_patch(run.patch)]
+    patch = run.patch
+    corrections = [] if patch is None else [fix for _, fix in label_patch.read_patch(patch)]
     relabeled = {(fix.path, fix.sha256): fix.label for fix in corrections if fix.action == "relabel"}
     dropped = {(fix.path, fix.sha256) for fix in corrections if fix.action == "drop"}
     matched = match_images(rows, index, relabeled)
