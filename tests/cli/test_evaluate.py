@@ -15,8 +15,8 @@ from PIL import Image
 
 import sightline as sl
 from command import Command
-from sightline.api import Classifier, evaluation
-from sightline.api.evaluation import evaluate_model
+from sightline.api import Classifier, model_evaluation
+from sightline.api.model_evaluation import evaluate_model
 from sightline.callbacks import no_progress
 from sightline.cli import evaluation_view
 from sightline.errors import DataError, ModelError
@@ -56,7 +56,7 @@ def test_an_evaluation_that_cannot_be_stored_is_refused_at_once(
     sightline: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, _: path != run)
-    monkeypatch.setattr(evaluation, "OutputReader", None)  # reads the images
+    monkeypatch.setattr(model_evaluation, "OutputReader", None)  # reads the images
     result = sightline("evaluate", run)
     assert (result.code, result.out) == (2, "")
     assert result.err == (

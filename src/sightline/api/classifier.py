@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sightline.api.dataset import Dataset, list_data
+from sightline.api.dataset import Dataset
 from sightline.api.embedding_model import iter_labeled
 from sightline.api.image_model import ImageModel
-from sightline.api.images import ImageLike, explanation_row, list_items
+from sightline.api.images import ImageLike, list_data, list_items
 from sightline.api.options import Settings, parse_split
-from sightline.api.record_list import RecordList
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
 from sightline.errors import ModelError
@@ -26,7 +25,6 @@ if TYPE_CHECKING:  # each is imported by the method that needs it
     from sightline.api.evaluation import Evaluation
     from sightline.api.export import ExportResult
     from sightline.api.watching import WatchReport
-    from sightline.explain.explanation import Explanation
 
 
 class Classifier(ImageModel):
@@ -45,51 +43,6 @@ class Classifier(ImageModel):
         print(clf.classes, clf.predict("new.jpg")[0].label)
         ```
     """
-
-    def explain(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        *,
-        method: str | None = None,
-        label: str | None = None,
-        out: str | Path | None = None,
-        seed: int = 0,
-        set: Settings = (),
-        progress: bool = True,
-        callback: Callback | None = None,
-    ) -> RecordList[Explanation]:
-        """Compute heat maps of the evidence for a class.
-
-        Args:
-            images: As for `predict`.
-            method: gradcam (Selvaraju et al., 2017; for masks Vinogradova et al., 2020) or occlusion (Zeiler and
-                Fergus, 2014); except for masks also gradcam++ (Chattopadhay et al., 2018) or rise (Petsiuk et al.,
-                2018). By default gradcam if it can be computed, else occlusion.
-            label: The class to explain; by default the predicted one, or for a mask the class of the most pixels.
-            out: A folder to write a figure for each image to.
-            seed: The seed of random masks and positions.
-            set: As for `predict`.
-            progress: Whether to show progress on standard error.
-            callback: Receives the progress events in place of the display.
-
-        Returns:
-            One explanation for each image: `heat` is float32 [H, W] in [0, 1], at the size of the model's input,
-            `region` its hottest region, and `faithfulness` tells how much masking that region lowers the probability.
-
-        Raises:
-            UsageError: If there is no such method or class, or Grad-CAM cannot be computed from the model.
-            OutputError: If `out` cannot be written.
-        """
-        from sightline.api.explanation import explain
-
-        with show_progress(progress, callback) as display:
-            items = list(list_items(images, self.preprocess.channels, set, display))
-            predictor = self.explanation_predictor(method, display)
-            explanations = explain(
-                self, predictor, items, method=method, label=label, out=None if out is None else Path(out), seed=seed,
-                progress=display.on_progress,
-            )  # fmt: skip
-            return RecordList(explanations, explanation_row)
 
     def evaluate(
         self,
@@ -164,7 +117,7 @@ class Classifier(ImageModel):
             print(ev.metrics["macro_f1"], ev.errors)
             ```
         """
-        from sightline.api.evaluation import evaluate_fully
+        from sightline.api.model_evaluation import evaluate_fully
         from sightline.api.ood_evaluation import AllowedImages
         from sightline.inference.results import ThresholdRequest
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sightline import _io
 from sightline.api.argument_types import check_method_types
-from sightline.api.options import Settings, data_assignments, refuse_decoding, to_assignments
+from sightline.api.options import Settings, data_assignments, to_assignments
 from sightline.api.record_list import format_html_table
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig, resolve_config
@@ -388,13 +388,3 @@ class Dataset:
             for label, count in (self.counts.items() if images else ())
         ]
         return format_html_table(rows, title=f"{self.name}: {self._describe()}")
-
-
-def list_data(data: Dataset | Sources | None, column: Settings | None = None, set: Settings = ()) -> Sources | None:
-    """Return the sources of `data` for a model, read with `column` and `set`; None for none."""
-    refuse_decoding(set)
-    if data is not None:
-        return Dataset.wrap(data, column=column, set=set).listed_sources
-    if column or set:
-        raise UsageError("--column and --set say how to read images: name some, or leave these options out.")
-    return None

@@ -10,23 +10,21 @@ from typing import Any
 
 from sightline import _io
 from sightline.api.classifier import Classifier
+from sightline.api.export_source import ExportSource, load_source
 from sightline.api.loading import load
-from sightline.callbacks import Callback, Progress
+from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
 from sightline.data.types import Subset
 from sightline.errors import DataError, ModelError, UsageError, check_installed, plural
 from sightline.export import keras_to_onnx, quantize
 from sightline.inference import bundle, exported_folder, parity, runner
 from sightline.inference.bundle import Bundle
-from sightline.inference.embeddings import ADDED_CLASS
 from sightline.inference.exporters import EXPORTERS, Exporter, ExportInput
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.parity import TOLERANCES, Parity, Tolerance
 from sightline.inference.predictor import Predictor
 from sightline.inference.runtimes.keras import KerasPredictor
-from sightline.models.describe import count_parameters, weights_sha256
 from sightline.runs import finalize
-from sightline.runs.labeled_images import LabeledImages
 
 VALIDATION = "the validation split"
 TRAINING = "the training split, since the run has no validation split"
@@ -129,7 +127,7 @@ def export_model(
             f"{path} is stored in {stored}: export it with --precision {stored}, or give the float32 model or its run."
         )
     target = _resolve_target(classifier, exporter, precision, out)  # before Keras is loaded, which takes seconds
-    source = _load_source(path, classifier, callback.on_progress)
+    source = load_source(path, classifier, callback.on_progress)
     if exporter.source == "keras" and not isinstance(source.reference, KerasPredictor):
         raise ModelError(
             f"The format {export_format} requires a Keras model, which {model} does not contain: give the run, or a "
@@ -151,72 +149,6 @@ def _find_exporter(name: str, precision: str) -> Exporter:
         check_installed("onnx", purpose=f"Writing {precision}")
     exporter.check_requirements()
     return exporter
-
-
-@dataclass(frozen=True, slots=True)
-class _ExportSource:
-    """A model to export: its ONNX graph, manifest, reference examples and reference predictor.
-
-    `run_images` are the images of its run.
-    """
-
-    classifier: Classifier
-    run_images: LabeledImages
-    reference: Predictor
-    manifest: Manifest
-    graph: bytes
-    reference_files: Mapping[str, bytes]
-    sample: bytes | None = None
-
-
-def _load_source(path: Path, classifier: Classifier, progress: Progress) -> _ExportSource:
-    run_images = classifier.labeled_images(progress=progress)
-    run = classifier.run
-    if run is None:
-        path = classifier.path or path
-        loaded_bundle = bundle.read(path)
-        reference = _find_keras_model(path, loaded_bundle.manifest) or classifier.predictor
-        files = dict(loaded_bundle.files)
-        sample = files.pop(bundle.SAMPLE_FILE, None)
-        return _ExportSource(
-            classifier, run_images, reference, loaded_bundle.manifest, loaded_bundle.model, files, sample
-        )
-    keras = load(path, engine="keras")
-    if run.bundle is None:
-        predictor = keras.predictor
-        assert isinstance(predictor, KerasPredictor)
-        manifest = Manifest(
-            run.config.model.name, keras.classes, keras.preprocess, run.config.model.task, run.config.recipe,
-            parameters=count_parameters(predictor.model), weights_sha256=weights_sha256(predictor.model),
-            tile=run.config.input.tile,
-        )  # fmt: skip
-        return _ExportSource(
-            classifier, run_images, predictor, manifest, keras_to_onnx.convert_model(predictor.model), {}
-        )
-    loaded_bundle = bundle.read(run.bundle)
-    manifest = loaded_bundle.manifest
-    if (manifest.classes, manifest.preprocess) != (keras.classes, keras.preprocess):
-        raise ModelError(
-            f"The classes or the preprocessing of the bundle of {path} differ from its model.json: one of them was "
-            "modified. Train again, or restore the modified file."
-        )
-    reference_files = {name: content for name, content in loaded_bundle.files.items() if name.startswith("reference/")}
-    sample = loaded_bundle.files.get(bundle.SAMPLE_FILE)
-    return _ExportSource(
-        classifier, run_images, keras.predictor, manifest, loaded_bundle.model, reference_files, sample
-    )
-
-
-def _find_keras_model(path: Path, manifest: Manifest) -> KerasPredictor | None:
-    """Return the Keras model that `compress` saved next to a bundle; None if there is none."""
-    if any(step.get("step") == ADDED_CLASS for step in manifest.lineage):  # inside its run, whose model it is not
-        return None
-    for file in (path.with_name("model.keras"), path.with_name(f"{path.name}.keras")):
-        if path.is_dir() and manifest.precision == "float32" and file.is_file():
-            predictor = KerasPredictor.load(file, manifest.classes, manifest.preprocess)
-            if weights_sha256(predictor.model) == manifest.weights_sha256:
-                return predictor
-    return None
 
 
 def _resolve_target(classifier: Classifier, exporter: Exporter, precision: str, out: str | Path | None) -> Path:
@@ -242,7 +174,7 @@ def _resolve_target(classifier: Classifier, exporter: Exporter, precision: str, 
     return target
 
 
-def _comparison_images(source: _ExportSource, data: Sources | None, callback: Callback) -> tuple[Subset, str]:
+def _comparison_images(source: ExportSource, data: Sources | None, callback: Callback) -> tuple[Subset, str]:
     if data is None and source.classifier.run is None:
         raise UsageError("Only a run has images for the comparison: give labeled images with --parity.")
     if data is None:
@@ -263,7 +195,7 @@ def _comparison_images(source: _ExportSource, data: Sources | None, callback: Ca
 
 @dataclass(frozen=True, slots=True)
 class _ExportJob:
-    source: _ExportSource
+    source: ExportSource
     exporter: Exporter
     precision: str
     target: Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sightline.api import prediction_folder
 from sightline.api.dataset import Dataset
 from sightline.api.embedding_model import EmbeddingModel
-from sightline.api.images import ImageLike, list_items, prediction_row, to_class_indices, track_images
+from sightline.api.images import ImageLike, explanation_row, list_items, prediction_row, to_class_indices, track_images
 from sightline.api.masks import check_tile, write_masks
 from sightline.api.options import Settings
 from sightline.api.record_list import RecordList
@@ -27,6 +27,9 @@ from sightline.inference.prediction_files import PredictionFiles
 from sightline.inference.results import Prediction
 from sightline.preprocessing import PreprocessingSpec
 from sightline.progress import show_progress
+
+if TYPE_CHECKING:  # imported by the method that needs it
+    from sightline.explain.explanation import Explanation
 
 
 class ImageModel(EmbeddingModel):
@@ -323,3 +326,48 @@ class ImageModel(EmbeddingModel):
         return masks if callback is None else track_images(
             masks, "predicting", images, self.preprocess.channels, set, callback.on_progress, lambda _: 1
         )  # fmt: skip
+
+    def explain(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        method: str | None = None,
+        label: str | None = None,
+        out: str | Path | None = None,
+        seed: int = 0,
+        set: Settings = (),
+        progress: bool = True,
+        callback: Callback | None = None,
+    ) -> RecordList[Explanation]:
+        """Compute heat maps of the evidence for a class.
+
+        Args:
+            images: As for `predict`.
+            method: gradcam (Selvaraju et al., 2017; for masks Vinogradova et al., 2020) or occlusion (Zeiler and
+                Fergus, 2014); except for masks also gradcam++ (Chattopadhay et al., 2018) or rise (Petsiuk et al.,
+                2018). By default gradcam if it can be computed, else occlusion.
+            label: The class to explain; by default the predicted one, or for a mask the class of the most pixels.
+            out: A folder to write a figure for each image to.
+            seed: The seed of random masks and positions.
+            set: As for `predict`.
+            progress: Whether to show progress on standard error.
+            callback: Receives the progress events in place of the display.
+
+        Returns:
+            One explanation for each image: `heat` is float32 [H, W] in [0, 1], at the size of the model's input,
+            `region` its hottest region, and `faithfulness` tells how much masking that region lowers the probability.
+
+        Raises:
+            UsageError: If there is no such method or class, or Grad-CAM cannot be computed from the model.
+            OutputError: If `out` cannot be written.
+        """
+        from sightline.api.explanation import explain
+
+        with show_progress(progress, callback) as display:
+            items = list(list_items(images, self.preprocess.channels, set, display))
+            predictor = self.explanation_predictor(method, display)
+            explanations = explain(
+                self, predictor, items, method=method, label=label, out=None if out is None else Path(out), seed=seed,
+                progress=display.on_progress,
+            )  # fmt: skip
+            return RecordList(explanations, explanation_row)

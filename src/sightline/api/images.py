@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sightline.api.dataset import Dataset
-from sightline.api.options import Settings, to_assignments
+from sightline.api.options import Settings, refuse_decoding, to_assignments
 from sightline.callbacks import Batch, Callback, Progress, as_callback, track
+from sightline.data.indexing import Sources
 from sightline.data.remote import is_url
 from sightline.data.sources.arrays import name_class, to_numpy
 from sightline.errors import DataError, ImageError, UsageError, plural, suggest
@@ -97,6 +98,18 @@ def track_images(
     """Yield the results of `images` as `track` does, of as many images as `count_images` counts."""
     with count_images(images, channels, settings) as count:
         yield from track(batches, task, progress, count, measure)
+
+
+def list_data(
+    data: Dataset | Sources | None, column: Settings | None = None, settings: Settings = ()
+) -> Sources | None:
+    """Return the sources of `data` for a model, read with `column` and `settings`; None for none."""
+    refuse_decoding(settings)
+    if data is not None:
+        return Dataset.wrap(data, column=column, set=settings).listed_sources
+    if column or settings:
+        raise UsageError("--column and --set say how to read images: name some, or leave these options out.")
+    return None
 
 
 def list_labeled_items(data: Dataset, progress: Progress) -> Iterator[InputItem]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from sightline import _io, backend
 from sightline._keras.process_state import restore_torch_settings
 from sightline.api import folds
-from sightline.api.evaluation import evaluate_model
 from sightline.api.loading import load
+from sightline.api.model_evaluation import evaluate_model
 from sightline.api.report_writer import load_packages, write_first_report
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources

@@ -56,7 +56,7 @@ def compress(
     To continue an interrupted search, run the same command again. Exits with 1 if no candidate meets the budget.
     """
     from sightline.api import compression
-    from sightline.api.dataset import list_data
+    from sightline.api.images import list_data
 
     budget = compression.build_budget(max_drop, max_size, max_latency, max_params)
     names = compression.list_methods(methods)

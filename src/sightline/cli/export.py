@@ -47,9 +47,9 @@ def export(
 
     --to vectors writes test vectors (reference images with their decoded pixels), for decoders in other languages.
     """
-    from sightline.api.dataset import list_data
     from sightline.api.decoding_vectors import write_decoding_vectors
     from sightline.api.export import export_model
+    from sightline.api.images import list_data
 
     if to == "vectors":
         options = {

@@ -22,7 +22,7 @@ from sightline.escaping import quote_path
 from sightline.runs.directory import RunDirectory
 from sightline.training import checkpoints, state
 from sightline.training.checkpoints import Checkpoint
-from sightline.training.loop import find_obstacle
+from sightline.training.early_stopping import find_obstacle
 
 LARGE_CHECKPOINT_BYTES = 1 << 30  # checkpoint size in bytes above which the user is warned
 

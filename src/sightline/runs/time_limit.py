@@ -16,7 +16,8 @@ from sightline.inference import runner
 from sightline.runs import finalize
 from sightline.runs.directory import RunDirectory
 from sightline.runs.network_setup import DistributedNetwork, PreparedRun
-from sightline.training.result import PERFECTIBLE, StagePlan, TimeRecord, TrainResult
+from sightline.training.early_stopping import PERFECTIBLE
+from sightline.training.result import StagePlan, TimeRecord, TrainResult
 from sightline.training.time_budget import TimeBudget
 
 MORE_SECONDS = 600.0  # "another ten minutes"
@@ -122,7 +123,7 @@ def describe_outlook(
     ending = "The limit ended the last epoch early" if record.stopped else "All epochs fit into the limit"
     if len(history) < 2:
         advice = "; --effort balanced would fine-tune the network" if config.train.effort == "fast" else ""
-        if history and history[-1].stage != stages[-1].name:  # see `loop.find_obstacle`
+        if history and history[-1].stage != stages[-1].name:  # see `find_obstacle`
             advice = f"; the stage {stages[-1].name} was left out because there are too few validation images"
         return f"{ending}{advice}. What more time would bring is unknown: one epoch shows no trend."
     return _describe_trend(config, history, best, "", ending)

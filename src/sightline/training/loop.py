@@ -1,4 +1,4 @@
-"""The training loop: stages, epochs and steps; best weights, early stopping, checkpoints."""
+"""The training loop: stages, epochs and steps; best weights and checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +26,9 @@ from sightline.training import checkpoints, linear_head
 from sightline.training.checkpoints import Checkpoint
 from sightline.training.divergence import LossLimit
 from sightline.training.early_features import EarlyFeatures
+from sightline.training.early_stopping import find_obstacle, is_better, is_last_epoch
 from sightline.training.ema import apply_ema, swap_in_ema
 from sightline.training.interrupt import StopRequest, catch_stop_signals
-from sightline.training.result import PERFECTIBLE
 from sightline.training.schedules import compute_plateau_factor
 from sightline.training.stage_run import StagePreparer, StageRun, iterate_validation, predict_validation, set_epochs
 from sightline.training.state import CheckpointManager, TrainingState, pack_state, unpack_state
@@ -109,38 +108,12 @@ def fit(  # noqa: PLR0913  # keyword arguments
             raise
     logits, is_refit = None, False
     if config.train.early_stopping.restore_best_weights and state.best_arrays:
-        logits, is_refit = state.best_logits, bool(state.refit) and _is_solved(state.best)
+        is_solved = state.best is not None and state.best.penalty is not None
+        logits, is_refit = state.best_logits, bool(state.refit) and is_solved
         checkpoints.restore_variables(network.model, state.best_arrays | (state.refit if is_refit else {}))
     seconds = sum(r.seconds for r in state.history)
     num_images = sum(r.seconds * r.images_per_second for r in state.history)
     return FitResult(tuple(state.history), state.best, num_images / seconds if seconds else 0.0, logits, is_refit)
-
-
-def _is_solved(record: EpochRecord | None) -> bool:
-    return record is not None and record.penalty is not None
-
-
-class Obstacle(NamedTuple):
-    """Why a stage is left out, and the setting with which it is trained anyway."""
-
-    reason: str
-    setting: str
-
-
-def find_obstacle(best: EpochRecord | None, config: RunConfig, num_images: int) -> Obstacle | None:
-    """Return why the `num_images` for validation cannot tell whether a stage after the `best` epoch is better."""
-    early_stop = config.train.early_stopping
-    is_decisive = early_stop.restore_best_weights and early_stop.monitor in PERFECTIBLE and early_stop.epoch is None
-    if not is_decisive or best is None or best.val_accuracy is None:
-        return None
-    if best.val_accuracy == 1:
-        reason, setting = "every validation image is classified correctly already", "monitor=val_loss"
-    elif num_images < (least := early_stop.min_validation_images):
-        reason = f"fewer than {least} validation images ({num_images}) cannot tell whether it helps"
-        setting = "min_validation_images=0"
-    else:
-        return None
-    return Obstacle(reason, f"--set train.early_stopping.{setting}")
 
 
 def _prepare_stage(
@@ -157,7 +130,7 @@ def _prepare_stage(
 
     A stage that is solved is not limited, and neither is the first epoch of a run: without it, there is no model.
     """
-    if state.history and _is_last_epoch(config, state.history[-1]):
+    if state.history and is_last_epoch(config, state.history[-1]):
         return None
     if state.at_stage_start and (obstacle := find_obstacle(state.best, config, num_validation_images)):
         callback.on_message(f"{stage.name}: left out, as {obstacle.reason}; {obstacle.setting} trains it anyway")
@@ -227,7 +200,7 @@ def _run_stage(
             checkpoint_manager.save(make_checkpoint())
             raise
         state.end_epoch(record)
-        if _is_last_epoch(stage_run.config, record) or _is_better(
+        if is_last_epoch(stage_run.config, record) or is_better(
             record, state.best, early_stop.monitor, early_stop.min_delta
         ):
             state.best, state.since_best = record, 0
@@ -250,7 +223,7 @@ def _run_stage(
 def _has_next_epoch(stage_run: StageRun, state: TrainingState, deadline: StageDeadline) -> bool:
     """Return whether the stage continues; an epoch that has begun always does, and so does the first of a run."""
     patience = stage_run.config.train.early_stopping.patience
-    if state.history and _is_last_epoch(stage_run.config, state.history[-1]):
+    if state.history and is_last_epoch(stage_run.config, state.history[-1]):
         return False
     if state.epoch >= stage_run.epochs or (patience and state.since_best >= patience):
         return False
@@ -383,18 +356,3 @@ def _get_paths(stage_run: StageRun, epoch: int, step: int) -> tuple[str, ...]:
     """Return the paths of the images in a step."""
     rows = stage_run.inputs.order_rows(epoch)[step][: stage_run.inputs.count_real(step)]
     return tuple(stage_run.train.paths[int(i)] for i in rows)
-
-
-def _is_last_epoch(config: RunConfig, record: EpochRecord) -> bool:
-    """Return whether the settings name this epoch as the one whose weights are used."""
-    return config.train.early_stopping.epoch is not None and record.epoch >= config.train.early_stopping.epoch
-
-
-def _is_better(record: EpochRecord, best: EpochRecord | None, monitor: str, min_delta: float) -> bool:
-    if best is None:
-        return True
-    new, old = getattr(record, monitor), getattr(best, monitor)
-    if new is None or old is None:  # no validation split: use the training loss
-        new, old = record.loss, best.loss
-        monitor = "loss"
-    return bool(new < old - min_delta if monitor.endswith("loss") else new > old + min_delta)

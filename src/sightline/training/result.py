@@ -10,8 +10,6 @@ from sightline import jsonio
 from sightline.callbacks import EpochRecord
 from sightline.intervals import Interval
 
-PERFECTIBLE = ("val_accuracy", "val_calibrated_loss")  # monitors with nothing to tell once no validation image is wrong
-
 
 @dataclass(frozen=True, slots=True)
 class SplitMetrics:
