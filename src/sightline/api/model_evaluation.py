@@ -9,11 +9,11 @@ from pathlib import Path
 from sightline.api.classifier import Classifier
 from sightline.api.evaluation import Evaluation
 from sightline.api.label_issues import find_label_issues
-from sightline.api.ood_evaluation import DEFAULT_ALLOWED, AllowedImages, OutputReader, evaluate_ood, index_ood_images
+from sightline.api.ood_evaluation import DEFAULT_ALLOWED, AllowedImages, OutputReader, evaluate_ood
 from sightline.api.report_writer import refresh_report, save_evaluation
 from sightline.api.stored_thresholds import check_not_in_run, merge_configured
 from sightline.callbacks import Progress
-from sightline.data.indexing import Sources
+from sightline.data.indexing import Sources, build_index
 from sightline.data.label_patch import hold_patch, read_entries
 from sightline.data.types import OUT_OF_FOLD, LabeledSubset, Split
 from sightline.errors import DataError, UsageError
@@ -116,7 +116,7 @@ def evaluate_model(
         check_not_in_run(classifier.path)
     if ood_sources is not None and classifier.run is not None:  # its training images may be known
         ood.check_packages()
-    ood_index = None if ood_sources is None else index_ood_images(ood_sources, progress)
+    ood_index = None if ood_sources is None else build_index(ood_sources, progress, lenient=True, unlabeled=True)
     labeled_images = sources if isinstance(sources, LabeledImages) else classifier.labeled_images(sources, progress)
     if classifier.run is not None and labeled_images.is_own:  # its figures are redrawn
         plotting.check_packages()

@@ -9,7 +9,6 @@ import numpy as np
 from sightline.api.classifier import Classifier
 from sightline.callbacks import Progress
 from sightline.data.dataset import decode_images
-from sightline.data.indexing import Sources, build_index
 from sightline.data.types import Index, LabeledSubset, Split, Subset
 from sightline.errors import DataError, MissingImagesError, UsageError
 from sightline.evaluation import report
@@ -121,11 +120,6 @@ class OutputReader:
             self.classifier.predictor, labeled.subset, self.progress, f"evaluating ({split})"
         )
         return report.add_groups(outputs, labeled.subset.paths, labeled.groups)
-
-
-def index_ood_images(sources: Sources, progress: Progress) -> Index:
-    """Index OOD images, which need no labels; raises `DataError` if there are none."""
-    return build_index(sources, progress, lenient=True, unlabeled=True)
 
 
 def evaluate_ood(reader: OutputReader, outputs: ModelOutputs, thresholds: Thresholds | None, index: Index) -> OODResult:

@@ -126,7 +126,8 @@ def _run_command() -> int:
         name = None if context is None or context.parent is None else context.info_name
         message = error.format_message()
         if name and (option := getattr(error, "option_name", None)):
-            message = verbs.explain_unknown_option(option, _list_options(context.command)) or message
+            options = [opt for parameter in context.command.params for opt in parameter.opts]
+            message = verbs.explain_unknown_option(option, options) or message
             if file := next((path for path in sys.argv[1:] if path.startswith(option) and Path(path).exists()), None):
                 message = f"{file} begins with a dash, as options do: write ./{file}"
         print_error(
@@ -138,10 +139,6 @@ def _run_command() -> int:
     if code == SIGINT_EXIT:
         return _report_interrupt()
     return code if isinstance(code, int) else 0
-
-
-def _list_options(command: Any) -> list[str]:
-    return [option for parameter in command.params for option in parameter.opts]
 
 
 def _report_interrupt() -> int:

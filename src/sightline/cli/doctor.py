@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sightline.api.options import data_assignments
 from sightline.cli.output import Cell, RawCsv, TableFormat, csv_format, print_csv, print_json, print_line, print_table
-from sightline.cli.sources import Allow, Column, ReadSettings, Sources, resolve_settings
-from sightline.errors import plural
+from sightline.cli.sources import Allow, Column, ReadSettings, Sources
+from sightline.errors import UsageError, plural
 from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.doctor import DoctorReport
+    from sightline.config import RunConfig
     from sightline.data.checks.finding import Finding
 
 EXAMPLES, ERROR_EXAMPLES = 2, 5  # shown per finding
+TABLES = ("data.", "input.", "model.task=")  # the settings that say how images are read
 
 
 def doctor(
@@ -46,7 +49,7 @@ def doctor(
     from sightline.api.doctor import doctor as look
 
     with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
-        settings = resolve_settings(column, allow, set, ("data.", "input.", "model.task="))
+        settings = _resolve_settings(column, allow, set)
         checkup = look(
             data,
             html=html,
@@ -69,6 +72,21 @@ def doctor(
         f.severity == "error" and f.kind not in settings.data.allow_findings for f in checkup.audit.findings
     ):
         raise typer.Exit(1)
+
+
+def _resolve_settings(
+    column: Sequence[str] | None, allow: Sequence[str] | None, settings: Sequence[str] | None
+) -> RunConfig:
+    """Return the settings; raises `UsageError` for one that does not say how images are read."""
+    from sightline.config import resolve_config
+
+    for text in settings or ():
+        if not text.startswith(TABLES):
+            raise UsageError(
+                f"--set accepts only settings that begin with {' or '.join(TABLES)} here, e.g. data.class_level=2, "
+                f"not {text!r}."
+            )
+    return resolve_config(assignments=[*(settings or ()), *data_assignments(column, allow)])
 
 
 def print_findings(checkup: DoctorReport) -> None:

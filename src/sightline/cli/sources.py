@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sightline.api.options import data_assignments
 from sightline.cli.output import print_line
-from sightline.errors import UsageError
 from sightline.escaping import printable
 
 if TYPE_CHECKING:  # annotations only
     from sightline.api.classifier import Classifier
-    from sightline.config import RunConfig
 
 Sources = Annotated[
     list[str],
@@ -86,21 +82,3 @@ def load_model(model: str, device: Device | None) -> Classifier:
     if device == Device.auto:
         print_line(printable(classifier.explain_device()), stderr=True)
     return classifier
-
-
-def resolve_settings(
-    column: Sequence[str] | None,
-    allow: Sequence[str] | None,
-    settings: Sequence[str] | None,
-    tables: tuple[str, ...],
-) -> RunConfig:
-    """Return the settings for a command that accepts only those in `tables`; raises `UsageError`."""
-    from sightline.config import resolve_config
-
-    for text in settings or ():
-        if not text.startswith(tables):
-            raise UsageError(
-                f"--set accepts only settings that begin with {' or '.join(tables)} here, e.g. data.class_level=2, "
-                f"not {text!r}."
-            )
-    return resolve_config(assignments=[*(settings or ()), *data_assignments(column, allow)])

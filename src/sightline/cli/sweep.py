@@ -15,7 +15,7 @@ from sightline.errors import ModelError
 from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import Optuna
-    from sightline.sweeps import SweepResult, TrialResult
+    from sightline.sweeps import SweepResult
 
 
 def sweep(
@@ -77,7 +77,15 @@ def print_sweep(result: SweepResult) -> None:
     names = list(dict.fromkeys(name for trial in result.trials for name in trial.settings))
     columns = ["trial", result.monitor, "95% interval", *short_names(names), "epochs", "seconds", "state"]
     rows = [
-        [*_leading_cells(t), *(_format_value(t.settings.get(name)) for name in names), *_trailing_cells(t)]
+        [
+            str(t.trial),
+            "" if t.value is None else f"{t.value:.4f}",
+            format_interval(t.interval, 4),
+            *(_format_value(t.settings.get(name)) for name in names),
+            "" if t.epochs is None else str(t.epochs),
+            "" if t.seconds is None else f"{t.seconds:.1f}",
+            t.state,
+        ]
         for t in result.trials
     ]
     print_table(columns, rows, right=["trial", result.monitor, "epochs", "seconds"])
@@ -95,16 +103,6 @@ def print_sweep(result: SweepResult) -> None:
         print_line(f"importance {importances}")
     figures = ", figures/" if (Path(result.directory) / "figures").is_dir() else ""
     print_line(f"results    {Path(result.directory) / 'results.csv'}{figures}")
-
-
-def _leading_cells(trial: TrialResult) -> list[str]:
-    value = "" if trial.value is None else f"{trial.value:.4f}"
-    return [str(trial.trial), value, format_interval(trial.interval, 4)]
-
-
-def _trailing_cells(trial: TrialResult) -> list[str]:
-    seconds = "" if trial.seconds is None else f"{trial.seconds:.1f}"
-    return ["" if trial.epochs is None else str(trial.epochs), seconds, trial.state]
 
 
 def _format_value(value: object) -> str:

@@ -137,7 +137,8 @@ def _build_graph(spec: ModelSpec, entry: ModelEntry) -> tuple[Any, tuple[str, ..
         x = inputs
         if spec.channels == 1 and (spec.gray_to_color or spec.weights is not None):
             x = keras.layers.Concatenate(name=GRAY_LAYER)([x, x, x])  # before normalization, which differs by channel
-        x = normalized_input = normalize_pixels(x, _get_normalize_scheme(spec, entry), spec.pixel_stats)
+        normalize = entry.normalize if spec.config.normalize == "auto" else spec.config.normalize
+        x = normalized_input = normalize_pixels(x, normalize, spec.pixel_stats)
         x = _apply_backbone(x, entry, spec.config)
         backbone_names = tuple(layer.name for layer in keras.Model(normalized_input, x).layers[1:])
         if spec.decoder is not None:
@@ -163,10 +164,6 @@ def _check_spec(spec: ModelSpec, entry: ModelEntry) -> None:
         raise UsageError(f"{entry.name} has no width multiplier: leave model.alpha unset.")
     if spec.config.groups is not None and entry.groups is None:
         raise UsageError(f"{entry.name} has no groups: leave model.groups unset.")
-
-
-def _get_normalize_scheme(spec: ModelSpec, entry: ModelEntry) -> Normalize:
-    return entry.normalize if spec.config.normalize == "auto" else spec.config.normalize
 
 
 def normalize_pixels(pixels: Any, scheme: Normalize, pixel_stats: tuple[float, float] | None) -> Any:

@@ -35,23 +35,19 @@ def initialize_weights(
     at one in the layers named in `ones_bias_layers`, their groups included (``conv2_1`` for ``conv2``). Normalization
     scales and offsets do not change.
     """
+    initializers, layers = backend.keras().initializers, backend.keras().layers
     for layer in model.layers:
-        is_set = isinstance(getattr(layer, "kernel_initializer", None), backend.keras().initializers.Zeros)
+        is_set = isinstance(getattr(layer, "kernel_initializer", None), initializers.Zeros)
         if is_set or layer.name in skip_layers:
             continue
         for variable in layer.weights:
             if is_kernel(variable):
-                weights = _sample_weights(
-                    variable, _is_depthwise(layer, variable), init, derive_seed(seed, variable.path)
-                )
+                is_depthwise = variable.path.endswith("depthwise_kernel") or isinstance(layer, layers.DepthwiseConv2D)
+                weights = _sample_weights(variable, is_depthwise, init, derive_seed(seed, variable.path))
                 backend.assign(variable, weights)
             elif variable.path.endswith("bias"):
                 starts_at_one = layer.name.partition("_")[0] in ones_bias_layers
                 backend.assign(variable, np.full(tuple(variable.shape), float(starts_at_one)))
-
-
-def _is_depthwise(layer: Any, variable: Any) -> bool:
-    return variable.path.endswith("depthwise_kernel") or isinstance(layer, backend.keras().layers.DepthwiseConv2D)
 
 
 def _sample_weights(variable: Any, depthwise: bool, init: InitScheme, seed: int) -> Any:  # noqa: FBT001  # private

@@ -126,14 +126,11 @@ def write_checkpoint(folder: Path, number: int, checkpoint: Checkpoint, max_chec
 def _write_arrays(file: Any, checkpoint: Checkpoint) -> None:
     """Write what ``np.savez`` would, one array at a time, so that only one is in memory."""
     with zipfile.ZipFile(file, "w") as archive:
+        state = np.array(jsonio.dumps(checkpoint.state, ensure_ascii=True))
         for name in ("state", *checkpoint.arrays):
-            array = checkpoint.arrays[name] if name != "state" else _encode_state(checkpoint)
+            array = checkpoint.arrays[name] if name != "state" else state
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-def _encode_state(checkpoint: Checkpoint) -> NDArray[Any]:
-    return np.array(jsonio.dumps(checkpoint.state, ensure_ascii=True))
 
 
 def load_latest(

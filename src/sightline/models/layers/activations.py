@@ -27,14 +27,9 @@ def _clip(low: float, high: float | None) -> Activate:
     return activate
 
 
-def _times(op: str, **attributes: Any) -> Activate:
-    """Return x * op(x)."""
-
-    def activate(graph: GraphBuilder, value: GraphValue, name: str) -> GraphValue:
-        factor = graph.apply(op, value, f"{name}:{op.lower()}", **attributes)
-        return graph.apply("Mul", value, name, factor.names[factor.layout])
-
-    return activate
+def _silu(graph: GraphBuilder, value: GraphValue, name: str) -> GraphValue:
+    factor = graph.apply("Sigmoid", value, f"{name}:sigmoid")
+    return graph.apply("Mul", value, name, factor.names[factor.layout])
 
 
 def _gelu(graph: GraphBuilder, value: GraphValue, name: str) -> GraphValue:
@@ -63,7 +58,7 @@ ACTIVATIONS: dict[str, Activate] = {
     "relu6": _clip(0, 6),
     "selu": _apply("Selu"),
     "sigmoid": _apply("Sigmoid"),
-    "silu": _times("Sigmoid"),
+    "silu": _silu,
     "softplus": _apply("Softplus"),
     "tanh": _apply("Tanh"),
 }
