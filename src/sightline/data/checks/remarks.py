@@ -192,10 +192,7 @@ REMARK_FINDINGS = {
 }
 """The wording for each kind of `SourceNote`."""
 
-SHOWN_IN_TRAINING = frozenset({
-    CLASS_NAMES, UNREAD_CLASS_NAMES, "labels-from-names", "labels-from-table", "splits-from-lists", "unread-labels",
-    "unread-splits",
-})  # fmt: skip
+SHOWN_IN_TRAINING = frozenset({CLASS_NAMES, "labels-from-names", "labels-from-table", "splits-from-lists"})
 """Notes that `train` shows too, so that a misread source is noticed before training."""
 
 
