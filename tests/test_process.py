@@ -36,6 +36,13 @@ def mallopt(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return calls
 
 
+@pytest.mark.parametrize(("claim", "code"), [("process.claim(); ", 0), ("", 1)])
+def test_a_warning_ends_no_command_but_any_other_program_that_asked_for_it(claim: str, code: int) -> None:
+    script = f"import warnings; from sightline import process; {claim}warnings.warn('old')"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, "UserWarning: old" in done.stderr) == (code, True)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only glibc has mallopt")
 def test_the_command_line_keeps_freed_memory_on_few_cores(mallopt: list[tuple[int, int]]) -> None:
     backend.tune_malloc()

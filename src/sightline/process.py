@@ -12,6 +12,7 @@ import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -36,10 +37,15 @@ _core_limit = 0  # 0: none
 
 
 def claim() -> None:
-    """Mark this process as the command line's own, and have Python look for garbage less often."""
+    """Mark this process as the command line's own, and have Python look for garbage less often.
+
+    Warnings do not end it, even with ``PYTHONWARNINGS=error``: they are printed. Most are those of libraries.
+    """
     global _claimed  # noqa: PLW0603  # process-wide state
     _claimed = True
     gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
+    if any(option.startswith("error") for option in sys.warnoptions):
+        warnings.simplefilter("default")
 
 
 def is_claimed() -> bool:

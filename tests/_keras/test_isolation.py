@@ -54,6 +54,7 @@ EXCEPTIONS = {
     ("backend.py", "enable_op_determinism"): NO_WAY_BACK,
     ("cli/__init__.py", "setLevel"): "of the command line's own process",
     ("distributed/cluster.py", "set_random_seed"): "several hosts must start alike; a process of their own",
+    ("process.py", "warnings.simplefilter"): "of the command line's own process, where warnings were to be errors",
     ("serve/observing.py", "setLevel"): "restored at the end of observing.set_log_format",
     ("serve/server.py", "os.environ.pop"): "of the command `serve` alone, in its own process",
     ("serve/uploads.py", "setLevel"): "of the reader of forms, called in a process of its own",

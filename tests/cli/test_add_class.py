@@ -151,8 +151,12 @@ def test_a_second_class_follows_the_first(
     sightline: Command, added: AddedClass, trained: Trained, colors: Path, black: Path, tmp_path: Path
 ) -> None:
     options = ("--reference", colors, "--out", tmp_path / "b")
-    second = add(sightline, added.path, black / "try" / "red", *options, name="rot")
+    second = add(sightline, added.path, black / "try" / "red", *options, name="rot", form="text")
     assert second.code == 0, second.err
+    assert (
+        "warning: the reference has no image of 1 class of the model ('black'): images of it may be predicted as the "
+        "new class"
+    ) in " ".join(second.err.split())
     assert sl.load(tmp_path / "b").classes[-2:] == ("black", "rot")
     assert sl.load(tmp_path / "b").feature_model_id == sl.load(trained[0]).feature_model_id
 

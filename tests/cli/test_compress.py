@@ -259,6 +259,7 @@ def test_invalid_use_gets_one_clear_message(
         ((run, "--max-latency", "5 min"), "is not a duration"),
         ((tmp_path,), "is not a run"),
         ((run, "--out", out, "--epochs", "7"), "holds a search with epochs 1, not 7: search with the same options"),
+        ((run, "--out", out, "--epochs", "1", "--max-drop", "3"), "points, not 3 points: search with the same"),
         ((run, "--out", tmp_path / "full"), "holds no search"),
         ((run, "--data", tmp_path / "other", "--out", tmp_path / "new"), "must be the same"),
     ):

@@ -164,7 +164,7 @@ def test_beyond_the_tolerance_nothing_is_put_in_place(sightline: Command, run: P
     [
         (("--to", "onx"), "Did you mean 'onnx'"),
         (("--precision", "int4"), "float32, bfloat16, float16, int8"),
-        (("--to", "litert", "--precision", "int8"), "litert cannot be written in 'int8'"),
+        (("--to", "litert", "--precision", "int8"), "cannot be written in 'int8': choose float32, or --to onnx."),
         (("--to", "bundle", "--out", "there"), ".zip"),
         (("--to", "saved_model", "--out", "there.onnx"), "folder"),
         (("--to", "vectors", "--precision", "int8"), "--to vectors compares no model, so it takes no --precision"),

@@ -46,8 +46,18 @@ def test_losses_after_calibration_are_distinguished_from_those_of_epochs(
     text = "these losses are after calibration (temperature 1.250), the val_loss of epochs before it"
     out = capsys.readouterr().out
     assert out.count(text) == lines
-    assert "1 epoch at 40 training images/s; 2 s in all" in out
+    assert "1 epoch at 40 training images/s; 2 s in all, including reading and evaluation" in out
     assert re.search(r"^report     r/report\.html\nbundle     r/bundle\nfigures    r/figures$", out, re.MULTILINE)
+
+
+def test_the_time_of_a_resumed_run_is_that_since_it_was_resumed(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = SplitMetrics(0.9, 0.3, 20)
+    result = TrainResult(
+        "r", "m", 5, ("a", "b"), TrainingMetrics(0.9, 0.3, 80), metrics, metrics, 1, 2.0, 40.0, "0" * 64, "quick",
+        bundle="r/bundle", details={"resumed": True},
+    )  # fmt: skip
+    print_result(result)
+    assert "; 2 s since it was resumed, including reading and evaluation" in capsys.readouterr().out
 
 
 def test_the_metrics_are_printed_with_their_intervals(capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,6 +277,8 @@ def test_an_effort_that_does_not_exist_or_has_no_effect_is_refused(
     for options, message in (
         (("--recipe", "quick", "--effort", "best"), "the recipe quick trains in one way only"),
         (("--effort", "more"), "train.effort cannot be 'more'"),
+        (("--track", "mlflw"), "--track cannot be 'mlflw'. Did you mean 'mlflow'?"),
+        (("--set", 'train.track=["mlflw"]'), "train.track cannot be 'mlflw'. Did you mean 'mlflow'?"),
     ):
         result = sightline("train", colors, *options, "--out", tmp_path / "r")
         assert (result.code, message in result.err) == (2, True), result.err

@@ -248,6 +248,24 @@ def test_class_names_that_are_not_utf_8_are_rejected_at_once(
     assert error_message(source).endswith("cannot store it: set PYTHONUTF8=1, as Python reads names as ascii.")
 
 
+def test_class_names_read_in_the_encoding_of_another_locale_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    misread = "猫".encode().decode("iso8859-1")
+    source = write_files(tmp_path, {f"{misread}/1.png": encode_png(1), "caf\xe9/2.png": encode_png(2)})
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "iso8859-1")
+    assert error_message(source) == (
+        f"The class name {misread!r}, of {misread + '/1.png'!r}, is UTF-8, but Python reads it as iso8859-1: "
+        "set PYTHONUTF8=1."
+    )
+
+
+def test_class_names_in_the_encoding_of_the_locale_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_files(tmp_path, {"caf\xe9/1.png": encode_png(1), "th\xe9/2.png": encode_png(2)})
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "iso8859-1")
+    assert tuple(sorted({image.label for image in build_index(source).images})) == ("caf\xe9", "th\xe9")
+
+
 def test_file_names_that_are_not_utf_8_are_kept(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "caf\udce9.png").write_bytes(encode_png(1))

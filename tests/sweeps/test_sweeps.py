@@ -176,6 +176,14 @@ def test_shipped_spaces_are_found_by_name_and_valid() -> None:
         search_space.load_space("transfer-tabel")
 
 
+def test_a_file_that_is_not_toml_is_named_as_given(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("not settings")
+    with pytest.raises(ConfigError) as caught:
+        search_space.load_space(file)
+    assert str(caught.value).startswith(f"{file} is not a readable TOML file: ")
+
+
 def test_the_tutorials_table_crosses_rate_base_and_start() -> None:
     table = search_space.load_space("transfer-table")
     combinations = set()

@@ -25,6 +25,7 @@ from sightline.seeding import make_generator
 from sightline.training.new_class import fit_new_class
 
 MAX_OTHERS = 2000  # images of the other classes that the row is fitted to
+MAX_NAMES = 5  # classes that a message names
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,10 @@ def append_row(
     except ModelError as error:
         raise ModelError(f"No class can be added to {classifier.path}: {error}.") from error
     new, kept_items = embed_new(classifier, items, callback)
-    others = _read_reference(reference, classifier) if reference else _read_run(classifier, callback.on_progress)
+    if reference:
+        others = _read_reference(reference, classifier, callback)
+    else:
+        others = _read_run(classifier, callback.on_progress)
     fit = fit_new_class(
         new.vectors, head.compute_logits(new.vectors), others.features, head.compute_logits(others.features)
     )
@@ -100,8 +104,11 @@ def _read_run(classifier: Classifier, progress: Progress) -> _Others:
     return _Others(features, labeled.split, outputs.features, subset.labels, subset.paths, labeled.groups)
 
 
-def _read_reference(reference: Iterable[Embeddings], classifier: Classifier) -> _Others:
-    """Return the features of labeled images: two of three to fit to, the third to evaluate on."""
+def _read_reference(reference: Iterable[Embeddings], classifier: Classifier, callback: Callback) -> _Others:
+    """Return the features of labeled images: two of three to fit to, the third to evaluate on.
+
+    A message names classes that have none.
+    """
     embeddings, names = join_labeled(classifier, reference)
     index = {label: k for k, label in enumerate(classifier.classes)}
     for path, label in zip(embeddings.paths, names, strict=True):
@@ -110,6 +117,12 @@ def _read_reference(reference: Iterable[Embeddings], classifier: Classifier) -> 
                 f"The reference image {path} has the label {label!r}, which is not a class of the model."
                 f"{suggest(label, index)}"
             )
+    if missing := [label for label in classifier.classes if label not in names]:
+        listed = ", ".join(map(repr, missing[:MAX_NAMES])) + (", ..." if len(missing) > MAX_NAMES else "")
+        callback.on_message(
+            f"warning: the reference has no image of {plural(len(missing), 'class', 'classes')} of the model "
+            f"({listed}): images of {'it' if len(missing) == 1 else 'them'} may be predicted as the new class"
+        )
     labels = np.array([index[label] for label in names], np.int32)
     is_held_out = _rank_in_class(labels) % 3 == 2
     if (~is_held_out).sum() < MIN_IMAGES:

@@ -82,10 +82,11 @@ def compress(
     assert isinstance(predictor, KerasPredictor)
     dataset, index = _load_data(run, config, predictor, data, callback)
     finetune_epochs = _choose_epochs(config, dataset) if epochs is None else epochs
-    callback.on_message(
-        f"epochs: {finetune_epochs} per fine-tuning, at most {MAX_EPOCH_FACTOR * finetune_epochs} for "
-        "a new head or a student"
-    )
+    if not {"int8", "float16"}.issuperset(selected_methods):
+        callback.on_message(
+            f"epochs: {finetune_epochs} per fine-tuning, at most {MAX_EPOCH_FACTOR * finetune_epochs} for "
+            "a new head or a student"
+        )
     sha256 = weights_sha256(predictor.model)
     search_key = {
         "weights_sha256": sha256, "data": dataset.name, "images": len(dataset.images),

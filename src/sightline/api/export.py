@@ -142,7 +142,8 @@ def _find_exporter(name: str, precision: str) -> Exporter:
     exporter = EXPORTERS.find(name)
     if precision not in exporter.precisions:
         raise UsageError(
-            f"The format {name} cannot be written in {precision!r}: choose one of {', '.join(exporter.precisions)}"
+            f"The format {name} cannot be written in {precision!r}: choose "
+            f"{'one of ' if len(exporter.precisions) > 1 else ''}{', '.join(exporter.precisions)}"
             f"{'' if name == 'onnx' else ', or --to onnx'}."
         )
     if precision != "float32":

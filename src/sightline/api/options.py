@@ -10,6 +10,7 @@ from typing import Any
 from sightline import jsonio
 from sightline.data.types import SPLITS, Split
 from sightline.errors import UsageError, suggest
+from sightline.tracking.tracker import PACKAGES
 
 Settings = Mapping[str, Any] | Sequence[str]
 """Settings by name, as in ``{"train.epochs": 5}``, or ``KEY=VALUE`` texts as after ``--set``."""
@@ -109,6 +110,15 @@ def parse_devices(devices: int | str | None) -> int | None:
     if not str(devices).isdecimal() or not int(devices):
         raise UsageError(f"--devices expects a number, at least 1, or all, not {devices!r}.")
     return int(devices)
+
+
+def parse_track(track: str | Sequence[str] | None) -> Sequence[str] | None:
+    """Return `track` as a value of ``train.track``; raises `UsageError` for an unknown name."""
+    names = [track] if isinstance(track, str) else track
+    for name in names or ():
+        if name not in PACKAGES:
+            raise UsageError(f"--track cannot be {name!r}.{suggest(str(name), PACKAGES)}")
+    return names
 
 
 def parse_split(text: str | None) -> Split | None:

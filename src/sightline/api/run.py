@@ -18,7 +18,7 @@ from sightline.api.classifier import Classifier
 from sightline.api.dataset import Dataset
 from sightline.api.engines import resume_run
 from sightline.api.loading import load
-from sightline.api.options import Settings, merge_settings, parse_devices
+from sightline.api.options import Settings, merge_settings, parse_devices, parse_track
 from sightline.api.ray_options import resolve_engine
 from sightline.api.record_list import RecordList, format_html_table, omit_empty_columns
 from sightline.callbacks import Callback, EpochRecord
@@ -147,7 +147,7 @@ def train(
         "model.weights": None if weights is None else str(weights),
         "train.optimizer.learning_rate": learning_rate,
         "device.num_devices": parse_devices(devices),
-        "train.track": [track] if isinstance(track, str) else track,
+        "train.track": parse_track(track),
         "data.patch": None if patch is None else str(patch),
         "data.cache": None if cache else False,
         "device.deterministic": deterministic or None,

@@ -164,8 +164,8 @@ def print_result(result: TrainResult) -> None:
         )
     print_line(
         f"{result.model}, {result.parameters:,} parameters, {plural(result.epochs, 'epoch')} at "
-        f"{result.images_per_second:,.0f} training images/s; {result.seconds:.0f} s in all, including reading and "
-        "evaluation"
+        f"{result.images_per_second:,.0f} training images/s; {result.seconds:.0f} s "
+        f"{'since it was resumed' if result.details.get('resumed') else 'in all'}, including reading and evaluation"
     )
     if limit := result.details.get("time"):
         used = format_duration(limit["seconds"])

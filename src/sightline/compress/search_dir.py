@@ -100,6 +100,8 @@ def _describe_difference(name: str, known: object, new: object) -> str:
         return "of another model"
     if name in {"content", "data", "images"}:
         return "with other images"
+    if name == "max_drop":
+        known, new = (f"{100 * v:g} points" if isinstance(v, int | float) else v for v in (known, new))
     return f"with {printable(name[:40]).replace('_', ' ')} {_describe_value(known)}, not {_describe_value(new)}"
 
 

@@ -249,7 +249,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             raise ConfigError(f"{path} expects a list, not {_format_value(value)}.")
         if args[-1] is not ... and len(value) != len(args):
             raise ConfigError(f"{path} expects a list of {len(args)} values, not {_format_value(value)}.")
-        return tuple(_convert(args[0], v, f"{path}.{i}") for i, v in enumerate(value))
+        are_words = get_origin(args[0]) is Literal  # which name themselves
+        return tuple(_convert(args[0], v, path if are_words else f"{path}.{i}") for i, v in enumerate(value))
     return _convert_table(hint, value, path) if dataclasses.is_dataclass(hint) else _convert_value(hint, value, path)
 
 

@@ -172,16 +172,31 @@ def _check_splits(entries: Sequence[SourceItem]) -> None:
 
 
 def _check_labels(entries: Sequence[SourceItem]) -> None:
-    """Raise `DataError` for a class name that is not valid Unicode text: no bundle could store it."""
+    """Raise `DataError` for a class name that is not valid Unicode text: no bundle could store it.
+
+    So does a name in UTF-8 that Python reads in the encoding of another locale: the bundle would store other letters.
+    """
+    encoding = sys.getfilesystemencoding()
     for label, path in {e.label: e.path for e in reversed(entries)}.items():
+        if encoding != "utf-8" and _is_misread(label, encoding):
+            raise DataError(
+                f"The class name {label!r}, of {path!r}, is UTF-8, but Python reads it as {encoding}: set PYTHONUTF8=1."
+            )
         if not jsonio.is_encodable(label):
-            encoding = sys.getfilesystemencoding()
             advice = (
                 "rename the folder" if encoding == "utf-8" else f"set PYTHONUTF8=1, as Python reads names as {encoding}"
             )
             raise DataError(
                 f"The class name {label!r}, of {path!r}, is not valid UTF-8, so a model cannot store it: {advice}."
             )
+
+
+def _is_misread(name: str, encoding: str) -> bool:
+    """Return whether `name`, which Python decoded with `encoding`, is of bytes that are UTF-8."""
+    try:
+        return name.encode(encoding, "surrogateescape").decode("utf-8") != name
+    except UnicodeError:
+        return False
 
 
 def list_sources(

@@ -282,6 +282,7 @@ def _build_result(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final:
         details={
             **({"folds": prepared.config.split.folds} if folds.is_folded(prepared.config) else {}),
             **({"refit": True} if fitted.result.is_refit else {}),
+            **({"resumed": True} if job.run.info.get("resumed") else {}),
             "best_epoch": best_epoch.epoch if best_epoch else None,
             "temperature": final.temperature,
             "unreadable": len(data.unreadable),

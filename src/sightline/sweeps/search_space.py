@@ -208,7 +208,7 @@ def load_space(path_or_name: str | Path) -> SearchSpace:
     """
     path = _io.expand_home(path_or_name)
     if path.is_file() or path.suffix == ".toml":
-        space = parse_space(parse.read_config_text(path), path.stem, path.parent)
+        space = parse_space(parse.read_config_text(path), path.stem, path)
     else:
         folder = resources.files("sightline.recipes") / "sweeps"
         if str(path_or_name) not in list_spaces():
@@ -216,7 +216,8 @@ def load_space(path_or_name: str | Path) -> SearchSpace:
                 f"There is no search space {str(path_or_name)!r}, neither a file nor a built-in one."
                 f"{suggest(str(path_or_name), list_spaces())}"
             )
-        space = parse_space((folder / f"{path_or_name}.toml").read_text(encoding="utf-8"), str(path_or_name), Path())
+        file = Path(f"{path_or_name}.toml")
+        space = parse_space((folder / file.name).read_text(encoding="utf-8"), str(path_or_name), file)
     for parameter in space.parameters:  # fail on invalid settings before reading any image
         values = parameter.check_values
         if isinstance(parameter, RangeParameter) and parameter.step is not None:
@@ -232,12 +233,12 @@ def list_spaces() -> tuple[str, ...]:
     return tuple(sorted(f.name.removesuffix(".toml") for f in space_files if f.name.endswith(".toml")))
 
 
-def parse_space(text: str, name: str, folder: Path) -> SearchSpace:
-    """Parse a search space; its relative paths are resolved against `folder`."""
+def parse_space(text: str, name: str, file: Path) -> SearchSpace:
+    """Parse the text of a search space; its relative paths are resolved against the folder of its `file`."""
     try:
         values = parse.parse_toml(text)
     except ValueError as error:
-        raise ConfigError(f"{Path(folder, name)}.toml is not a readable TOML file: {error}.") from error
+        raise ConfigError(f"{file} is not a readable TOML file: {error}.") from error
     settings, space = values.pop("settings", {}), values.pop("space", {})
     sections = {field.name for field in dataclasses.fields(RunConfig)} - {"recipe"}
     if outside := [
@@ -261,7 +262,7 @@ def parse_space(text: str, name: str, folder: Path) -> SearchSpace:
                     f"{name}: {parameter.name} is a range, but a grid needs a list of values: "
                     'list them, or set sampler = "random".'
                 )
-    config = folder / options.config if options.config is not None else None
+    config = file.parent / options.config if options.config is not None else None
     parsed_space = SearchSpace(name, text, options, config, flatten_settings(settings), parameters)
     if (parsed_space.grid_size or 0) > MAX_CELLS:
         raise ConfigError(

@@ -107,6 +107,7 @@ async function showModels() {
     return new Option(isOnly ? name : `${name} · ${version}`, encodeURIComponent(name) + (isOnly ? "" : `/versions/${encodeURIComponent(version)}`));
   });
   $("model").replaceChildren(...options);
+  $("model").selectedIndex = names.lastIndexOf(names[0]); // its newest version, as for requests without a version
   $("models").hidden = models.length < 2;
   $("name").textContent = document.title = new Set(names).size === 1 ? names[0] : "Sightline";
   $("login").hidden = true;
