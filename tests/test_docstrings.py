@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import sightline as sl
+from sightline.api.doctor import DoctorReport
 from sightline.api.embedding_model import EmbeddingModel
 from sightline.api.image_model import ImageModel
 
@@ -59,6 +60,30 @@ def test_the_page_shows_the_methods_that_a_classifier_inherits() -> None:
     names = [name for kind in BASES for name in vars(kind) if not name.startswith("_")]
     (listing,) = re.findall(r"^::: sightline\.Classifier\n.*\n +inherited_members: \[(.*)\]$", PAGE, re.MULTILINE)
     assert listing.split(", ") == names
+
+
+# Values of settings, files and networks, which the guide describes or which only packages that extend Sightline meet.
+INTERNAL = {
+    "Index", "LabeledImages", "Predictor", "PreprocessingSpec", "RunConfig", "RunDirectory", "SourceListing", "Sources",
+    "Task", "TaskReport", "TaskResult",
+}  # fmt: skip
+FOREIGN = {"Any", "Callable", "Iterator", "Mapping", "NDArray", "None", "Path", "Self"}
+
+
+def list_returned_types(kind: type) -> Iterator[str]:
+    """Yield the names of the types that the public methods and properties of a class return."""
+    for name, value in vars(kind).items():
+        function = inspect.unwrap(getattr(value, "fget", None) or getattr(value, "__func__", value))
+        if not name.startswith("_"):
+            annotation = getattr(function, "__annotations__", {}).get("return", "")
+            yield from re.findall(r"\b[A-Z]\w*[a-z]\w*", str(annotation))
+
+
+def test_the_page_shows_the_types_that_are_returned() -> None:
+    entries = set(re.findall(r"^::: sightline\.(?:[\w.]+\.)?([A-Z]\w+)$", PAGE, re.MULTILINE))
+    returned = {name for kind in (*OBJECTS, DoctorReport) for name in list_returned_types(kind)}
+    assert {"Finding", "Metric", "MaskPrediction", "WatchReport"} <= returned
+    assert sorted(returned - entries - INTERNAL - FOREIGN) == []
 
 
 @pytest.mark.parametrize("kind", OBJECTS, ids=lambda kind: kind.__name__)

@@ -19,7 +19,12 @@ from typing import NamedTuple
 
 
 class Interval(NamedTuple):
-    """A 95% confidence interval, in the unit of its metric; in JSON it is ``[low, high]``."""
+    """A 95% confidence interval, in the unit of its metric; in JSON it is ``[low, high]``.
+
+    Attributes:
+        low: The lower bound.
+        high: The upper bound.
+    """
 
     low: float
     high: float

@@ -175,6 +175,7 @@ def _rows_of_hugging_face() -> Any:
             r"got float64 \[2, 8, 8, 3\]: its values are fractions, so use \(255 \* x\)",
         ),
         (lambda: sl.Dataset.from_arrays(np.zeros((2, 8, 8, 3), np.uint8), [0]), "2 images but 1 label"),
+        (lambda: untyped.Dataset.from_arrays(draw(2)[0], [0, 1], classes=2), "classes must be a list of names"),
         (lambda: sl.Dataset.from_arrays(*draw(4), split="dev"), "no split 'dev'"),  # type: ignore[arg-type]
         (lambda: sl.Dataset.from_arrays(draw(4)[0], np.eye(4)), r"4 images but 16 labels: .*y\.argmax\(1\)"),
         (lambda: sl.Dataset.from_arrays(draw(2)[0], ["a", float("nan")]), r"arrays\[1\] has no label \(nan\)"),
@@ -289,6 +290,31 @@ def test_a_run_that_is_gone_is_not_taken_for_an_empty_one(run: sl.Run, tmp_path:
             read()
     assert repr(opened) == f"Run({str(opened.path)!r}, moved or deleted)"
     assert "moved or deleted" in opened._repr_html_()
+
+
+def test_a_run_that_was_interrupted_has_no_result_yet(run: sl.Run, tmp_path: Path) -> None:
+    stopped = sl.Run(shutil.copytree(run.path, tmp_path / "run"))
+    info = json.loads((stopped.path / "run.json").read_text())
+    del info["result"]
+    (stopped.path / "run.json").write_text(json.dumps(info | {"status": "interrupted"}))
+    for read in (lambda: stopped.result, lambda: stopped.validation, lambda: stopped.test):
+        with pytest.raises(sl.ModelError, match=r"has no result yet: .*interrupted.*sightline resume"):
+            read()
+
+
+def test_a_path_is_not_a_classifier(run: sl.Run) -> None:
+    with pytest.raises(sl.UsageError, match=r"Classifier opens no files: use sightline\.load\('runs/a'\)"):
+        untyped.Classifier("runs/a")
+
+
+@pytest.mark.parametrize(
+    "item",
+    [(draw(1)[0][0], "light"), [draw(1)[0], np.zeros(1)], ["a.png", "b.png"]],
+    ids=["image and label", "batch", "nested paths"],
+)
+def test_pairs_and_batches_are_distinguished_from_images(run: sl.Run, item: Any) -> None:
+    with pytest.raises(sl.UsageError, match=r"An item of images is a (tuple|list), .*image for image, label in pairs"):
+        run.classifier.predict([item])
 
 
 def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:

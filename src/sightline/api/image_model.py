@@ -61,7 +61,7 @@ class ImageModel(EmbeddingModel):
         Args:
             images: One or more images: paths (of files, folders or globs), encoded bytes, binary files, Pillow
                 images, or uint8 arrays [H, W] or [H, W, C] from 0 to 255 with 1, 3 (RGB) or 4 (RGBA) channels. An
-                array [N, H, W, C] is N images.
+                array [N, H, W, C] is N images, and an array [N, H, W] with W > 4 is N grayscale images.
             top: The number of classes in each prediction, the most probable ones first.
             knn: Classify by this number of nearest neighbors in `reference` instead of the model's own classes: a
                 probability is then the fraction of their votes, weighted by similarity.

@@ -152,6 +152,12 @@ def _read_image(image: Any) -> Any:
         if not content and hasattr(image, "tell") and image.tell():
             raise UsageError("An image file was read or written to its end: call seek(0) on it first.")
         return content
+    items = image if isinstance(image, list | tuple) else ()
+    if any(isinstance(item, _ONE_IMAGE) or hasattr(item, "shape") for item in items):
+        raise UsageError(
+            f"An item of images is a {type(image).__name__}, such as an image with its label, or a batch: give only "
+            "images, one after the other, as in (image for image, label in pairs)."
+        )
     return to_numpy(image, "An image") if hasattr(image, "__array__") else image
 
 

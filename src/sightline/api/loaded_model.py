@@ -46,6 +46,8 @@ class LoadedModel:
         manifest: Manifest | None = None,
         path: Path | None = None,
     ) -> None:
+        if isinstance(predictor, str | Path):
+            raise UsageError(f"{type(self).__name__} opens no files: use sightline.load({str(predictor)!r}).")
         self.predictor = predictor
         self.run = run
         self.manifest = manifest

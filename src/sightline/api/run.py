@@ -26,10 +26,11 @@ from sightline.config import RunConfig
 from sightline.data.indexing import Sources
 from sightline.data.types import OUT_OF_FOLD
 from sightline.distributed.cluster import resolve_cluster
-from sightline.errors import UsageError, plural
+from sightline.errors import ModelError, UsageError, plural
 from sightline.progress import show_progress
 from sightline.runs import existing_run
 from sightline.runs.directory import RunDirectory
+from sightline.runs.failures import explain_incomplete
 from sightline.runs.steps import RecipeChoice
 from sightline.training.result import SplitMetrics, TrainResult
 
@@ -245,17 +246,19 @@ class Run:
         """
         if self._result is None:
             run = self.directory
+            if self.status != "complete":
+                raise ModelError(f"The run {self.path} has no result yet: {explain_incomplete(run)}.")
             self._result = existing_run.load_result(run)
         return self._result
 
     @property
     def validation(self) -> SplitMetrics | None:
-        """The accuracy and loss on the validation split; None without one."""
+        """The accuracy and loss on the validation split; None without one. Raises `ModelError` as `result` does."""
         return self.result.validation
 
     @property
     def test(self) -> SplitMetrics | None:
-        """The accuracy and loss on the test split; None without one."""
+        """The accuracy and loss on the test split; None without one. Raises `ModelError` as `result` does."""
         return self.result.test
 
     def resume(

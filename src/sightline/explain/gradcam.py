@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import backend
+from sightline._keras.process_state import silence_logging
 from sightline.callbacks import Progress, no_progress
 from sightline.data.batches import iterate_slices
 from sightline.errors import ModelError
@@ -182,7 +183,8 @@ def _tensorflow_gradient(front: Any, back: Any) -> Gradient:
         return tf.cast(maps, tf.float32), tf.cast(tape.gradient(score, maps), tf.float32)
 
     def call(pixels: NDArray[np.uint8], weights: NDArray[np.float32]) -> Arrays:
-        maps, slopes = compiled(tf.constant(pixels), tf.constant(weights))  # arrays would be traced by their values
+        with silence_logging("tensorflow"):  # it warns about retracing, where several models are explained
+            maps, slopes = compiled(tf.constant(pixels), tf.constant(weights))  # arrays would be traced by their values
         return maps.numpy(), slopes.numpy()
 
     return call

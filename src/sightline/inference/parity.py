@@ -58,12 +58,19 @@ int8 also rounds activations, and may keep layers in float to meet the limits.
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Differences over `count` images; `top1_agreement` is over those without a tie (see `compare_probabilities`).
+    """How far the probabilities of a file are from those of the model that was written to it.
 
-    `accuracy_change` is the accuracy of the second form minus that of the first, None without labels;
-    `accuracy_interval` is the 95% interval of this paired difference. Latencies (milliseconds at batch size 1) and
-    throughput (images per second at batch size 32) are of the second form, None if not measured; `bytes` is the size of
-    its file.
+    Attributes:
+        count: The number of images.
+        max_difference: The largest difference of any probability, in [0, 1].
+        mean_difference: The mean difference of all probabilities.
+        top1_agreement: The fraction of images with the same most probable class, of those without a tie.
+        accuracy_change: The accuracy of the file minus that of the model; None without labels.
+        accuracy_interval: The 95% interval of this paired difference.
+        bytes: The size of the file.
+        latency_median: The median time for one image, in milliseconds; None if it was not measured.
+        latency_p99: The 99th percentile of that time.
+        throughput: The images per second, 32 at a time; None if it was not measured.
     """
 
     count: int

@@ -21,7 +21,12 @@ Nonconformity = Literal["lac", "contiguous"]
 
 @dataclass(frozen=True, slots=True)
 class ClassProbability:
-    """One class with its probability in [0, 1]."""
+    """One class with its probability.
+
+    Attributes:
+        label: The class.
+        probability: Its probability, in [0, 1].
+    """
 
     label: str
     probability: float

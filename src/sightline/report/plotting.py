@@ -25,7 +25,12 @@ LARGEST_SVG = 1_000_000  # bytes; with more points than that, the PNG is the sma
 
 @dataclass(frozen=True, slots=True)
 class RenderedFigure:
-    """A figure as a file of pixels, and as one whose words are text, for a browser to draw with its own fonts."""
+    """A figure; a notebook shows it, and ``Path("figure.png").write_bytes(figure.png)`` saves it.
+
+    Attributes:
+        png: The content of a PNG file.
+        svg: The content of an SVG file, whose words are text, for a browser to draw with its own fonts; None without.
+    """
 
     png: bytes
     svg: bytes | None = None

@@ -34,7 +34,13 @@ OPEN_PRECISIONS = ("auto", "device")  # values of train.precision that `choose_p
 
 @dataclass(frozen=True, slots=True)
 class RecipeChoice:
-    """A recipe, the reason for choosing it, and settings that override it."""
+    """The recipe that ``auto`` chose.
+
+    Attributes:
+        recipe: Its name.
+        reason: Why it was chosen.
+        settings: Settings that override it.
+    """
 
     recipe: str
     reason: str

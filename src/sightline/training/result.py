@@ -49,7 +49,13 @@ def format_value(value: float | None, interval: Sequence[float] | None = None) -
 
 @dataclass(frozen=True, slots=True)
 class TrainingMetrics:
-    """Accuracy and loss on the training split in the best epoch (None without an epoch), and its number of images."""
+    """The accuracy and loss on the training split in the best epoch.
+
+    Attributes:
+        accuracy: The accuracy, in [0, 1]; None without an epoch.
+        loss: The loss; None without an epoch.
+        count: The number of images.
+    """
 
     accuracy: float | None
     loss: float | None

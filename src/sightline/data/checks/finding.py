@@ -27,11 +27,19 @@ Group = tuple[ImageRecord, ...]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One kind of problem that `count` groups, images, classes or folders have; `description` completes "`count` ...".
+    """One kind of problem in the images.
 
-    `paths` names each image, class or folder, and `reasons`, if not empty, gives one reason for each. For findings on
-    groups of images, `groups` has the paths and `labels` the classes of each group; the first `num_identical` groups
-    consist of identical files.
+    Attributes:
+        kind: Its name, such as ``"split-leakage"``, by which `allow` accepts it.
+        severity: ``"error"``, ``"warning"`` or ``"note"``; an error stops a training unless it is allowed.
+        count: The number of images, groups of images, classes or folders that have it.
+        description: What they have, which completes "`count` ...".
+        advice: What to do.
+        paths: Each image, class or folder; empty if `groups` has them.
+        reasons: A reason for each of `paths`; empty without reasons.
+        groups: The paths of the images in each group, such as that of identical files.
+        labels: The classes in each group.
+        num_identical: How many groups, from the first, consist of identical files; None if that does not apply.
     """
 
     kind: str

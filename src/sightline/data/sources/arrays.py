@@ -69,7 +69,7 @@ def list_array_items(
 
 def _list_classes(classes: Sequence[str]) -> list[str]:
     """Return the names of the classes, also of an array, which has no truth value."""
-    if isinstance(classes, str | AbstractSet):
+    if isinstance(classes, str | AbstractSet) or not hasattr(classes, "__iter__"):
         raise UsageError(f"classes must be a list of names in the order of their numbers, not {classes!r}.")
     names = [name_class(each) for each in classes]
     if len({*names}) < len(names):
