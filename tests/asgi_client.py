@@ -31,6 +31,7 @@ class Request(NamedTuple):
     headers: Mapping[str, str] = {}
     method: str = ""
     prefix: str = ""  # below which the application is mounted
+    query: str = ""
 
 
 class ModelFault(Exception):
@@ -60,7 +61,7 @@ def send(*requests: Request, model: type[FakePredictor] = FakePredictor, **optio
 
 async def call(app: Any, request: Request) -> Answer:
     scope = make_scope(
-        request.prefix + request.path, "key=secret", request.headers,
+        request.prefix + request.path, request.query, request.headers,
         method=request.method or ("GET" if request.body is None else "POST"), root_path=request.prefix,
         raw_path=(request.prefix + request.path).encode(), client=("10.0.0.7", 1),
     )  # fmt: skip

@@ -105,7 +105,8 @@ def test_a_request_keeps_its_id_or_gets_one() -> None:
 
 def test_requests_are_logged_without_what_clients_must_not_forge(capsys: pytest.CaptureFixture[str]) -> None:
     forged = '/x\n10.0.0.9 "GET /admin"'
-    (answer, _) = send(Request("/predict", encode_png()), Request(forged), log_format="json")
+    requests = Request("/predict", encode_png(), query="top=1"), Request(forged, query="key=secret")
+    (answer, _) = send(*requests, log_format="json")
     first, second = map(json.loads, capsys.readouterr().err.splitlines())
     assert first["request_id"] == answer.headers["x-request-id"]
     assert {name: first[name] for name in ("client", "method", "path", "status", "bytes")} == {
