@@ -48,7 +48,8 @@ def make_app() -> Any:
 def run_sightline(port: int) -> None:
     """Run it as `serve` does."""
     from sightline import process
-    from sightline.serve.connections import BACKLOG, Listener, Server, limit_connections
+    from sightline.serve.connections import Server
+    from sightline.serve.listening import BACKLOG, Listener, limit_connections
 
     process.claim()
     app = make_app()

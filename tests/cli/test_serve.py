@@ -186,6 +186,7 @@ def test_what_is_not_http_is_refused_with_the_reason(server: Server, request_byt
     assert received.startswith(b"HTTP/1.1 400 ")
     assert b"The request is not valid HTTP/1.1: " in received
     assert words in received
+    assert b"bytearray" not in received
 
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: test\r\nConnection: close\r\n"

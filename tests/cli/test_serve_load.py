@@ -134,7 +134,8 @@ from sightline.api import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
 from sightline.serve.app import create_app
-from sightline.serve.connections import Listener, Server
+from sightline.serve.connections import Server
+from sightline.serve.listening import Listener
 from sightline.serve.limits import Limits
 
 class Stuck(FakePredictor):

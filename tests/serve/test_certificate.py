@@ -22,8 +22,9 @@ from sightline.preprocessing import PreprocessingSpec
 from sightline.serve import connections
 from sightline.serve.app import create_app
 from sightline.serve.certificate import Certificate
-from sightline.serve.connections import Listener, Server
+from sightline.serve.connections import Server
 from sightline.serve.limits import Limits
+from sightline.serve.listening import Listener
 from synthetic_images import encode_png
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes certificates, is missing")

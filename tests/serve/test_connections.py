@@ -28,10 +28,11 @@ pytest.importorskip("uvicorn")
 from sightline.api import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
-from sightline.serve import connections
+from sightline.serve import connections, listening
 from sightline.serve.app import create_app
-from sightline.serve.connections import Listener, Server, limit_connections
+from sightline.serve.connections import Server
 from sightline.serve.limits import Limits
+from sightline.serve.listening import Listener, limit_connections
 from synthetic_images import encode_png
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -203,6 +204,47 @@ def test_connections_beyond_the_limit_are_answered_and_closed() -> None:
             client.close()
 
 
+def ask_again(client: socket.socket) -> bytes:
+    """Send a request on a connection that stays open, and return the answer."""
+    client.sendall(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
+    received = b""
+    while not received.endswith(b"}") and (data := client.recv(1 << 16)):
+        received += data
+    return received
+
+
+def test_a_connection_between_two_requests_makes_room_for_a_new_one() -> None:
+    """The one that has been idle for the longest; one whose request is being answered stays."""
+    with RunningServer(connections=3) as server:
+        server.wait_until("listener.open_count == 0")
+        server.predictor.gate.clear()
+        busy, *idle = [server.connect() for _ in range(3)]
+        busy.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE)
+        server.wait_until("len(predictor.sizes)")
+        assert all(ask_again(client).startswith(b"HTTP/1.1 200") for client in reversed(idle))
+        newest = server.connect()
+        assert ask_again(newest).startswith(b"HTTP/1.1 200")
+        assert idle[1].recv(1) == b"", "the one that answered first"
+        assert ask_again(idle[0]).startswith(b"HTTP/1.1 200")
+        server.predictor.gate.set()
+        assert busy.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        server.wait_until("listener.open_count == 3")
+        for client in (busy, newest, *idle):
+            client.close()
+
+
+def test_a_connection_is_kept_for_the_time_that_is_stated() -> None:
+    """Longer than the 60 seconds of usual proxies, which would send a request to one that is being closed."""
+    assert Limits().idle > 60
+    with RunningServer(Limits(idle=1.5)) as server, server.connect() as client:
+        for _ in range(3):
+            assert ask_again(client).startswith(b"HTTP/1.1 200")
+            time.sleep(0.1)
+        start = time.monotonic()
+        assert client.recv(1) == b""
+        assert time.monotonic() - start > 0.5
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc exists on Linux only")
 def test_files_run_out_without_a_word(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     """The limit of connections is above that of files here; the one file in reserve refuses them."""
@@ -356,7 +398,7 @@ def test_a_connection_that_was_reset_meanwhile_is_not_an_error(
         raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
 
     with RunningServer() as server:
-        monkeypatch.setattr(connections._Accepted, "shutdown", fail, raising=False)
+        monkeypatch.setattr(listening._Accepted, "shutdown", fail, raising=False)
         with server.connect() as client:
             client.sendall(b"POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\nhalf")
             read_all(client)

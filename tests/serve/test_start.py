@@ -22,7 +22,7 @@ pytest.importorskip("prometheus_client")
 from asgi_client import Request, call
 from sightline.cli import app
 from sightline.inference import bundle
-from sightline.serve import connections, workers
+from sightline.serve import connections, listening, workers
 from small_bundles import make_bundle
 from synthetic_images import encode_png
 
@@ -131,7 +131,7 @@ def test_a_worker_that_is_starting_looks_for_changed_models_once_it_is_ready(
             worker.look()
             time.sleep(0.01)
 
-    with connections.Listener() as listener:
+    with listening.Listener() as listener:
         listener.bind(("127.0.0.1", 0))
         settings: Any = tmp_path  # the place of the files of the test
         worker = workers._Worker(1, settings, listener, 1, str(tmp_path), print)

@@ -55,6 +55,14 @@ def serve(
     request_timeout: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="Maximum time from the header to the end of the response.")
     ] = _DEFAULTS.request,
+    idle_timeout: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            metavar="SECONDS",
+            help="How long a connection stays open without a request; more than the idle timeout of a proxy in front.",
+        ),
+    ] = _DEFAULTS.idle,
     threads: Annotated[int, typer.Option(min=0, help="Number of threads for a model; 0: one per core.")] = 0,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Maximum images in a batch; default: by the size of the images.")
@@ -107,7 +115,11 @@ def serve(
     from sightline.serve.server import serve as run
 
     limits = Limits(
-        requests=max_requests, body_bytes=max_inflight_mb * MEGABYTE, decode=decode_timeout, request=request_timeout
+        requests=max_requests,
+        body_bytes=max_inflight_mb * MEGABYTE,
+        decode=decode_timeout,
+        request=request_timeout,
+        idle=idle_timeout,
     )
     max_bytes = max_upload_mb * MEGABYTE
     run(

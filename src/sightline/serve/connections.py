@@ -1,4 +1,4 @@
-"""What uvicorn does not limit: the number of connections, how long each may take, how it closes, and shutdown.
+"""What uvicorn does not limit: how long a connection may take, how it closes, and shutdown.
 
 This relies on parts of uvicorn that a release may change without notice. Raise `CHECKED_VERSION` and the upper bound in
 ``pyproject.toml`` together, after ``tests/serve`` and ``tests/cli/test_serve*.py`` have passed with the new release.
@@ -7,8 +7,8 @@ This relies on parts of uvicorn that a release may change without notice. Raise 
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
+import re
 import socket
 import sys
 import threading
@@ -23,119 +23,19 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from sightline import jsonio, process
+from sightline import process
 from sightline.escaping import printable
 from sightline.serve.certificate import Certificate
 from sightline.serve.limits import Limits
+from sightline.serve.listening import BACKLOG, Listener, make_answer
 
 CHECKED_VERSION = "0.54"  # the newest release of uvicorn that this module was checked with
-BACKLOG = 2048  # connections that wait to be accepted
 END_SECONDS = 0.5  # of the grace, kept for ending what did not end by itself
 POLL_SECONDS = 0.02
 MAX_REASON = 80  # characters: h11 quotes what it cannot read
 LINGER_SECONDS = 10.0  # after the end of a response, for the rest of a body that nobody reads, and for a slow reader
-RESERVED_FILES = 32  # that the process opens besides connections
-FILES_PER_CORE = 8  # of the process that decodes for each
 CERTIFICATE_TICKS = 100  # of uvicorn, ten a second, between looks at the files of the certificate
-NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-
-
-def _make_answer(status: str, reason: str, extra: str = "") -> bytes:
-    body = jsonio.dumps({"error": reason})
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{extra}"
-    return f"{head}Connection: close\r\n\r\n{body}".encode()
-
-
-FULL = _make_answer("503 Service Unavailable", "Too many connections: try again in a moment.", "Retry-After: 1\r\n")
-
-
-class Listener(socket.socket):
-    """A listening socket that answers connections beyond `limit` with 503 and closes them.
-
-    Without a limit, a process that may open no more files cannot accept, and asyncio logs that thousands of times.
-    """
-
-    limit = 1
-    open_count = 0
-    _spare: int | None = None  # a file that is given up to accept one connection more, and close it
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """Accept the next connection that there is room for; raises BlockingIOError if there is none."""
-        while True:
-            try:
-                accepted, address = super().accept()
-            except OSError as error:
-                if error.errno not in NO_FILES or self._spare is None:
-                    raise
-                os.close(self._spare)
-                self._spare = None
-                with suppress(OSError):
-                    super().accept()[0].close()
-                self.keep_spare()
-                raise BlockingIOError from None
-            if self.open_count < self.limit:
-                self.open_count += 1
-                return _Accepted(self, accepted), address
-            _refuse(accepted)
-
-    def keep_spare(self) -> None:
-        """Open the spare file."""
-        with suppress(OSError):
-            self._spare = os.open(os.devnull, os.O_RDONLY)
-
-    def close(self) -> None:
-        """Close the socket and the spare file."""
-        if self._spare is not None:
-            os.close(self._spare)
-            self._spare = None
-        super().close()
-
-
-class _Accepted(socket.socket):
-    """A connection that is counted until it is closed, and that sends at once.
-
-    With Nagle's algorithm, the body of an answer would wait for the acknowledgment of its head: 40 ms each time.
-    """
-
-    def __init__(self, listener: Listener, accepted: socket.socket) -> None:
-        super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
-        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._listener: Listener | None = listener
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._listener is not None:
-            self._listener.open_count -= 1
-            self._listener = None
-        super().close()
-
-
-def _refuse(accepted: socket.socket) -> None:
-    with accepted, suppress(OSError):
-        accepted.settimeout(0)
-        accepted.send(FULL)
-        accepted.shutdown(socket.SHUT_WR)
-        while accepted.recv(1 << 16):  # what is unread when a socket is closed takes the answer with it
-            pass
-
-
-def limit_connections(maximum: int) -> int:
-    """Return how many connections may be open: `maximum`, or fewer if this process may open fewer files.
-
-    In the command line's own process, the soft limit of files is raised to the hard one first.
-    """
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return maximum
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if process.is_claimed() and soft != hard:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    if soft == resource.RLIM_INFINITY:
-        return maximum
-    return max(1, min(maximum, soft - RESERVED_FILES - FILES_PER_CORE * process.count_cores()))
+_QUOTED = re.compile(r"""bytearray\(b(['"].*['"])\)""")  # as h11 quotes
 
 
 class Connection(H11Protocol):
@@ -153,6 +53,7 @@ class Connection(H11Protocol):
         self._is_closing = False
         self._timer: asyncio.TimerHandle | None = None
         self._timed: object = None  # what the timer is for
+        self._idle_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Start the time for the first header."""
@@ -189,16 +90,23 @@ class Connection(H11Protocol):
         assert self._raw is not None
         if (error := sys.exc_info()[1]) is not None:
             is_long = str(error) == "Receive buffer too long"
-            reason = "its header is too long" if is_long else printable(str(error)[:MAX_REASON])
+            text = _QUOTED.sub(r"\1", str(error))
+            reason = "its header is too long" if is_long else printable(text[:MAX_REASON])
             msg = f"The request is not valid HTTP/1.1: {reason}."
         if (cycle := self._running_cycle) is None or not cycle.response_started:
-            self._raw.write(_make_answer("400 Bad Request", msg))
+            self._raw.write(make_answer("400 Bad Request", msg))
         self.close()
 
     def abort(self) -> None:
         """Close the connection now; what is not sent is lost."""
         if self._raw is not None:
             self._raw.abort()
+
+    @property
+    def idle_since(self) -> float | None:
+        """When the last response was sent, in the time of the loop; None while there is anything to receive or send."""
+        is_idle = not self.is_closing and self._raw is not None and not self._raw.get_write_buffer_size()
+        return self._idle_since if is_idle else None
 
     @property
     def is_closing(self) -> bool:
@@ -232,13 +140,15 @@ class Connection(H11Protocol):
             self._raw.close()
 
     def _update_timer(self) -> None:
+        self._idle_since = None
         if self.is_closing:
             return
         if (cycle := self._running_cycle) is not None:
             self._start_timer(cycle, self.limits.request + LINGER_SECONDS, self.abort)
         elif self._timed == "header" or self.conn.trailing_data[0]:
             self._start_timer("header", self.limits.header, self._refuse_header)
-        else:  # idle; uvicorn closes it
+        else:  # idle; uvicorn closes it after `limits.idle`
+            self._idle_since = self.loop.time()
             self._stop_timer()
 
     def _start_timer(self, timed: object, seconds: float, act: Callable[[], None]) -> None:
@@ -256,7 +166,7 @@ class Connection(H11Protocol):
         assert self._raw is not None
         if self.conn.trailing_data[0]:
             reason = f"The header of the request did not arrive within {self.limits.header:g} seconds."
-            self._raw.write(_make_answer("408 Request Timeout", reason))
+            self._raw.write(make_answer("408 Request Timeout", reason))
         self.close()
 
 
@@ -296,6 +206,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app, loop="asyncio", http=connection, ws="none", log_level="error", backlog=BACKLOG,
             timeout_graceful_shutdown=1, log_config=None,
+            timeout_keep_alive=limits.idle,  # type: ignore[arg-type]  # any number of seconds
         )  # fmt: skip
         super().__init__(config)
         self._admission, self._grace, self._certificate = app.state.admission, grace, certificate
@@ -304,6 +215,9 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to serve `sockets`; uvicorn would let a TLS handshake take a minute."""
+        for listener in sockets or ():
+            if isinstance(listener, Listener):
+                listener.close_idle = self._close_idle
         if self._certificate is None:
             await super().startup(sockets)
             self._on_ready()
@@ -323,6 +237,14 @@ class Server(uvicorn.Server):
             )  # fmt: skip
             self.servers.append(server)
         self._on_ready()
+
+    def _close_idle(self) -> bool:
+        """Close the connection that has been idle for the longest, and return whether there was one."""
+        connections = [connection for connection in self.server_state.connections if isinstance(connection, Connection)]
+        idle = [(since, connection) for connection in connections if (since := connection.idle_since) is not None]
+        if idle:
+            min(idle, key=lambda pair: pair[0])[1].abort()
+        return bool(idle)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop, or stop at once at a second signal.

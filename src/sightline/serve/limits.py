@@ -22,8 +22,8 @@ class Limits:
     ones included, and is lowered to what the process may open.
 
     Times are in seconds: `header` from the first byte, or from the connection, if nothing arrives; `body` from the last
-    header; `decode` for one image in its process; `model` for one batch; `request` from the last header to the end of
-    the response.
+    header; `idle` from a response to the next request on its connection; `decode` for one image in its process;
+    `model` for one batch; `request` from the last header to the end of the response.
     """
 
     requests: int = 256
@@ -31,6 +31,7 @@ class Limits:
     connections: int = 1000
     header: float = 10
     body: float = 60
+    idle: float = 75  # longer than the 60 of nginx and AWS, which would send requests to a connection that closes
     decode: float = 10
     model: float = 30
     request: float = 120

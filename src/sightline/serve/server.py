@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sightline.inference.device_choice import Device
     from sightline.serve.access import Access
     from sightline.serve.batcher import Batching
-    from sightline.serve.connections import Listener
+    from sightline.serve.listening import Listener
     from sightline.serve.model_folder import LoadOptions, StoredModel
 
 
@@ -114,13 +114,13 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
         require(package, "Serving")
     limits = limits or Limits()
     _check_seconds({
-        "decode-timeout": limits.decode, "request-timeout": limits.request, "max-wait": max_wait,
-        "reload-interval": reload_interval, "grace": grace,
+        "decode-timeout": limits.decode, "request-timeout": limits.request, "idle-timeout": limits.idle,
+        "max-wait": max_wait, "reload-interval": reload_interval, "grace": grace,
     })  # fmt: skip
     requested = handle_signals()  # before what takes seconds to import
     from sightline.serve.access import Access, read_token
     from sightline.serve.batcher import Batching
-    from sightline.serve.connections import BACKLOG
+    from sightline.serve.listening import BACKLOG
     from sightline.serve.model_folder import LoadOptions
     from sightline.serve.workers import run_workers
 
@@ -155,8 +155,9 @@ def run(
     """
     from sightline.serve.app import create_app
     from sightline.serve.certificate import read_certificate
-    from sightline.serve.connections import Server, limit_connections
+    from sightline.serve.connections import Server
     from sightline.serve.feature_logs import FeatureLogs
+    from sightline.serve.listening import limit_connections
     from sightline.serve.observing import set_log_format
     from sightline.serve.reloading import Reloader
     from sightline.serve.tracing import start_tracing
@@ -221,7 +222,7 @@ def bind(host: str, port: int, *, is_shared: bool = False, is_first: bool = True
     """
     if not host:  # the system would take it for all interfaces
         raise UsageError("--host is empty: give an address, such as 127.0.0.1, or 0.0.0.0 for all interfaces.")
-    from sightline.serve.connections import Listener
+    from sightline.serve.listening import Listener
 
     listener = Listener(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     if os.name == "posix":  # on Windows it would steal a port that is in use

@@ -37,7 +37,7 @@ from sightline.serve.metrics import SHARED_FOLDER
 from sightline.serve.observing import set_log_format
 
 if TYPE_CHECKING:
-    from sightline.serve.connections import Listener
+    from sightline.serve.listening import Listener
     from sightline.serve.server import Settings
 
 CHILD_CODE = (

@@ -1,0 +1,122 @@
+"""The socket at which a server listens, and how many of its connections may be open."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from sightline import jsonio, process
+
+BACKLOG = 2048  # connections that wait to be accepted
+RESERVED_FILES = 48  # that the process opens besides connections, with `MAX_CLOSING`
+MAX_CLOSING = 16  # connections above the limit, while as many idle ones close
+FILES_PER_CORE = 8  # of the process that decodes for each
+NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+def make_answer(status: str, reason: str, extra: str = "") -> bytes:
+    """Return the last answer on a connection: an error in JSON, after which it closes."""
+    body = jsonio.dumps({"error": reason})
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{extra}"
+    return f"{head}Connection: close\r\n\r\n{body}".encode()
+
+
+FULL = make_answer("503 Service Unavailable", "Too many connections: try again in a moment.", "Retry-After: 1\r\n")
+
+
+class Listener(socket.socket):
+    """A listening socket that answers connections beyond `limit` with 503 and closes them.
+
+    Without a limit, a process that may open no more files cannot accept, and asyncio logs that thousands of times.
+    `close_idle` closes an idle connection for a new one, and tells whether there was one.
+    """
+
+    limit = 1
+    open_count = 0
+    close_idle: Callable[[], bool] | None = None
+    _spare: int | None = None  # a file that is given up to accept one connection more, and close it
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept the next connection that there is room for; raises BlockingIOError if there is none."""
+        while True:
+            try:
+                accepted, address = super().accept()
+            except OSError as error:
+                if error.errno not in NO_FILES or self._spare is None:
+                    raise
+                os.close(self._spare)
+                self._spare = None
+                with suppress(OSError):
+                    super().accept()[0].close()
+                self.keep_spare()
+                raise BlockingIOError from None
+            if self.open_count < self.limit or self._make_room():
+                self.open_count += 1
+                return _Accepted(self, accepted), address
+            _refuse(accepted)
+
+    def _make_room(self) -> bool:
+        return self.close_idle is not None and self.open_count < self.limit + MAX_CLOSING and self.close_idle()
+
+    def keep_spare(self) -> None:
+        """Open the spare file."""
+        with suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY)
+
+    def close(self) -> None:
+        """Close the socket and the spare file."""
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+        super().close()
+
+
+class _Accepted(socket.socket):
+    """A connection that is counted until it is closed, and that sends at once.
+
+    With Nagle's algorithm, the body of an answer would wait for the acknowledgment of its head: 40 ms each time.
+    """
+
+    def __init__(self, listener: Listener, accepted: socket.socket) -> None:
+        super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())
+        self.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._listener: Listener | None = listener
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._listener is not None:
+            self._listener.open_count -= 1
+            self._listener = None
+        super().close()
+
+
+def _refuse(accepted: socket.socket) -> None:
+    with accepted, suppress(OSError):
+        accepted.settimeout(0)
+        accepted.send(FULL)
+        accepted.shutdown(socket.SHUT_WR)
+        while accepted.recv(1 << 16):  # what is unread when a socket is closed takes the answer with it
+            pass
+
+
+def limit_connections(maximum: int) -> int:
+    """Return how many connections may be open: `maximum`, or fewer if this process may open fewer files.
+
+    In the command line's own process, the soft limit of files is raised to the hard one first.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return maximum
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if process.is_claimed() and soft != hard:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return maximum
+    return max(1, min(maximum, soft - RESERVED_FILES - FILES_PER_CORE * process.count_cores()))
