@@ -77,6 +77,10 @@ def test_a_server_encrypts_and_takes_a_renewed_certificate(tmp_path: Path, monke
             assert post_image(port, old).startswith(b"HTTP/1.1 200 ")
             with socket.create_connection(("127.0.0.1", port), timeout=30) as silent:  # it never begins to speak TLS
                 assert silent.recv(1) == b""
+            listener.limit = 0
+            with socket.create_connection(("127.0.0.1", port), timeout=30) as refused:
+                assert refused.recv(1) == b"", "closed without an answer that is not TLS"
+            listener.limit = 10
             for source, target in zip(new, used, strict=True):
                 shutil.copy(source, target)
             for _ in range(600):

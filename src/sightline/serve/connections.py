@@ -27,7 +27,7 @@ from sightline import process
 from sightline.escaping import printable
 from sightline.serve.certificate import Certificate
 from sightline.serve.limits import Limits
-from sightline.serve.listening import BACKLOG, Listener, make_answer
+from sightline.serve.listening import BACKLOG, FULL, Listener, make_answer
 
 CHECKED_VERSION = "0.54"  # the newest release of uvicorn that this module was checked with
 END_SECONDS = 0.5  # of the grace, kept for ending what did not end by itself
@@ -218,6 +218,7 @@ class Server(uvicorn.Server):
         for listener in sockets or ():
             if isinstance(listener, Listener):
                 listener.close_idle = self._close_idle
+                listener.refusal = FULL if self._certificate is None else b""
         if self._certificate is None:
             await super().startup(sockets)
             self._on_ready()

@@ -32,11 +32,13 @@ class Listener(socket.socket):
     """A listening socket that answers connections beyond `limit` with 503 and closes them.
 
     Without a limit, a process that may open no more files cannot accept, and asyncio logs that thousands of times.
-    `close_idle` closes an idle connection for a new one, and tells whether there was one.
+    `close_idle` closes an idle connection for a new one, and tells whether there was one. `refusal` is the answer: none
+    where clients expect TLS.
     """
 
     limit = 1
     open_count = 0
+    refusal = FULL
     close_idle: Callable[[], bool] | None = None
     _spare: int | None = None  # a file that is given up to accept one connection more, and close it
 
@@ -57,7 +59,7 @@ class Listener(socket.socket):
             if self.open_count < self.limit or self._make_room():
                 self.open_count += 1
                 return _Accepted(self, accepted), address
-            _refuse(accepted)
+            _refuse(accepted, self.refusal)
 
     def _make_room(self) -> bool:
         return self.close_idle is not None and self.open_count < self.limit + MAX_CLOSING and self.close_idle()
@@ -94,10 +96,10 @@ class _Accepted(socket.socket):
         super().close()
 
 
-def _refuse(accepted: socket.socket) -> None:
+def _refuse(accepted: socket.socket, answer: bytes) -> None:
     with accepted, suppress(OSError):
         accepted.settimeout(0)
-        accepted.send(FULL)
+        accepted.send(answer)
         accepted.shutdown(socket.SHUT_WR)
         while accepted.recv(1 << 16):  # what is unread when a socket is closed takes the answer with it
             pass
