@@ -18,20 +18,16 @@ In the second case, a percentile bootstrap of groups has an interval of zero wid
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline.errors import require
 from sightline.intervals import Interval
 
 TAIL = 0.025  # probability that either end of a 95% interval is wrong
-MAX_STEPS = 100  # of Newton's method, which takes about ten
-MAX_TERMS = 1000  # of the continued fraction; it needs about the square root of the larger parameter
-DIGITS = 10  # of an end, so that it is the same whichever other proportions are estimated with it
-SMALLEST = 1e-300
-TOLERANCE = 1e-13
+DIGITS = 10  # of an end: in later ones, versions of SciPy may differ
 
 
 def find_grouped_ends(
@@ -47,26 +43,20 @@ def find_grouped_ends(
     Returns:
         Both ends in [0, 1]; NaN where fewer than two groups have an image that counts.
     """
+    special = require("scipy.special", "An interval of images in groups")
     hits, counts = hits.astype(np.float64), counts.astype(np.float64)
     ends = np.full((2, hits.shape[1]), np.nan)
     groups, total = (counts > 0).sum(0), counts.sum(0)
     chosen = np.flatnonzero(groups > 1)
-    if not len(chosen):
-        return ends
     hits, counts, groups, total = hits[:, chosen], counts[:, chosen], groups[chosen], total[chosen]
     p = hits.sum(0) / total
     uniform = (p == 0) | (p == 1)
     variance = ((hits - p * counts) ** 2).sum(0) * groups / (groups - 1) / total**2
     size = np.divide(p * (1 - p), variance, out=total.copy(), where=variance > 0)
-    size = np.minimum(size * (NormalDist().inv_cdf(1 - tail) / student_quantile(1 - tail, groups - 1)) ** 2, total)
+    size = np.minimum(size * (NormalDist().inv_cdf(1 - tail) / special.stdtrit(groups - 1, 1 - tail)) ** 2, total)
     size = np.where(uniform, total**2 / (counts**2).sum(0), size)
-    some, more = p > 0, p < 1
-    low, high = np.zeros(len(chosen)), np.ones(len(chosen))
-    a = np.concatenate([(p * size)[some], (p * size + 1)[more]])
-    b = np.concatenate([((1 - p) * size + 1)[some], ((1 - p) * size)[more]])
-    tails = np.repeat([tail, 1 - tail], [some.sum(), more.sum()])
-    low[some], high[more] = np.split(beta_quantile(tails, a, b), [some.sum()])
-    ends[:, chosen] = low, high
+    ends[0, chosen] = np.where(p > 0, special.betaincinv(p * size, (1 - p) * size + 1, tail), 0)
+    ends[1, chosen] = np.where(p < 1, special.betaincinv(p * size + 1, (1 - p) * size, 1 - tail), 1)
     return ends.round(DIGITS)
 
 
@@ -76,66 +66,3 @@ def estimate_grouped_proportions(
     """Return the intervals of M proportions, as `find_grouped_ends` does; None where it has none."""
     low, high = find_grouped_ends(hits, counts, tail).tolist()
     return [None if math.isnan(a) else Interval(a, b) for a, b in zip(low, high, strict=True)]
-
-
-def student_quantile(probability: float, degrees: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the quantiles of Student's t distribution with `degrees` [M] of freedom, for a `probability` above 1/2."""
-    distinct, places = np.unique(degrees, return_inverse=True)
-    return _distinct_quantiles(probability, tuple(distinct.tolist()))[places]
-
-
-@lru_cache(64)  # each class, slice and threshold of an evaluation has about as many groups as the others
-def _distinct_quantiles(probability: float, degrees: tuple[int, ...]) -> NDArray[np.float64]:
-    n = np.array(degrees)
-    y = beta_quantile(2 * (1 - probability), n / 2, np.full(len(n), 0.5))
-    quantiles: NDArray[np.float64] = np.sqrt(n * (1 - y) / y)
-    return quantiles
-
-
-def beta_quantile(
-    probability: float | NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the quantiles of beta distributions with parameters `a` and `b` [M], by Newton's method in a bracket.
-
-    `probability` is one for all, or one for each [M].
-    """
-    log_beta = np.array([math.lgamma(i) + math.lgamma(j) - math.lgamma(i + j) for i, j in zip(a, b, strict=True)])
-    low, high, x = np.zeros(len(a)), np.ones(len(a)), a / (a + b)
-    for _ in range(MAX_STEPS):
-        excess = _compute_beta_cdf(x, a, b, log_beta) - probability
-        low, high = np.where(excess < 0, x, low), np.where(excess < 0, high, x)
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            step = x - excess * np.exp(log_beta - (a - 1) * np.log(x) - (b - 1) * np.log1p(-x))
-        new = np.where((step > low) & (step < high), step, (low + high) / 2)
-        done = bool(np.all(np.abs(new - x) <= TOLERANCE))
-        x = new
-        if done:
-            break
-    return x
-
-
-def _compute_beta_cdf(
-    x: NDArray[np.float64], a: NDArray[np.float64], b: NDArray[np.float64], log_beta: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the regularized incomplete beta function at `x` in (0, 1), by its continued fraction (DLMF 8.17.22)."""
-    is_far = x > (a + 1) / (a + b + 2)  # where the fraction converges slowly, and that of 1 - x fast
-    x, a, b = np.where(is_far, 1 - x, x), np.where(is_far, b, a), np.where(is_far, a, b)
-    front = np.exp(a * np.log(np.maximum(x, SMALLEST)) + b * np.log1p(-x) - log_beta) / a
-    # Lentz's method: the fraction is the product of the ratios of successive convergents
-    c, d = np.ones_like(x), 1 / _avoid_zero(1 - (a + b) * x / (a + 1))
-    product = d
-    for m in range(1, MAX_TERMS):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d = 1 / _avoid_zero(1 + term * d)
-            c = _avoid_zero(1 + term / c)
-            product = product * c * d
-        if np.all(np.abs(c * d - 1) < TOLERANCE):
-            break
-    cdf = front * product
-    return np.where(is_far, 1 - cdf, cdf)
-
-
-def _avoid_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return values + SMALLEST  # which changes no other value
