@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sightline import jsonio
 from sightline.errors import DataError
-from sightline.evaluation.bootstrap import count_groups
+from sightline.evaluation.bootstrap import choose_groups, count_groups
 from sightline.evaluation.paired import LEVEL, compare_scores, mcnemar_p_value
 from sightline.intervals import Interval, paired_difference_interval
 
@@ -171,7 +171,7 @@ def compare_images(
     if not known.any():
         raise DataError(f"No image of the {split} split has a pixel with a class, so models cannot be compared.")
     first, second = original[known], compressed[known]
-    numbers = None if groups is None else np.unique(groups[known], return_inverse=True)[1].astype(np.int64)
+    numbers = choose_groups(groups, known)
     result = compare_scores(first, second, numbers)
     return ScoreTest(
         metric, split, len(first), float(first.mean()), float(second.mean()), result.value, result.standard_error,

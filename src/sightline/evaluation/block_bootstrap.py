@@ -38,9 +38,7 @@ class BlockBootstrap:
         A block is one group of images if there are few enough groups, else several groups, or several independent
         images.
         """
-        units: NDArray[np.int64] = np.arange(count, dtype=np.int64)
-        if resampling.groups is not None:
-            units = resampling.groups
+        units = np.arange(count) if resampling.groups is None else resampling.groups
         size = int(units.max()) + 1
         number = min(size, MAX_BLOCKS)
         order = make_generator(resampling.seed, "blocks", name).permutation(size) % number

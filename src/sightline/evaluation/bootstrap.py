@@ -102,6 +102,13 @@ def number_groups(paths: Sequence[str], group_by_path: Mapping[str, str]) -> NDA
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 
+def choose_groups(
+    groups: NDArray[np.int64] | None, rows: NDArray[np.int64] | NDArray[np.bool_]
+) -> NDArray[np.int64] | None:
+    """Return the groups of the images at `rows`, numbered from 0 without a gap; None without `groups` [N]."""
+    return None if groups is None else np.unique(groups[rows], return_inverse=True)[1].astype(np.int64)
+
+
 def count_groups(groups: NDArray[np.int64] | None) -> int | None:
     """Return the number of `groups` [N], numbered from 0; None if images are independent."""
     return None if groups is None else int(groups.max(initial=-1)) + 1
@@ -143,7 +150,7 @@ class Resampling:
         """Yield `number` resamples of `count` images in batches, as how often each was drawn: float64 [r, count]."""
         step = max(1, CHUNK // max(count, 1))
         rng = make_generator(self.seed, "bootstrap", name)
-        size = count if self.groups is None else int(self.groups.max(initial=-1)) + 1
+        size = count_groups(self.groups) or count
         for start in range(0, number, step):
             rows = np.empty((min(step, number - start), count))
             for row in rows:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sightline import metrics
 from sightline.errors import UsageError
 from sightline.evaluation import calibration, selective
-from sightline.evaluation.bootstrap import Resampling
+from sightline.evaluation.bootstrap import Resampling, choose_groups
 from sightline.evaluation.mask_outputs import MaskOutputs
 from sightline.evaluation.report import CalibrationReport
 from sightline.evaluation.results import Metric
@@ -84,7 +84,7 @@ def choose_threshold(held_out: MaskOutputs | None, request: ThresholdRequest) ->
     known, qualities, ious = _compare_qualities(held_out)
     return selective.choose_threshold(
         qualities, ious >= _get_min_iou(request), request.target_precision, conservative=request.conservative,
-        groups=_renumber(held_out.groups, known),
+        groups=choose_groups(held_out.groups, known),
     )  # fmt: skip
 
 
@@ -115,19 +115,14 @@ def evaluate_decisions(
     if thresholds is None or thresholds.min_iou is None or thresholds.target_precision is None:
         return None
     known, qualities, ious = _compare_qualities(outputs)
-    resampling = Resampling(groups=_renumber(groups, known))
+    resampling = Resampling(groups=choose_groups(groups, known))
     accepted = qualities >= (np.inf if thresholds.quality is None else thresholds.quality)
     result = selective.evaluate_threshold(accepted, ious >= thresholds.min_iou, thresholds.target_precision, resampling)
     return MaskDecisions(
         result.coverage, result.precision, result.interval,
-        _average(ious[accepted], _renumber(resampling.groups, accepted)), result.count,
+        _average(ious[accepted], choose_groups(resampling.groups, accepted)), result.count,
         thresholds.target_precision, thresholds.min_iou, result.lower_bound, None if is_fitted else result.met,
     )  # fmt: skip
-
-
-def _renumber(groups: NDArray[np.int64] | None, chosen: NDArray[np.bool_]) -> NDArray[np.int64] | None:
-    """Return the groups of the `chosen` images, numbered from 0."""
-    return None if groups is None else np.unique(groups[chosen], return_inverse=True)[1].astype(np.int64)
 
 
 def _average(ious: NDArray[np.float64], groups: NDArray[np.int64] | None) -> Metric:
