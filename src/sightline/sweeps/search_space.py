@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -147,17 +148,13 @@ class SearchSpace:
         """The number of grid cells; None for other samplers."""
         if self.options.sampler != "grid":
             return None
-        count = 1
-        for parameter in self.parameters:
-            count *= len(parameter.check_values)
-        return count
+        return math.prod(len(parameter.check_values) for parameter in self.parameters)
 
     def num_trials(self, requested: int | None = None) -> int:
         """Return the number of trials; `requested` comes from the command line."""
         target = requested or self.options.trials
-        if self.grid_size is None:
-            return target or 20
-        return min(target or self.grid_size, self.grid_size)
+        size = self.grid_size
+        return (target or 20) if size is None else min(target or size, size)
 
     def iter_grid(self) -> Iterator[dict[str, Value]]:
         """Yield the cells of a grid; the last parameter varies fastest."""

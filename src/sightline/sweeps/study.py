@@ -12,7 +12,6 @@ import os
 import socket
 import traceback
 import warnings
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -207,20 +206,20 @@ def trial_slot(trial: Any) -> int | None:
 
 def fill_queue(study: Any, space: SearchSpace, count: int, own_trials: Collection[int] = ()) -> None:
     """Queue every slot from 1 to `count` that has no trial, or whose trial died; this process runs `own_trials`."""
-    states = import_optuna().trial.TrialState
     _fail_dead_trials(study, own_trials)
-    active_trials: dict[int, Any] = {}
-    dead_trials: dict[int, Any] = {}
-    for trial in study.get_trials(deepcopy=False):
-        slot = trial_slot(trial)
-        if slot is not None:
-            is_dead = trial.state == states.FAIL and "reason" not in trial.user_attrs
-            (dead_trials if is_dead else active_trials)[slot] = trial
+    trials = trials_by_slot(study)
     cells = space.iter_grid() if space.grid_size is not None else itertools.repeat({})
     for slot, values in zip(range(1, count + 1), cells, strict=False):
-        if slot not in active_trials:
-            previous_values = dead_trials[slot].params if slot in dead_trials else {}
-            study.enqueue_trial(previous_values or values, user_attrs={"slot": slot})
+        trial = trials.get(slot)
+        if trial is None:
+            study.enqueue_trial(values, user_attrs={"slot": slot})
+        elif _is_dead(trial):
+            study.enqueue_trial(trial.params or values, user_attrs={"slot": slot})
+
+
+def _is_dead(trial: Any) -> bool:
+    """Return whether the process of a trial died: a trial that failed by itself has a reason."""
+    return trial.state == import_optuna().trial.TrialState.FAIL and "reason" not in trial.user_attrs
 
 
 def _fail_dead_trials(study: Any, own_trials: Collection[int]) -> None:
@@ -253,23 +252,16 @@ def _is_alive(process: int) -> bool:
 
 def is_duplicate(study: Any, trial: Any) -> bool:
     """Return whether an earlier trial has the same slot, because two machines filled the queue at the same time."""
-    states = import_optuna().trial.TrialState
-    earlier_trials: dict[int | None, list[Any]] = defaultdict(list)
-    for other in study.get_trials(deepcopy=False):
-        if other.number < trial.number and not (other.state == states.FAIL and "reason" not in other.user_attrs):
-            earlier_trials[trial_slot(other)].append(other)
-    return trial_slot(trial) is None or bool(earlier_trials[trial_slot(trial)])
+    slot = trial_slot(trial)
+    earlier = (t for t in study.get_trials(deepcopy=False) if t.number < trial.number and trial_slot(t) == slot)
+    return slot is None or not all(_is_dead(other) for other in earlier)
 
 
 def trials_by_slot(study: Any) -> dict[int, Any]:
     """Return the relevant trial of each slot: the first that did not die, else the last."""
-    states = import_optuna().trial.TrialState
     trials: dict[int, Any] = {}
     for trial in study.get_trials(deepcopy=False):
         slot = trial_slot(trial)
-        if slot is None:
-            continue
-        old = trials.get(slot)
-        if old is None or (old.state == states.FAIL and "reason" not in old.user_attrs):
+        if slot is not None and (slot not in trials or _is_dead(trials[slot])):
             trials[slot] = trial
     return dict(sorted(trials.items()))
