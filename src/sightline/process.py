@@ -32,6 +32,8 @@ MAX_OPEN_FILES = 10_240
 
 CGROUPS = Path("/sys/fs/cgroup")
 
+_SIGHUP = getattr(signal, "SIGHUP", None)  # missing on Windows
+
 _claimed = False
 _core_limit = 0  # 0: none
 
@@ -68,15 +70,14 @@ def treat_sighup_as_sigterm() -> None:
     If SIGHUP is ignored, as under ``nohup``, or asks for a reload, it stays so. Call it in the main thread; it has no
     effect outside the command line's own process.
     """
-    number = getattr(signal, "SIGHUP", None)  # missing on Windows
-    if number is None or not is_claimed() or signal.getsignal(number) is not signal.SIG_DFL:
+    if _SIGHUP is None or not is_claimed() or signal.getsignal(_SIGHUP) is not signal.SIG_DFL:
         return
 
     def terminate(_number: int, _frame: object) -> None:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(_SIGHUP, signal.SIG_IGN)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    signal.signal(number, terminate)
+    signal.signal(_SIGHUP, terminate)
 
 
 def reload_at_sighup(reload: Callable[[], None]) -> None:
@@ -85,25 +86,23 @@ def reload_at_sighup(reload: Callable[[], None]) -> None:
     Under ``nohup``, which has the signal ignored, the terminal does not matter. Call it in the main thread; it has no
     effect outside the command line's own process.
     """
-    number = getattr(signal, "SIGHUP", None)  # missing on Windows
-    if number is None or not is_claimed():
+    if _SIGHUP is None or not is_claimed():
         return
-    ends_with_terminal = signal.getsignal(number) is not signal.SIG_IGN and has_terminal()
+    ends_with_terminal = signal.getsignal(_SIGHUP) is not signal.SIG_IGN and has_terminal()
 
     def handle(_number: int, _frame: object) -> None:
         if not ends_with_terminal or has_terminal():
             reload()
             return
-        signal.signal(number, signal.SIG_IGN)  # a closing terminal sends it more than once
+        signal.signal(_SIGHUP, signal.SIG_IGN)  # a closing terminal sends it more than once
         os.kill(os.getpid(), signal.SIGTERM)
 
-    signal.signal(number, handle)
+    signal.signal(_SIGHUP, handle)
 
 
 def survive_sighup() -> None:
     """Have SIGHUP end this process only once its terminal has closed, while there is nothing to reload yet."""
-    number = getattr(signal, "SIGHUP", None)  # missing on Windows
-    if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+    if _SIGHUP is not None and signal.getsignal(_SIGHUP) is signal.SIG_DFL:
         reload_at_sighup(lambda: None)
 
 

@@ -165,7 +165,7 @@ def trace_channels(model: Any) -> ChannelGroups:
     for tensor in model.inputs:
         tracer.slots_of[id(tensor)] = tracer.new(tensor.shape[-1])
         tracer.protect(tracer.slots_of[id(tensor)])
-    calls = list_nodes(model)
+    calls = [node for node in graphs.list_nodes(model) if not node.is_input]
     num_calls = Counter(id(node.operation) for node in calls)
     for node in calls:
         if getattr(node.operation, "weights", None) and num_calls[id(node.operation)] > 1:
@@ -177,11 +177,6 @@ def trace_channels(model: Any) -> ChannelGroups:
     protected = np.zeros(group.max() + 1, bool)
     protected[group[sorted(tracer.protected)]] = True
     return ChannelGroups(tuple(tracer.calls), group.astype(np.int64), protected)
-
-
-def list_nodes(model: Any) -> list[Any]:
-    """Return the calls of layers and operations of a functional network, each after those that it needs."""
-    return [node for node in graphs.list_nodes(model) if not node.is_input]
 
 
 def count_remaining(channels: ChannelGroups, removed: NDArray[np.bool_]) -> tuple[int, int]:

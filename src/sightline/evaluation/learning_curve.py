@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import jsonio
 from sightline.callbacks import Progress, no_progress
 from sightline.data.types import Subset
 from sightline.errors import DataError
@@ -97,9 +98,7 @@ class LearningCurve:
             "num_classes": self.num_classes,
             "held_out": self.held_out,
             "points": [{"labels": p.labels, self.metric: p.value, "interval": p.interval} for p in self.points],
-            "power_law": None if self.law is None else {
-                "asymptote": self.law.asymptote, "scale": self.law.scale, "exponent": self.law.exponent,
-            },
+            "power_law": jsonio.to_plain(self.law),
             "gains": [
                 {"more": g.more, "labels": g.labels, self.metric: g.value, "gain": g.gain, "interval": g.interval}
                 for g in self.gains

@@ -94,25 +94,17 @@ def _check_values(operations: list[Any], batch: int) -> None:
     if dynamic := [node for node in operations if any(o.get_partial_shape().is_dynamic for o in node.outputs())]:
         raise ModelError(f"the size of its operation {dynamic[0].get_friendly_name()!r} cannot be worked out")
     sizes = {node.get_name(): _output_bytes(node) for node in operations}
-    inputs = {
-        name: n
-        for node in operations
-        if node.get_type_name() == "Parameter"
-        for name, n in sizes[node.get_name()].items()
-    }
-    weights = {
-        name: n
-        for node in operations
-        if node.get_type_name() == "Constant"
-        for name, n in sizes[node.get_name()].items()
-    }
+
+    def list_outputs(kind: str) -> dict[str, int]:
+        return {k: v for node in operations if node.get_type_name() == kind for k, v in sizes[node.get_name()].items()}
+
     nodes = [node for node in operations if node.get_type_name() not in {"Parameter", "Constant", "Result"}]
     last_use = {name: position for position, node in enumerate(nodes) for name in _input_names(node)}
     last_use |= {
         name: len(nodes) for node in operations if node.get_type_name() == "Result" for name in _input_names(node)
     }
     steps = (Step(node.get_friendly_name(), _input_names(node), sizes[node.get_name()], _cost(node)) for node in nodes)
-    check_steps(steps, inputs, weights, last_use, batch)
+    check_steps(steps, list_outputs("Parameter"), list_outputs("Constant"), last_use, batch)
 
 
 def _output_bytes(node: Any) -> dict[str, int]:
