@@ -7,14 +7,15 @@ from typing import Any
 MAX_DEPTH = 64  # our own files have at most 8 levels
 
 
-def is_deep(value: Any, max_depth: int = MAX_DEPTH) -> bool:
-    """Return whether lists and dicts are nested more than `max_depth` levels deep.
+def is_deep(value: Any) -> bool:
+    """Return whether lists and dicts are nested more than `MAX_DEPTH` levels deep.
 
-    >>> is_deep({"a": [[1]]}), is_deep({"a": [[1]]}, max_depth=2)
+    >>> import json
+    >>> is_deep(json.loads("[" * 64 + "]" * 64)), is_deep(json.loads("[" * 65 + "]" * 65))
     (False, True)
     """
     level = [value]
-    for _ in range(max_depth + 1):
+    for _ in range(MAX_DEPTH + 1):
         level = [item for item in level if isinstance(item, dict | list)]
         if not level:
             return False

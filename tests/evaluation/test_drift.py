@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from sightline.errors import ModelError
-from sightline.evaluation.drift import LEVEL, Drift, DriftTest, compute_p_values
+from sightline.evaluation.drift import Drift, DriftTest, compute_p_values
 from sightline.evaluation.validation_sample import ValidationSample, compute_uncertainties
 from sightline.inference.predictor import Outputs
 
 Images = tuple[NDArray[np.float32], NDArray[np.float32]]
+LEVEL = 0.05
 
 
 def draw(rng: np.random.Generator, count: int, shift: float = 0.0) -> Images:

@@ -170,38 +170,38 @@ def import_huggingface_hub(purpose: str) -> Any:
     return require("huggingface_hub", purpose)
 
 
-def import_mlflow(purpose: str) -> Any:
+def import_mlflow() -> Any:
     """Import and return MLflow without its telemetry; in the command line's own process, it logs only warnings.
 
-    Raises `MissingExtraError`, whose message starts with `purpose`, if it is not installed.
+    Raises `MissingExtraError` if it is not installed.
     """
     set_variable("MLFLOW_DISABLE_TELEMETRY", "true")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        mlflow = require("mlflow", purpose)
+        mlflow = require("mlflow", "train.track=mlflow")
     if process.is_claimed():
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
     return mlflow
 
 
-def import_wandb(purpose: str) -> Any:
+def import_wandb() -> Any:
     """Import and return wandb without its reports of errors; raises `MissingExtraError` if it is not installed."""
     set_variable("WANDB_ERROR_REPORTING", "false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return require("wandb", purpose)
+        return require("wandb", "train.track=wandb")
 
 
-def import_tensorboard(module: str, purpose: str) -> Any:
+def import_tensorboard(module: str) -> Any:
     """Import and return a `module` of TensorBoard, which writes files of this machine.
 
     In the command line's own process, it takes the client of S3 for missing, whose import takes 0.1 s. Raises
-    `MissingExtraError`, whose message starts with `purpose`, if it is not installed.
+    `MissingExtraError` if it is not installed.
     """
     hidden = {"boto3"} - sys.modules.keys() if process.is_claimed() else set()
     with _hide_modules(hidden):
-        return require(f"tensorboard.{module}", purpose)
+        return require(f"tensorboard.{module}", "train.track=tensorboard")
 
 
 def import_ray(purpose: str, module: str = "ray") -> Any:

@@ -46,7 +46,7 @@ class AccuracyEstimate:
     accuracy: Metric
     by_difference: Metric
     validation_accuracy: float
-    caveats: tuple[str, ...] = ()
+    caveats: tuple[str, ...]
 
 
 def estimate_accuracy(

@@ -36,7 +36,6 @@ from sightline.evaluation.validation_sample import SCORES, ValidationSample
 from sightline.inference.nearest import normalize_rows
 from sightline.seeding import make_generator
 
-LEVEL = 0.05  # probability of a false alarm, over all looks
 EXPONENTS = (0.1, 0.3, 0.6)
 SMALLEST = 1e-12  # p-value, so that its logarithm is finite
 MAX_LOG = 700.0  # whose exponential is finite
@@ -117,7 +116,7 @@ class DriftTest:
     The outcome for the first images does not depend on later ones, so looking again is the same test.
     """
 
-    def __init__(self, sample: ValidationSample, level: float = LEVEL) -> None:
+    def __init__(self, sample: ValidationSample, level: float) -> None:
         """`level` is the probability of a false alarm, over all looks."""
         self._sample, self._level, self._count = sample, level, 0
         self._scores: list[NDArray[np.float64]] = []

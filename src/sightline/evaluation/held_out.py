@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import metrics, process
-from sightline.callbacks import Progress, no_progress
+from sightline.callbacks import Progress
 from sightline.data.types import Subset
 from sightline.errors import plural
 from sightline.evaluation.bootstrap import find_percentiles, mean_over_classes, sum_by_group
@@ -210,8 +210,8 @@ def measure_results(
     partitions: Sequence[Partition],
     sizes: Sequence[int],
     seed: int,
-    threads: int | None = None,
-    progress: Progress = no_progress,
+    threads: int | None,
+    progress: Progress,
 ) -> HeldOutResults:
     """Solve a head for each repeat and size, and evaluate it on the images that the repeat holds out."""
     first_pool = np.sort(partitions[0].pool)

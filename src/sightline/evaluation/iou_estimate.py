@@ -43,7 +43,7 @@ class IouEstimate:
     iou: Metric
     by_difference: Metric
     validation_iou: float
-    caveats: tuple[str, ...] = ()
+    caveats: tuple[str, ...]
 
 
 def estimate_mean_iou(

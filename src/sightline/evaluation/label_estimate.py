@@ -49,7 +49,7 @@ class LabelEstimate:
     by_difference: Metric
     label_accuracy: Metric
     validation_micro_f1: float
-    caveats: tuple[str, ...] = ()
+    caveats: tuple[str, ...]
 
 
 def estimate_micro_f1(

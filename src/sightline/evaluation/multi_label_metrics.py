@@ -184,7 +184,7 @@ def compare_label_sets(
     labels: NDArray[np.bool_],
     probabilities: tuple[NDArray[np.float32], NDArray[np.float32]],
     predicted: tuple[NDArray[np.bool_], NDArray[np.bool_]],
-    groups: NDArray[np.int64] | None = None,
+    groups: NDArray[np.int64] | None,
 ) -> LabelSetComparison:
     """Compare two classifiers by their `probabilities` and `predicted` classes of the same N images, at least one."""
     count, classes = labels.shape

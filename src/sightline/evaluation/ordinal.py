@@ -87,7 +87,7 @@ def compare_grades(
     labels: NDArray[np.int32],
     first: NDArray[np.int64],
     second: NDArray[np.int64],
-    groups: NDArray[np.int64] | None = None,
+    groups: NDArray[np.int64] | None,
 ) -> GradeComparison:
     """Compare the grades [N] that two classifiers predict for the same images, N at least 1, or `groups` of them."""
     resampling = bootstrap.Resampling(groups=groups)

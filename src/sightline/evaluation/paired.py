@@ -42,7 +42,7 @@ class PairedComparison:
     difference: float
     difference_interval: Interval | None
     verdict: str
-    groups: int | None = None
+    groups: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class ScoreDifference:
 
 
 def compare_scores(
-    first: NDArray[np.float64], second: NDArray[np.float64], groups: NDArray[np.int64] | None = None
+    first: NDArray[np.float64], second: NDArray[np.float64], groups: NDArray[np.int64] | None
 ) -> ScoreDifference:
     """Compare two models by the scores of the same images, float64 [N] each, N above 0.
 
@@ -174,7 +174,7 @@ class MaskComparison:
     difference: float
     difference_interval: Interval | None
     verdict: str
-    groups: int | None = None
+    groups: int | None
 
 
 def compare_masks(

@@ -322,9 +322,7 @@ def _class_scores(outputs: ModelOutputs, k: int) -> tuple[NDArray[np.float64], N
     return outputs.outputs.probabilities[:, k].astype(np.float64), outputs.labels == k
 
 
-def compare_with_validation(
-    evaluated: ModelOutputs, held_out: ModelOutputs | None, split: str = "validation"
-) -> SplitShift | None:
+def compare_with_validation(evaluated: ModelOutputs, held_out: ModelOutputs | None, split: str) -> SplitShift | None:
     """Compare the evaluated images with the validation split, or with the predictions of folds in its place.
 
     None if they are the same, if there is no such split, or if all images of one of the two are of one group.

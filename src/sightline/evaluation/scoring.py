@@ -52,17 +52,15 @@ def register_metric(name: str) -> Callable[[MetricFunction], MetricFunction]:
     return METRICS.make_decorator(name, lambda function: function)
 
 
-def check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, ...] = ()) -> None:
+def check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, ...]) -> None:
     """Raise `DataError` if the probabilities of an image are not finite, not in [0, 1] or do not sum to 1."""
     invalid = ~np.isfinite(probabilities).all(1)
     invalid |= (probabilities < -1e-5).any(1) | (np.abs(probabilities.sum(1) - 1) > 1e-2)
     if invalid.any():
-        first = int(invalid.argmax())
-        name = paths[first] if first < len(paths) else f"image {first}"
         raise DataError(
-            f"The predicted probabilities of {int(invalid.sum())} of {len(invalid)} images are not "
-            "between 0 and 1 or do "
-            f"not sum to 1, first for {name}: the weights are damaged or training diverged; train the model again."
+            f"The predicted probabilities of {int(invalid.sum())} of {len(invalid)} images are not between 0 and 1 or "
+            f"do not sum to 1, first for {paths[invalid.argmax()]}: the weights are damaged or training diverged; "
+            "train the model again."
         )
 
 

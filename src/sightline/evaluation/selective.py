@@ -151,7 +151,7 @@ def choose_from_counts(
     target_precision: float,
     *,
     conservative: bool,
-    num_groups: int | None = None,
+    num_groups: int | None,
 ) -> Threshold:
     """Return the smallest of the thresholds `confidences` [T], descending, as `choose_threshold` does.
 

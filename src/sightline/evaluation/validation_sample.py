@@ -80,7 +80,7 @@ class ValidationSample:
     @classmethod
     def from_masks(
         cls, features: NDArray[np.float32], quality: NDArray[np.float64], ious: NDArray[np.float64],
-        groups: NDArray[np.int64] | None = None,
+        groups: NDArray[np.int64] | None,
     ) -> ValidationSample | None:  # fmt: skip
         """Return a sample of images with masks, given their features [N, F], the quality [N] and the IoU [N] of masks.
 

@@ -63,7 +63,7 @@ def score_masks(
 
 
 def log_odds_score(
-    class_index: int, activation: Activation, region: NDArray[np.bool_] | None = None
+    class_index: int, activation: Activation, region: NDArray[np.bool_] | None
 ) -> Callable[[Outputs], NDArray[np.float64]]:
     """Return the score ``log(p / (1 - p))`` of class `class_index`, from the logits: p near 1 in float32 saturates.
 
@@ -139,8 +139,8 @@ def occlusion_map(
     pixels: NDArray[np.uint8],
     class_index: int,
     advance: Callable[[int], None],
-    activation: Activation = "softmax",
-    region: NDArray[np.bool_] | None = None,
+    activation: Activation,
+    region: NDArray[np.bool_] | None,
 ) -> NDArray[np.float64]:
     """Return [H, W]: the mean drop of the score of class `class_index` over the rectangles that cover a pixel.
 

@@ -90,7 +90,7 @@ class CalibratedGraph:
         _keep_in_float(int8_model, float_layers)
         return _finalize_file(int8_model)
 
-    def measure_sensitivities(self, pixels: NDArray[np.uint8], progress: Progress = no_progress) -> dict[str, float]:
+    def measure_sensitivities(self, pixels: NDArray[np.uint8], progress: Progress) -> dict[str, float]:
         """Return the error of the logits with each layer alone in int8, relative to their spread.
 
         This is the RMS error over `pixels` uint8 [N, H, W, C], divided by the standard deviation of the float logits.

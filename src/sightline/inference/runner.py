@@ -46,7 +46,7 @@ def choose_batch_size(shape: Sequence[int], *, is_memory_short: bool | None = No
     return max(1, min(MAX_BATCH_SIZE, pixels // math.prod(shape[:-1])))
 
 
-def choose_streams(shape: Sequence[int], threads: int = 0) -> Streams:
+def choose_streams(shape: Sequence[int], threads: int) -> Streams:
     """Return the streams for inputs of `shape`, (H, W, C) or (F,), on so many `threads` (0: one per core).
 
     Together they take no more rows than a batch. Few rows stay in the cache of a core: 1 of 256x256, 2 of 224x224.

@@ -89,7 +89,7 @@ def plot_reliability(value: CalibrationReport, title: str = "") -> RenderedFigur
     return plotting.render(figure)
 
 
-def plot_binary(value: BinaryReport, title: str = "") -> RenderedFigure:
+def plot_binary(value: BinaryReport, title: str) -> RenderedFigure:
     """Draw the ROC and the precision-recall curve of two classes, chance beside them, and the thresholds in use."""
     figure = plotting.make_figure(9, 4.4)
     fraction = value.positives / (value.positives + value.negatives)
@@ -124,7 +124,7 @@ def plot_binary(value: BinaryReport, title: str = "") -> RenderedFigure:
     return plotting.render(figure)
 
 
-def plot_risk_coverage(curve: RiskCoverageCurve, title: str = "") -> RenderedFigure:
+def plot_risk_coverage(curve: RiskCoverageCurve, title: str) -> RenderedFigure:
     """Draw the risk-coverage curve: the error rate against the fraction of images, most confident first."""
     figure = plotting.make_figure(5.6, 4)
     axes: Any = figure.subplots()

@@ -51,7 +51,7 @@ def plot_explanation(
     heat: NDArray[np.float32],
     region: HeatRegion | None,
     title: str,
-    below: Sequence[str] = (),
+    below: Sequence[str],
     visible_box: Box | None = None,
     outline: NDArray[np.bool_] | None = None,
 ) -> bytes:

@@ -13,7 +13,7 @@ MAX_NAMED_CLASSES = 3  # classes; the others are counted
 _IN_PLACE_OF_ACCURACY = ("mean_iou", "mean_average_precision", "quadratic_weighted_kappa")  # masks, labels, grades
 
 
-def describe_untested(names: Sequence[str], total: int, where: str = "the evaluated images") -> str:
+def describe_untested(names: Sequence[str], total: int, where: str) -> str:
     """Return which of `total` classes have no image `where`; "" if all have.
 
     >>> describe_untested(["defect"], 2, "the test split")

@@ -117,7 +117,7 @@ class SearchSpace:
                     "out, or take it out of the search space."
                 )
 
-    def with_monitor(self, assignments: Sequence[str] = ()) -> SearchSpace:
+    def with_monitor(self, assignments: Sequence[str]) -> SearchSpace:
         """Return the space with the metric of its task, if it states none; `assignments` are those of all trials.
 
         Raises `ConfigError` for a metric of another task, and for a pruner with one that only a finished run has.

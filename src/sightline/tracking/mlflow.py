@@ -29,7 +29,7 @@ class MlflowTracker(Tracker):
 
     def start(self, run: TrackedRun) -> None:
         """Create a run, or reopen that of `run.tracked_id`; settings that MLflow has stay, as it demands."""
-        mlflow = import_mlflow("train.track=mlflow")
+        mlflow = import_mlflow()
         self._entities = mlflow.entities
         self._client = mlflow.MlflowClient()
         recorded: Mapping[str, Any] = {}

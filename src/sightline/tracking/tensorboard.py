@@ -59,4 +59,4 @@ def _to_hparam(value: Any) -> bool | float | str:
 
 
 def _require(module: str) -> Any:
-    return imports.import_tensorboard(module, "train.track=tensorboard")
+    return imports.import_tensorboard(module)

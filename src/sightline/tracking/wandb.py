@@ -26,7 +26,7 @@ class WandbTracker(Tracker):
 
     def start(self, run: TrackedRun) -> None:
         """Start a run, or continue that of `run.tracked_id`; offline without a login or ``WANDB_MODE``."""
-        wandb = import_wandb("train.track=wandb")
+        wandb = import_wandb()
         _io.refuse_links(run.path, run.path / "wandb")
         self.tracked_id = run.tracked_id if _RUN_ID.fullmatch(run.tracked_id) else secrets.token_hex(8)
         mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")

@@ -23,7 +23,7 @@ class LiteRtPredictor(PicklablePredictor):
     """Predicts with an exported model, on the CPU."""
 
     def __init__(
-        self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: PreprocessingSpec, threads: int = 0
+        self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: PreprocessingSpec, threads: int
     ) -> None:
         """`files` contains ``model.tflite``; `threads` 0: one for each core.
 

@@ -46,7 +46,7 @@ class StreamedSession:
     of 8 rows that share their threads, and 581 in one of 32. The results are the same bit by bit.
     """
 
-    def __init__(self, model: bytes, streams: Streams, threads: int = 0) -> None:
+    def __init__(self, model: bytes, streams: Streams, threads: int) -> None:
         """`threads` are those of a call that is alone; 0: one for each core."""
         self._model, self._streams = model, streams
         self._alone = create_session(model, threads)

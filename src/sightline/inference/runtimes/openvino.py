@@ -24,7 +24,7 @@ class OpenVinoPredictor(PicklablePredictor):
     """Predicts with an exported model, on the CPU, in float32 arithmetic unless the file is quantized."""
 
     def __init__(
-        self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: PreprocessingSpec, threads: int = 0
+        self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: PreprocessingSpec, threads: int
     ) -> None:
         """`files` contains ``model.xml`` and ``model.bin``; `threads` 0: OpenVINO decides.
 

@@ -23,7 +23,7 @@ class SavedModelPredictor(PicklablePredictor):
     """Predicts with an exported model, through its signature ``serving_default``."""
 
     def __init__(
-        self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: PreprocessingSpec, threads: int = 0
+        self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: PreprocessingSpec, threads: int
     ) -> None:
         """`files` contains everything below ``saved_model/``; `threads` is ignored: TensorFlow decides.
 
