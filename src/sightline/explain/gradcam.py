@@ -29,7 +29,7 @@ from sightline.callbacks import Progress, no_progress
 from sightline.data.batches import iterate_slices
 from sightline.errors import ModelError
 from sightline.explain.localization import resize_heat
-from sightline.inference.runner import choose_batch_size, run_batches
+from sightline.inference.runner import call_padded, choose_batch_size
 from sightline.models.decoders import FIRST_JOIN
 from sightline.models.head import FLATTEN_LAYER, LOGITS, POOL_LAYER, TWO_CLASSES_LAYER
 
@@ -73,12 +73,12 @@ class GradCam(ABC):
             chosen = None if regions is None else regions[positions]
             return self.compute_gradients(pixels[positions], class_indices[positions], chosen)
 
-        batches = (np.arange(rows.start, rows.stop) for rows in iterate_slices(len(pixels), size))
-        for positions, gradients in run_batches(compute, batches, size):
-            for i, (maps, slopes) in zip(positions, gradients, strict=True):
+        for rows in iterate_slices(len(pixels), size):
+            positions = np.arange(rows.start, rows.stop)
+            for i, (maps, slopes) in zip(positions, call_padded(compute, positions, size), strict=True):
                 heat = combine_maps(maps, slopes, plus=plus, flat=self.keeps_positions)
                 out[i] = resize_heat(heat, *pixels.shape[1:3])
-            progress("Grad-CAM", int(positions[-1]) + 1, len(pixels))
+            progress("Grad-CAM", rows.stop, len(pixels))
         return out
 
 

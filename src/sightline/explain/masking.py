@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from sightline.explain.localization import resize_heat
 from sightline.inference.predictor import Outputs, Predictor
-from sightline.inference.runner import choose_batch_size, run_batches
+from sightline.inference.runner import call_padded, choose_batch_size
 from sightline.models.entry import Activation
 from sightline.seeding import make_generator
 
@@ -57,7 +57,8 @@ def score_masks(
     def score_batch(batch: NDArray[np.float32]) -> NDArray[np.floating]:
         return score(predictor.outputs(mask_images(pixels, batch)))
 
-    for batch, scores in run_batches(score_batch, batches, size):
+    for batch in batches:
+        scores = call_padded(score_batch, batch, size)
         advance(len(batch))
         yield batch, np.asarray(scores, np.float64)
 

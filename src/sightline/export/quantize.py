@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from sightline._keras import imports
 from sightline._keras.process_state import silence_logging
 from sightline.callbacks import Progress, no_progress
+from sightline.data.batches import iterate_slices
 from sightline.errors import DataError
 from sightline.export import int8_scales
 from sightline.export.keras_to_onnx import import_onnx
@@ -262,9 +263,5 @@ def _compute_logits(onnx_bytes: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
-    batch_logits = [session.run([LOGITS], {"pixels": batch})[0] for batch in _split_batches(pixels)]
-    return np.concatenate(batch_logits).astype(np.float64)
-
-
-def _split_batches(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    return [pixels[start : start + BATCH_SIZE] for start in range(0, len(pixels), BATCH_SIZE)]
+    batches = (pixels[rows] for rows in iterate_slices(len(pixels), BATCH_SIZE))
+    return np.concatenate([session.run([LOGITS], {"pixels": batch})[0] for batch in batches]).astype(np.float64)

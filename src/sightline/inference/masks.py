@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.data.batches import load_ahead
+from sightline.data.batches import iterate_slices, load_ahead
 from sightline.data.masks import VOID
 from sightline.errors import ImageError
 from sightline.inference.mask_colors import make_palette
@@ -21,7 +21,7 @@ from sightline.inference.mask_quality import decide_mask, estimate_iou
 from sightline.inference.outages import stop_in_outage
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import DecisionKind, Prediction, Thresholds
-from sightline.inference.runner import choose_batch_size, predict_images, run_batches
+from sightline.inference.runner import call_padded, choose_batch_size, predict_images
 from sightline.inference.stream import InputItem, SizedImage, choose_threads, decode_sized, find_size
 from sightline.inference.tiling import predict_tiled, scale_spec
 from sightline.preprocessing import PreprocessingSpec, encode_png
@@ -118,8 +118,8 @@ def _predict_in_tiles(
     preprocess, size = predictor.preprocess, choose_batch_size(predictor.preprocess.shape)
 
     def compute(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        batches = [tiles[start : start + size] for start in range(0, len(tiles), size)]
-        return np.concatenate([rows for _, rows in run_batches(predictor.probabilities, batches, len(batches[0]))])
+        batches = (tiles[rows] for rows in iterate_slices(len(tiles), size))
+        return np.concatenate([call_padded(predictor.probabilities, of, min(size, len(tiles))) for of in batches])
 
     def decode(item: InputItem) -> tuple[InputItem, SizedImage | str]:
         try:

@@ -72,14 +72,6 @@ def call_padded(function: Callable[[Any], Any], rows: NDArray[Any], size: int) -
     return padded[: len(rows)]
 
 
-def run_batches(
-    function: Callable[[Any], Any], batches: Iterable[NDArray[Any]], size: int
-) -> Iterator[tuple[NDArray[Any], Any]]:
-    """Yield each of `batches` [n, ...] with its results; `function` is always called with `size` rows."""
-    for batch in batches:
-        yield batch, call_padded(function, batch, size)
-
-
 def run_subset(
     function: Callable[[Any], Any],
     samples: Subset,
