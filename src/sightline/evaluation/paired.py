@@ -131,27 +131,20 @@ def compare_paired(
             intervals.paired_difference_interval(only_first_correct, only_second_correct, count) if count else None
         )
     else:
-        difference = compare_scores(first.astype(np.float64), second.astype(np.float64), groups)
-        p, interval = difference.p_value, difference.interval
-    better = "better" if only_second_correct > only_first_correct else "worse"
-    verdict = "no significant difference" if p * tests >= LEVEL else better
-    accuracies = (
-        (float(first.mean()), float(second.mean()), (only_second_correct - only_first_correct) / count)
-        if count
-        else (0.0, 0.0, 0.0)
-    )
+        compared = compare_scores(first.astype(np.float64), second.astype(np.float64), groups)
+        p, interval = compared.p_value, compared.interval
+    first_accuracy, second_accuracy = (float(of.mean()) if count else 0.0 for of in (first, second))
+    difference = (only_second_correct - only_first_correct) / max(count, 1)
     return PairedComparison(
-        count,
-        accuracies[0],
-        accuracies[1],
-        only_first_correct,
-        only_second_correct,
-        p,
-        accuracies[2],
-        interval,
-        verdict,
-        count_groups(groups),
-    )
+        count, first_accuracy, second_accuracy, only_first_correct, only_second_correct, p, difference, interval,
+        _name_verdict(p * tests, difference), count_groups(groups),
+    )  # fmt: skip
+
+
+def _name_verdict(p_value: float, difference: float) -> str:
+    if p_value >= LEVEL:
+        return "no significant difference"
+    return "better" if difference > 0 else "worse"
 
 
 DIGITS = 9  # of an IoU, so that equal ones are equal
@@ -189,10 +182,7 @@ def compare_masks(
     `tests` and `groups` are as for `compare_paired`.
     """
     compared = compare_scores(first.round(DIGITS), second.round(DIGITS), groups)
-    verdict = "no significant difference"
-    if compared.p_value * tests < LEVEL:
-        verdict = "better" if compared.value > 0 else "worse"
     return MaskComparison(
         len(first), float(first.mean()), float(second.mean()), compared.p_value, compared.value, compared.interval,
-        verdict, count_groups(groups),
+        _name_verdict(compared.p_value * tests, compared.value), count_groups(groups),
     )  # fmt: skip
