@@ -16,9 +16,13 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 
 import sightline as sl
+from sightline import Dataset
+from sightline.api.classifier import Classifier
+from sightline.errors import ModelError
 from sightline.explain.localization import map_to_original
 from sightline.report.heatmap_plot import overlay_heat
 from sightline.studio.contents import Studio, open_studio
+from sightline.studio.features import BackgroundFeatures
 from sightline.studio.query import Query
 from sightline.studio.trial import MAX_WAITING, HeatMap, HeatMapQueue
 
@@ -57,6 +61,20 @@ def test_nearest_training_images_are_found_once_the_features_are_there(
     np.testing.assert_allclose(
         [row["similarity"] for row in nearest], [one.similarity or 0.0 for one in expected], atol=1e-5
     )
+
+
+def test_a_model_that_is_loaded_for_its_features_is_named(run: sl.Run) -> None:
+    tasks = []
+
+    def load() -> Classifier:
+        tasks.append(features.state["task"])
+        raise ModelError("It has none.")
+
+    features = BackgroundFeatures(Dataset(run.config.data.sources).index, load)
+    features.start()
+    features.wait()
+    assert tasks == ["loading the model"]
+    assert features.state["error"] == "It has none."
 
 
 def test_an_image_of_the_run_has_look_alikes_without_itself(run_client: Any, run_studio: Studio) -> None:

@@ -15,12 +15,13 @@ from PIL import Image
 
 import sightline as sl
 from browser import NO_BROWSER, find_browser
+from held_requests import Held
 from sightline.api.stored_thresholds import save_in_run
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
 from sightline.studio import messages
 from sightline.studio.contents import Studio, open_studio
-from studio_server import serve
+from studio_server import expect_text, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -103,6 +104,22 @@ def test_what_is_transparent_is_white(open_page: Any, address: str) -> None:
     content = encode(image, format="PNG")
     difference = decode_here(page, content, SPECS[0]).astype(int) - SPECS[0].decode(content)
     assert np.abs(difference).max() <= 1
+
+
+def test_until_the_model_has_predicted_an_image_the_page_says_so(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}/try", ready="#camera:not([hidden])")
+    photo = {"name": "a.png", "mimeType": "image/png", "buffer": encode(make_photo(64, 64), format="PNG")}
+    requests = Held(page, "**/try?nearest=1", count=2)
+    for number, is_busy in enumerate((False, True)):  # a second image, beside what is predicted for the first
+        page.set_input_files("#file", photo)
+        requests.wait(number + 1)
+        expect_text(page, "#busy", "The model is predicting …")
+        assert page.locator("#result").is_visible() == is_busy
+        playwright.expect(page.locator("#result")).to_have_attribute("aria-busy", "true")
+        requests.routes[number].continue_()
+        expect_text(page, "#busy", "")
+        playwright.expect(page.locator("#result")).to_have_attribute("aria-busy", "false")
+        playwright.expect(page.locator("#result")).to_be_visible()
 
 
 def test_both_answers_agree_and_nothing_is_loaded_before_it_is_asked_for(

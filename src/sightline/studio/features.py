@@ -132,8 +132,9 @@ class BackgroundFeatures(ImageFeatures):
         self._index, self._load_classifier = index, load_classifier
 
     def _load(self, progress: Progress) -> NDArray[np.float32]:
-        progress("features", 0, len(self._index.images))
+        progress("loading the model", 0, 0)
         classifier = self._load_classifier()
+        progress("features", 0, len(self._index.images))
         provenance = [classifier.feature_model_id, [image.sha256 for image in self._index.images]]
         name = hashlib.sha256(jsonio.dumps(provenance).encode()).hexdigest()[:32]
         vectors = feature_cache.load_features(name)

@@ -12,6 +12,7 @@ const steps = {
   "reading the range of values": texts["reading-images"],
   decoding: texts["decoding-images"],
   "loading the network": texts["loading-network"],
+  "loading the model": texts["loading-model"],
   projecting: texts["comparing-features"],
   choosing: texts["choosing-images"],
 };

@@ -7,6 +7,7 @@ const PAUSE_MS = 150; // between two frames of the camera
 const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
 let stream = null; // of the camera
+let latest = null; // of the images that were given
 let watching = null; // aborts what is predicted of its frames
 
 function readFrame() {
@@ -16,6 +17,12 @@ function readFrame() {
   canvas.height = video.videoHeight;
   canvas.getContext("2d").drawImage(video, 0, 0);
   return new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
+}
+
+/** Until an image is predicted, what is shown is of the one before it. */
+function showBusy(isBusy) {
+  $("#busy").textContent = isBusy ? texts.trying : "";
+  $("#result").setAttribute("aria-busy", isBusy);
 }
 
 /**
@@ -73,9 +80,12 @@ export function listenForImages({ take, predict, show, onCamera }) {
     }
   }
 
-  function give(file) {
+  async function give(file) {
     stop();
-    take(file);
+    latest = file;
+    showBusy(true);
+    await take(file);
+    if (latest === file) showBusy(false);
   }
 
   for (const input of [$("#file"), $("#photo")]) {
