@@ -235,6 +235,20 @@ def test_a_phone_labels_by_touch(photos: Path, patch: Path, open_page: Any, lang
         playwright.expect(page.locator("#progress")).to_contain_text("1 labeled" if language == "en-US" else "剩余 89")
 
 
+def test_on_a_phone_the_image_stays_in_view_above_many_classes(photos: Path, patch: Path, open_page: Any) -> None:
+    classes = [f"class {i}" for i in range(24)]
+    with open_studio(Dataset(photos), patch, classes=classes) as studio, serve(studio) as address:
+        page = open_page(f"{address}/label", 390, ready="#choices [data-to='class 23']", has_touch=True, is_mobile=True)
+        page.locator("#drop").scroll_into_view_if_needed()
+        playwright.expect(page.locator("#drop")).to_be_in_viewport()
+        playwright.expect(page.locator("#image")).to_be_in_viewport(ratio=1)
+        page.focus("#choices button")
+        playwright.expect(page.locator("#choices button").first).to_be_in_viewport(ratio=1)
+        box = page.locator("#choices button").first.bounding_box()
+        center = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+        assert page.evaluate("([x, y]) => document.elementFromPoint(x, y).dataset.to", center) == "class 0"
+
+
 @pytest.mark.exhaustive
 def test_a_server_that_is_killed_in_the_middle_loses_no_label(photos: Path, patch: Path, open_page: Any) -> None:
     options = ["--classes", ",".join(NAMES), "--patch", patch]

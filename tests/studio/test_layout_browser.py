@@ -15,7 +15,7 @@ from command import COLORS, draw_classes
 from screenshots import Screenshots
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
-from studio_server import serve
+from studio_server import check_images, serve
 from synthetic_images import encode_png, write_files
 from task_images import LABEL_COLORS, write_task
 
@@ -171,6 +171,18 @@ def test_on_a_phone_an_image_without_a_class_says_so_and_a_class_can_be_added_to
         box = page.locator("#another").bounding_box()
         center = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
         assert page.evaluate("([x, y]) => document.elementFromPoint(x, y)?.id", center) == "another"
+
+
+def test_on_a_phone_the_names_of_findings_are_whole(tmp_path: Path, patch: Path, open_page: Any) -> None:
+    files = {f"{name}/{i}.png": encode_png(i) for name, numbers in (("a", (1, 2)), ("b", (1, 3))) for i in numbers}
+    folder = write_files(tmp_path / "photos", files)
+    with open_studio(Dataset(folder), patch) as studio, serve(studio) as address:
+        page = open_page(address, 390)
+        page.click("#filters summary")
+        check_images(page)
+        playwright.expect(page.locator("[name=finding]")).to_contain_text("identical files, different classes (2)")
+        page.focus("[name=finding]")
+        assert page.evaluate(LIST_CUT) == []
 
 
 def test_a_screenshot_shows_the_whole_page_and_says_how(
