@@ -259,9 +259,12 @@ def test_full_disk_does_not_damage_earlier_checkpoints(tmp_path: Path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match=r"00003 .*No space left on device\. Free some space"):
+    sentence = r"00003 .*No space left on device\. Free some space; the previous checkpoint is intact\.$"
+    with pytest.raises(OutputError, match=sentence):
         checkpoints.write_checkpoint(tmp_path, 3, make_checkpoint(3))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(OutputError, match=r"No space left on device\. Free some space\.$"):
+        checkpoints.write_checkpoint(tmp_path / "new", 1, make_checkpoint(1))
 
 
 def test_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def check_output(path: str | Path) -> Path:
         raise OutputError(f"{path} is a folder: name a file in it with --out.")
     if path.exists() and not is_embeddings_file(path):
         raise OutputError(f"{path} exists and is not a file of embeddings: name another file with --out.")
+    _io.check_writable(path)
     return path
 
 

@@ -110,8 +110,8 @@ def write_checkpoint(folder: Path, number: int, checkpoint: Checkpoint, max_chec
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(
-            f"The checkpoint {folder / f'{number:05d}'} cannot be written: {reason}. "
-            "Free some space; the previous checkpoint is intact."
+            f"The checkpoint {folder / f'{number:05d}'} cannot be written: {reason}. Free some space"
+            f"{'; the previous checkpoint is intact' if _list_newest_first(folder) else ''}."
         ) from error
     finally:
         with suppress(OSError):  # already renamed, unless writing failed
