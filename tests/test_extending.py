@@ -215,7 +215,12 @@ def test_a_bundle_of_the_task_needs_its_package(graded: Task, tmp_path: Path) ->
         _ = api.load(tmp_path / "run" / "bundle").task
 
 
-def test_an_unknown_augmentation_is_refused_before_any_image_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [["augment.custom=[{name='invrt'}]"], {"augment.custom": [{"name": "invrt", "strength": np.float32(0.5)}]}],
+    ids=["text", "values"],
+)
+def test_an_unknown_augmentation_is_refused_before_any_image_is_read(tmp_path: Path, settings: Any) -> None:
     with pytest.raises(UsageError, match=r"There is no augmentation 'invrt'\."):
-        api.train(tmp_path / "missing", set=["augment.custom=[{name='invrt'}]"], out=tmp_path / "run")
+        sl.train(tmp_path / "missing", set=settings, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

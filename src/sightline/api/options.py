@@ -33,14 +33,25 @@ def to_assignments(settings: Settings) -> list[str]:
         if isinstance(value, Mapping):
             assignments += to_assignments({f"{key}.{name}": inner for name, inner in value.items()})
         else:
-            if hasattr(value, "tolist"):  # a number or an array of NumPy
-                value = value.tolist()  # noqa: PLW2901
-            if isinstance(value, float) and not math.isfinite(value):  # which JSON has none for, but TOML has
-                text = str(value)
-            else:
-                text = "unset" if value is None else jsonio.dumps(str(value) if isinstance(value, Path) else value)
-            assignments.append(f"{key}={text}")
+            assignments.append(f"{key}={'unset' if value is None else _format_value(value)}")
     return assignments
+
+
+def _format_value(value: Any) -> str:
+    """Return a value as TOML has it, which differs from JSON in tables and in numbers that are not finite.
+
+    >>> _format_value([{"name": "invert", "strength": 0.5}])
+    '[{"name" = "invert", "strength" = 0.5}]'
+    """
+    if hasattr(value, "tolist"):  # a number or an array of NumPy
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{jsonio.dumps(name)} = {_format_value(inner)}' for name, inner in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_format_value, value))}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return jsonio.dumps(str(value) if isinstance(value, Path) else value)
 
 
 def data_assignments(column: Settings | None, allow: Sequence[str] | None = None) -> list[str]:
