@@ -130,6 +130,18 @@ def test_a_frame_whose_columns_have_one_name_is_refused(names: tuple[Any, ...]) 
         sl.Dataset.from_dataframe(frame)
 
 
+def test_each_label_of_an_image_is_a_class_of_its_dataset(photos: Path, tmp_path: Path) -> None:
+    files = sorted(photos.rglob("*.png"))[:3]
+    rows = zip(files, ("cat;tree", "tree", ""), ("train", "train", "test"), strict=True)
+    text = "path,labels,split\n" + "".join(f"{path},{labels},{split}\n" for path, labels, split in rows)
+    (tmp_path / "labels.csv").write_text(text)
+    data = sl.Dataset.from_csv(tmp_path / "labels.csv", set={"model.task": "multi_label"})
+    assert data.counts == {"cat": 1, "tree": 2}
+    assert data.classes == ("cat", "tree")
+    assert "3 images in 2 classes" in repr(data)
+    assert "<td>tree</td><td>2</td><td>2</td><td>0</td>" in data._repr_html_()
+
+
 def test_a_dataset_can_be_pickled_before_and_after_it_is_read(photos: Path) -> None:
     x, y = draw(12)
     for data in (sl.Dataset.from_folder(photos), sl.Dataset.from_arrays(x, y), sl.Dataset("beans:12@32")):

@@ -282,9 +282,9 @@ class Dataset:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """The number of images of each class."""
-        counted = Counter(image.label for image in self.index.images)
-        return {name: counted[name] for name in self.index.sort_classes(counted)}
+        """The number of images of each class; an image with several labels counts for each of them."""
+        counts = Counter(name for names in self.index.image_classes for name in names)
+        return {name: counts[name] for name in self.index.sort_classes(counts)}
 
     def check(
         self,
@@ -377,12 +377,12 @@ class Dataset:
         if self._index is None:
             counts = [len(source.items) for source in self.sources if isinstance(source, SourceListing)]
             return plural(sum(counts), "image") if 0 < len(counts) == len(self.sources) else "not read yet"
-        rest = f", {plural(failed, 'unreadable file')}" if (failed := len(self.index.unreadable)) else ""
+        rest = f", {plural(len(files), 'unreadable file')}" if (files := self.index.unreadable) else ""
         return f"{plural(len(self), 'image')} in {plural(len(self.counts), 'class', 'classes')}{rest}"
 
     def _repr_html_(self) -> str:
-        images = () if self._index is None else self._index.images
-        by_split, splits = Counter((p.label, p.split) for p in images), {p.split for p in images}
+        images = [] if (i := self._index) is None else [*zip(i.images, i.image_classes, strict=True)]
+        by_split, splits = Counter((k, p.split) for p, names in images for k in names), {p.split for p, _ in images}
         rows = [
             {"class": label, "images": count, **{split: by_split[label, split] for split in SPLITS if split in splits}}
             for label, count in (self.counts.items() if images else ())

@@ -142,6 +142,13 @@ class Index:
         return LABEL_SETS if self.several_labels else CLASS_PATHS if self.has_paths else CLASS_TARGETS
 
     @property
+    def image_classes(self) -> list[tuple[str, ...]]:
+        """The classes of each image: one, or any number of several labels; none for a class above others of a tree."""
+        from sightline.data.targets import list_leaf_classes
+
+        return list_leaf_classes(self.targets, [image.label for image in self.images])
+
+    @property
     def labels_are_masks(self) -> bool:
         """Whether the label of each image is the classes in its mask, and not a label beside it."""
         return self.mask_classes is not None and self.read_mask is not None and bool(self.several_labels)

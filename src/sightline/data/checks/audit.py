@@ -13,7 +13,6 @@ from sightline.data.checks.duplicates import Duplicates
 from sightline.data.checks.finding import ALLOWABLE_ERRORS, SEVERITIES, Finding
 from sightline.data.checks.image_stats import DatasetStats, compute_image_stats
 from sightline.data.sample_range import NO_RANGE, SampleRange
-from sightline.data.targets import list_leaf_classes
 from sightline.data.types import Index, Split
 from sightline.preprocessing import PreprocessingSpec
 
@@ -92,8 +91,7 @@ def _explain_allow(finding: Finding) -> Finding:
 
 
 def _build_audit(index: Index, findings: list[Finding]) -> Audit:
-    leaves = list_leaf_classes(index.targets, [p.label for p in index.images])
-    count_by_class = Counter(chain.from_iterable(leaves))
+    count_by_class = Counter(chain.from_iterable(index.image_classes))
     classes = {name: count_by_class[name] for name in index.sort_classes(count_by_class)}
     findings = [_explain_allow(f) for f in findings]
     ordered = sorted(findings, key=lambda f: SEVERITIES.index(f.severity))

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from sightline.data.checks.finding import Finding, image_finding
-from sightline.data.targets import list_leaf_classes, strip_zeros
+from sightline.data.targets import strip_zeros
 from sightline.data.types import SPLITS, ImageRecord, Index
 from sightline.errors import plural
 
@@ -23,8 +23,7 @@ MIN_CLASS_SIZE = 20  # images; 15% of them are three validation and three test i
 
 def class_findings(index: Index) -> list[Finding]:
     """Return the findings that need only the paths and labels of an index."""
-    leaves = list_leaf_classes(index.targets, [p.label for p in index.images])  # without parent classes
-    rows = list(zip(index.images, leaves, strict=True))
+    rows = list(zip(index.images, index.image_classes, strict=True))  # without parent classes
     counts = Counter(name for p, names in rows if p.split in (None, "train") for name in names)
     return [
         *_empty_classes(index),
