@@ -25,6 +25,9 @@ import sightline as sl
 from sightline.api.images import split_images
 from sightline.callbacks import Callback
 from sightline.datasets import coffee_beans
+from sightline.evaluation.learning_curve import LearningCurve
+from sightline.explain.explanation import Explanation
+from sightline.inference.masks import MaskPrediction
 from sightline.progress import ProgressDisplay, show_progress
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
@@ -128,6 +131,18 @@ def test_a_frame_whose_columns_have_one_name_is_refused(names: tuple[Any, ...]) 
     repeated = str(names[-1]).strip()
     with pytest.raises(sl.DataError, match=f"has 2 columns called '{repeated}'.*: rename or drop the others"):
         sl.Dataset.from_dataframe(frame)
+
+
+def test_values_with_arrays_are_compared_without_them() -> None:
+    """The == of two arrays is an array, which has no truth value."""
+    mask, heat = np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.float32)
+    for make in (lambda: MaskPrediction("a.png", mask), lambda: Explanation("a.png", "gradcam", heat=heat)):
+        value, other = make(), make()
+        assert value == value  # noqa: PLR0124
+        assert value != other
+        assert len({value, other}) == 2
+    curves = [LearningCurve(2, 10, 1.0, (), fitted=np.zeros((3, 4))) for _ in range(2)]
+    assert curves[0] == curves[1]
 
 
 def test_each_label_of_an_image_is_a_class_of_its_dataset(photos: Path, tmp_path: Path) -> None:

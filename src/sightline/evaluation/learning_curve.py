@@ -83,7 +83,7 @@ class LearningCurve:
     gains: tuple[LabelGain, ...] = ()
     law: PowerLaw | None = None
     no_gain_reason: str | None = None
-    fitted: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)))
+    fitted: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 4)), compare=False)
     metric: str = "accuracy"
 
     @property

@@ -42,7 +42,7 @@ class FaithfulnessCheck:
     positions: int
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)  # as arrays, whose == is an array
 class Explanation:
     """The evidence in one image for a class, or the reason why there is none.
 

@@ -28,7 +28,7 @@ from sightline.preprocessing import PreprocessingSpec, encode_png
 from sightline.preprocessing.spec import MAX_SIDE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # as arrays, whose == is an array
 class MaskPrediction:
     """The predicted mask of one image, or the reason why there is none.
 
