@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,21 @@ def test_what_became_of_a_setting_is_said(assignments: tuple[str, ...], expected
     assert len(notes) == len(expected)
     for note, beginning in zip(notes, expected, strict=True):
         assert note.startswith(beginning)
+
+
+def test_settings_of_steps_have_no_effect_on_a_solved_stage() -> None:
+    assignments = ("train.optimizer.learning_rate=0.1", "train.stages.0.learning_rate=0.1")
+    request = TrainRequest.create("somewhere", "transfer", None, assignments)
+    config = request.merge_layers()
+    assert [stage.is_solved for stage in config.train.stages] == [True, False]
+    general, own = request.override_notes(config)
+    assert general.endswith("has no effect: every stage overrides it; set train.stages.1.learning_rate etc. instead")
+    assert own == (
+        "train.stages.0.learning_rate has no effect: the stage is solved, not trained by steps; "
+        "--set train.stages.0.solver=gradient trains it"
+    )
+    solved = replace(config, train=replace(config.train, stages=config.train.stages[:1]))
+    assert next(request.override_notes(solved)).endswith("has no effect: every stage is solved, not trained by steps")
 
 
 def test_a_file_is_the_users_and_a_recipe_is_not(tmp_path: Path) -> None:

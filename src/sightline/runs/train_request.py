@@ -126,8 +126,18 @@ class TrainRequest:
             yield f"train.epochs is {train.epochs}, and the stages have {stage_epochs.describe_epochs(train)}"
         for key, name in (("train.optimizer.learning_rate", "learning_rate"), ("train.batch_size", "batch_size")):
             overridden = [stage.is_solved or getattr(stage, name) is not None for stage in train.stages]
+            trained = [at for at, stage in enumerate(train.stages) if not stage.is_solved]
             if overridden and all(overridden) and self.is_set_by_user(key):
-                yield f"{key} has no effect: every stage overrides it; set train.stages.0.{name} etc. instead"
+                reason = "every stage is solved, not trained by steps"
+                if trained:
+                    reason = f"every stage overrides it; set train.stages.{trained[0]}.{name} etc. instead"
+                yield f"{key} has no effect: {reason}"
+            for at in range(len(train.stages)):
+                if at not in trained and self.is_set_by_user(f"train.stages.{at}.{name}"):
+                    yield (
+                        f"train.stages.{at}.{name} has no effect: the stage is solved, not trained by steps; "
+                        f"--set train.stages.{at}.solver=gradient trains it"
+                    )
 
     def resolve_sources(self, sources: Sources | None) -> Sources:
         """Return the sources to read on resume: `sources` if given, else those of the request.
