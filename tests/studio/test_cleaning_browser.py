@@ -92,7 +92,7 @@ def test_a_chip_is_removed_and_another_label_added_beside_the_large_image(
         page.wait_for_selector("#viewer[open]")
         page.get_by_role("button", name="Remove the label car").click()
         expect_text(page, "#corrections", "1 correction")
-        page.locator("#viewer #classes").get_by_role("button", name="New class").click()
+        page.locator("#viewer #others").get_by_role("button", name="New class").click()
         page.keyboard.type("zebra")
         page.keyboard.press("Enter")
         page.wait_for_selector("#viewer-facts .chip:has-text('zebra')")
