@@ -8,11 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sightline as sl
 from sightline import backend
+from sightline.data.sources.named import SOURCES
 from sightline.errors import PluginError, UsageError
+from sightline.evaluation.scoring import METRICS, compute_metrics
 from sightline.plugins import Registry
 from sightline.runs.train_request import TrainRequest
 
@@ -163,3 +166,15 @@ def test_what_a_framework_writes_while_a_package_imports_it_is_not_shown(
 
     assert loud_registry.REGISTRY.find("loud") == 1
     assert capfd.readouterr().err == ""
+
+
+def test_a_metric_and_a_source_that_return_something_else_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METRICS, "_entries", {**METRICS._entries})
+    monkeypatch.setattr(SOURCES, "_entries", {**SOURCES._entries})
+    untyped: Any = sl
+    untyped.register_metric("wordy")(lambda probabilities, labels: "high")
+    with pytest.raises(PluginError, match="The metric 'wordy' returned 'high', but expected a number"):
+        compute_metrics(np.full((2, 2), 0.5, np.float32), np.array([0, 1], np.int32))
+    untyped.register_source("listed")(lambda argument: ["a.png"])
+    with pytest.raises(PluginError, match="The source 'listed' returned list, but expected a SourceListing"):
+        len(sl.Dataset.from_source("listed"))

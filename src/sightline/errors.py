@@ -12,7 +12,7 @@
     |-- ProcessError            2           a training subprocess ended without a result
     |-- HostError               2           a host of a distributed training was lost
     |-- MissingExtraError       2           an optional package is not installed (names its install line)
-    |-- PluginError             2           an installed package that extends Sightline cannot be imported
+    |-- PluginError             2           a package that extends Sightline cannot be imported or used
     |-- DivergedError           1           the training loss became NaN or infinite
     `-- Interrupted             130         interrupted by the user; progress is saved
 
@@ -93,7 +93,7 @@ class MissingExtraError(SightlineError):
 
 
 class PluginError(SightlineError):
-    """An installed package that extends Sightline cannot be imported."""
+    """A package that extends Sightline cannot be imported, or a function that it registered returns the wrong type."""
 
 
 class DivergedError(SightlineError):

@@ -558,6 +558,11 @@ def pandas_frame(paths: list[str | None], labels: list[str]) -> Any:
     return pytest.importorskip("pandas").DataFrame({"path": paths, "label": labels})
 
 
+def close(file: io.BytesIO) -> io.BytesIO:
+    file.close()
+    return file
+
+
 def read_to_end(content: bytes) -> io.BytesIO:
     file = io.BytesIO(content)
     file.read()
@@ -605,7 +610,7 @@ class _Tensor:
             lambda x: [{"image": x, "label": 0}],
             r"Image \[0\] is a row with 'image', 'label': give the column of images",
         ),
-        (lambda x: [(x, x[:8])], r"Image \[0\]: pixels must be uint8 .*, got tuple"),
+        (lambda x: [(x, x[:8])], r"An item of images is a tuple, such as an image with its label"),
         (lambda x: _GpuTensor(), r"images cannot be converted to a NumPy array: use Tensor\.cpu\(\)"),
         (lambda x: [x, _GpuTensor()], r"An image cannot be converted to a NumPy array: use Tensor\.cpu\(\)"),
         (lambda x: None, "of the type NoneType"),
@@ -615,6 +620,7 @@ class _Tensor:
         (lambda x: pandas_frame([None], ["a"])["path"].astype("string"), r"use frame\['path'\]\.dropna\(\)\.$"),
         (lambda x: np.full_like(x, np.nan, float), "it holds NaN, which is not a brightness"),
         (lambda x: io.StringIO("text"), "text mode"),
+        (lambda x: close(io.BytesIO(b"an image")), r"An image file cannot be read \(.*closed file.*\): open it with"),
         (lambda x: read_to_end(b"an image"), r"call seek\(0\) on it"),
         (lambda x: pandas_frame(["a.png"], ["a"]), r"give its column of paths, as in frame\['path'\]"),
         (lambda x: sl.Dataset.from_arrays(x[None], ["a"]), r"images is a Dataset: clf\.evaluate"),

@@ -146,7 +146,12 @@ def _read_image(image: Any) -> Any:
     if isinstance(image, _ONE_IMAGE):
         return image
     if hasattr(image, "read"):
-        content = image.read()
+        try:
+            content = image.read()
+        except ValueError as error:  # closed, or open for writing
+            raise UsageError(
+                f"An image file cannot be read ({error}): open it with mode 'rb', and close it later."
+            ) from error
         if isinstance(content, str):
             raise UsageError("An image file is open in text mode: open it with mode 'rb'.")
         if not content and hasattr(image, "tell") and image.tell():

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sightline import intervals, metrics
 from sightline.data.types import Subset, UnreadableImage
-from sightline.errors import DataError
+from sightline.errors import DataError, PluginError
 from sightline.evaluation import bootstrap
 from sightline.evaluation.block_bootstrap import BlockBootstrap
 from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling, mean_over_classes
@@ -91,7 +91,14 @@ def compute_metrics(
 def _registered_metric(
     name: str, probabilities: NDArray[np.float32], labels: NDArray[np.int32], resampling: Resampling
 ) -> Metric:
-    value = float(METRICS[name](probabilities, labels))
+    returned = METRICS[name](probabilities, labels)
+    try:
+        value = float(returned)
+    except (TypeError, ValueError) as error:
+        raise PluginError(
+            f"The metric {name!r} returned {returned!r:.80}, but expected a number, or NaN where it is undefined: "
+            "see the function that was registered with @register_metric."
+        ) from error
     if not np.isfinite(value):
         return Metric(None, note="undefined for these images")
     if note := resampling.explain_absence(len(labels)):

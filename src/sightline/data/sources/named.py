@@ -22,7 +22,7 @@ from sightline.data.storage import GeneratedStore
 from sightline.data.targets import join_classes
 from sightline.data.types import Split
 from sightline.datasets import coffee_beans
-from sightline.errors import DataError, require
+from sightline.errors import DataError, PluginError, require
 from sightline.plugins import Registry
 from sightline.preprocessing import encode_png
 
@@ -117,7 +117,13 @@ def load_named(text: str) -> SourceListing:
     match = _BEANS_PATTERN.fullmatch(text)
     if match is None:
         name, _, argument = text.partition(":")
-        return SOURCES[name](argument)
+        listing = SOURCES[name](argument)
+        if not isinstance(listing, SourceListing):
+            raise PluginError(
+                f"The source {name!r} returned {type(listing).__name__}, but expected a SourceListing: see the "
+                "function that was registered with @register_source."
+            )
+        return listing
     count, size, seed = match.groups()
     return _load_beans(int(count or BEANS_COUNT), int(size or BEANS_SIZE), int(seed or 0))
 
