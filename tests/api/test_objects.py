@@ -102,8 +102,8 @@ def test_a_dataset_is_made_of_anything_that_holds_labels(photos: Path, tmp_path:
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [
-        ([np.array(["cat", "dog"]), np.array(["dog"])], ("cat;dog", "dog")),
-        ([("cat", "dog"), ("dog",)], ("cat;dog", "dog")),
+        ([np.array(["cat", "dog"]), np.array(["dog"])], ("cat", "dog")),
+        ([("cat", "dog"), ("dog",)], ("cat", "dog")),
         ([b"cat", b"dog"], ("cat", "dog")),
         ([np.float32(1), np.float32(2)], ("1", "2")),
     ],
