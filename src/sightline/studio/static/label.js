@@ -167,7 +167,7 @@ function showFacts() {
   } else if (isKnown) {
     $("#gain").textContent = fill(texts["label-gain-none"], { VALUE: points(1 - accuracy.interval[0]) });
   }
-  $("#whenever").textContent = isKnown ? fill(textOf("label-whenever"), { LOW: two(accuracy.whenever[0]) }) : "";
+  $("#whenever").textContent = isKnown && state.remaining ? fill(textOf("label-whenever"), { LOW: two(accuracy.whenever[0]) }) : "";
   $("#about").hidden = !isKnown;
   $("#about").textContent = fill(textOf("label-about"), { COUNT: state.audited });
   if ($("#train")) $("#train").hidden = !state.labeled;
