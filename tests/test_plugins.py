@@ -65,6 +65,19 @@ def test_a_decorator_without_parentheses_is_refused(register: Any) -> None:
         register(Registry)
 
 
+@pytest.mark.parametrize(
+    ("register", "base"),
+    [
+        (sl.register_augmentation, "Augmentation"), (sl.register_exporter, "Exporter"),
+        (sl.register_layer, "LayerType"), (sl.register_task, "Task"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("decorated", [lambda: None, Path])
+def test_a_decorator_for_subclasses_refuses_anything_else(register: Any, base: str, decorated: Any) -> None:
+    with pytest.raises(UsageError, match=rf"^{register.__name__} decorates a subclass of sightline\..*\.{base}, not <"):
+        register("another")(decorated)
+
+
 def test_an_unknown_name_gets_a_suggestion() -> None:
     registry: Registry[int] = Registry("ornament")
     registry.add("garland", 1)

@@ -67,6 +67,13 @@ class Registry(Mapping[str, T], Generic[T]):
 
         return register
 
+    def check_subclass(self, decorated: Any, base: type) -> None:
+        """Raise `UsageError` if what a decorator got is not a subclass of `base`, e.g. a function."""
+        if not isinstance(decorated, type) or not issubclass(decorated, base):
+            raise UsageError(
+                f"register_{self._kind} decorates a subclass of {base.__module__}.{base.__name__}, not {decorated!r}."
+            )
+
     def find(self, name: str) -> T:
         """Return the entry `name`; raises `UsageError`, with a suggestion, if there is none."""
         try:

@@ -106,6 +106,7 @@ def register_exporter(name: str) -> Callable[[E], E]:
     """
 
     def make_exporter(exporter: E) -> Exporter:
+        EXPORTERS.check_subclass(exporter, Exporter)
         if unknown := [precision for precision in exporter.precisions if precision not in PRECISIONS]:
             raise UsageError(
                 f"The export format {name} states the precision {unknown[0]!r}: expected some of "

@@ -295,6 +295,7 @@ def register_task(name: str) -> Callable[[T], T]:
     """
 
     def make_task(task: T) -> Task:
+        TASKS.check_subclass(task, Task)
         task.name = name
         return task()
 

@@ -158,6 +158,7 @@ def register_layer(*names: str) -> Callable[[L], L]:
         LAYER_TYPES.check_name(each)
 
     def register(layer_type: L) -> L:
+        LAYER_TYPES.check_subclass(layer_type, LayerType)
         for name in names:
             LAYER_TYPES.add(name, layer_type())
         return layer_type

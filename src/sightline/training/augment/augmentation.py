@@ -77,6 +77,7 @@ def register_augmentation(name: str) -> Callable[[A], A]:
     """
 
     def make_augmentation(augmentation: A) -> Augmentation:
+        AUGMENTATIONS.check_subclass(augmentation, Augmentation)
         augmentation.name = name
         return augmentation()
 
