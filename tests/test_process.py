@@ -36,10 +36,11 @@ def mallopt(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return calls
 
 
+@pytest.mark.parametrize("action", ["error", "e"])
 @pytest.mark.parametrize(("claim", "code"), [("process.claim(); ", 0), ("", 1)])
-def test_a_warning_ends_no_command_but_any_other_program_that_asked_for_it(claim: str, code: int) -> None:
+def test_a_warning_ends_no_command_but_any_other_program_that_asked_for_it(claim: str, code: int, action: str) -> None:
     script = f"import warnings; from sightline import process; {claim}warnings.warn('old')"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-W", action, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, "UserWarning: old" in done.stderr) == (code, True)
 
 

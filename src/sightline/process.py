@@ -46,7 +46,7 @@ def claim() -> None:
     global _claimed  # noqa: PLW0603  # process-wide state
     _claimed = True
     gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
-    if any(option.startswith("error") for option in sys.warnoptions):
+    if any(option.startswith("e") for option in sys.warnoptions):  # actions may be shortened, and no other begins so
         warnings.simplefilter("default")
 
 

@@ -40,13 +40,16 @@ def to_assignments(settings: Settings) -> list[str]:
 def _format_value(value: Any) -> str:
     """Return a value as TOML has it, which differs from JSON in tables and in numbers that are not finite.
 
-    >>> _format_value([{"name": "invert", "strength": 0.5}])
+    What is None in a table keeps its default.
+
+    >>> _format_value([{"name": "invert", "strength": 0.5, "seed": None}])
     '[{"name" = "invert", "strength" = 0.5}]'
     """
     if hasattr(value, "tolist"):  # a number or an array of NumPy
         value = value.tolist()
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{jsonio.dumps(name)} = {_format_value(inner)}' for name, inner in value.items())}}}"
+        cells = (f"{jsonio.dumps(k)} = {_format_value(inner)}" for k, inner in value.items() if inner is not None)
+        return f"{{{', '.join(cells)}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_format_value, value))}]"
     if isinstance(value, float) and not math.isfinite(value):
