@@ -210,9 +210,10 @@ def test_images_that_do_not_count_are_reported(sightline: Command, run: Path, bl
 def test_a_mistake_is_an_error_that_says_what_to_do(
     name: str, images: str, words: str, sightline: Command, run: Path, black: Path
 ) -> None:
-    result = add(sightline, run, images.format(black=black), name=name)
+    result = add(sightline, run, images.format(black=black), name=name, form="text")
     assert (result.code, result.out) == (2, "")
-    assert words in result.err
+    assert words in " ".join(result.err.split())
+    assert result.err.count("No such file") == images.count("nowhere"), "a reason is printed once"
     assert "Traceback" not in result.err
     assert not list(run.glob("with-*"))
 

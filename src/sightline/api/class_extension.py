@@ -56,8 +56,6 @@ def embed_new(
     batches = list(classifier.iter_embeddings(items, callback=callback))
     embeddings = join_embeddings(batches, 0, classifier.feature_model_id)
     failed = [f"{p}: {e}" for p, e in zip(embeddings.paths, embeddings.errors, strict=True) if e is not None]
-    if failed:
-        callback.on_message(f"{plural(len(failed), 'image')} cannot be read, e.g. {failed[0]}")
     valid = np.flatnonzero(embeddings.is_valid)
     first = np.sort(np.unique(embeddings.vectors[valid], axis=0, return_index=True)[1]) if len(valid) else valid
     positions = valid[first] if len(valid) else valid
@@ -69,6 +67,8 @@ def embed_new(
             f"A class needs at least {MIN_IMAGES} different images, preferably 5 or more, but there "
             f"{'is' if len(positions) == 1 else 'are'} {len(positions)} that can be read{reason}."
         )
+    if failed:
+        callback.on_message(f"{plural(len(failed), 'image')} cannot be read, e.g. {failed[0]}")
     return embeddings.select(positions), [items[i] for i in positions]
 
 
