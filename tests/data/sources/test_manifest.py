@@ -183,7 +183,7 @@ def test_backslashes_and_names_without_extension(tmp_path: Path) -> None:
         assert [e.label for e in read_manifest(path).items] == ["cat", "dog"]
     path = write_table(tmp_path / "lists", "id,breed\n0001,cat\n0002,dog\n", files=["notes.txt"])
     message = get_error(path)
-    assert message.startswith(f"None of the 2 files that {path} lists in column 'id' exists: looked for 0001 in")
+    assert message.startswith(f"{path} lists 2 files in column 'id', none of which exists: looked for 0001 in")
     assert "--set data.root=FOLDER" in message
     listing = read_manifest(path, DataConfig(root=str(tmp_path)))
     assert labels_and_splits(listing) == {files[0]: ("cat", None), files[1]: ("dog", None)}

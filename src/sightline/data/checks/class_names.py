@@ -81,7 +81,7 @@ def _class_balance(counts: Counter[str]) -> list[Finding]:
         "small-classes", "warning",
         (f"class has fewer than {MIN_CLASS_SIZE} training images",
         f"classes have fewer than {MIN_CLASS_SIZE} training images"),
-        "Too few to split and to evaluate: collect more, or merge classes.",
+        "A class with so few images is learned and evaluated less reliably: collect more, or merge classes.",
         *_transpose([(label, plural(n, "image")) for label, n in sorted(counts.items()) if n < MIN_CLASS_SIZE]),
     )  # fmt: skip
     if len(counts) < 2:

@@ -344,12 +344,12 @@ def _no_items_message(table: Table, columns: Columns, listing: SourceListing, fi
         file = Path(table.name)
         likely = min(archives, key=lambda key: (Path(key).stem != file.stem, parse_split(Path(key).stem) == "test"))
         return (
-            f"None of the {plural(len(missing), 'file')} that {table.name} lists in column {columns.path!r} is in "
+            f"{table.name} lists {plural(len(missing), 'file')} in column {columns.path!r}, none of which is in "
             f"{where}. If they are in {likely}, name it instead of the table, as in `sightline train "
             f"{quote_path(store.root / likely)} --set data.labels={quote_path(file)}`."
         )
     return (
-        f"None of the {plural(len(missing), 'file')} that {table.name} lists in column {columns.path!r} exists: "
+        f"{table.name} lists {plural(len(missing), 'file')} in column {columns.path!r}, none of which exists: "
         f"looked for {missing[0].path} in {where}. Name the folder that the paths are relative to with --set "
         "data.root=FOLDER, or the column of the files with --column path=NAME."
     )
