@@ -279,6 +279,7 @@ def test_check_lists_the_findings(photos: Path, tmp_path: Path) -> None:
     assert (tmp_path / "doctor.html").is_file()
     clean = replace(report, audit=replace(report.audit, findings=()))
     assert repr(clean) == "photos: 13 images in 4 classes, no findings"
+    assert list(clean.to_frame().columns) == list(report.to_frame().columns)
 
 
 def test_a_run_tells_what_it_did(run: sl.Run, beans: sl.Dataset) -> None:
@@ -691,6 +692,14 @@ def test_predictions_are_a_table(run: sl.Run, tmp_path: Path) -> None:
     ):
         assert list(more.to_frame().columns) == list(frame.columns)
         assert (len(more), repr(more).count("broken.jpg")) == (4, 2)
+
+
+def test_a_table_without_rows_has_columns(run: sl.Run) -> None:
+    predictions = run.classifier.predict([])
+    assert list(predictions.to_frame().columns) == ["path", "label", "probability", "decision"]
+    assert list(predictions[:1].copy().to_frame()["label"]) == []
+    ev = run.classifier.evaluate()
+    assert list(ev.errors[:0].to_frame().columns) == list(ev.to_frame().columns)
 
 
 def test_a_run_on_arrays_gets_thresholds_of_the_same_arrays(run: sl.Run, beans: sl.Dataset) -> None:

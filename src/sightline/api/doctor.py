@@ -30,6 +30,7 @@ from sightline.runs.resolve import inspection_preprocess
 from sightline.tasks.protocol import find_task
 
 THUMBNAIL_SIDE = 96  # pixels of a thumbnail's longer side
+FINDING_COLUMNS = ("severity", "kind", "count", "description", "examples", "advice")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -45,7 +46,7 @@ class DoctorReport:
     @property
     def findings(self) -> RecordList[Finding]:
         """The findings, errors first."""
-        return RecordList(self.audit.findings, _finding_row)
+        return RecordList(self.audit.findings, _finding_row, FINDING_COLUMNS)
 
     @property
     def errors(self) -> int:
@@ -76,14 +77,10 @@ class DoctorReport:
 
 def _finding_row(finding: Finding) -> dict[str, Any]:
     examples = [", ".join(group) for group in finding.groups[:2]] or list(finding.paths[:2])
-    return {
-        "severity": finding.severity,
-        "kind": finding.kind,
-        "count": finding.count,
-        "description": finding.description,
-        "examples": "; ".join(examples),
-        "advice": finding.advice,
-    }
+    cells = (
+        finding.severity, finding.kind, finding.count, finding.description, "; ".join(examples), finding.advice,
+    )  # fmt: skip
+    return dict(zip(FINDING_COLUMNS, cells, strict=True))
 
 
 def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has options

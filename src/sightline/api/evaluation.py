@@ -151,8 +151,10 @@ class Evaluation:
         if isinstance(self.result, SegmentationResult):
             known = [row for row in self.predictions if row["iou"] is not None]
             return RecordList(sorted(known, key=lambda row: row["iou"]), dict)
-        wrong = [row for row in self.predictions if not row["correct"]]
-        return RecordList(sorted(wrong, key=lambda row: -(row["probability"] or 0)), dict)
+        predictions = self.predictions
+        wrong = [row for row in predictions if not row["correct"]]
+        columns = list(next(iter(predictions), ()))
+        return RecordList(sorted(wrong, key=lambda row: -(row["probability"] or 0)), dict, columns)
 
     def to_frame(self) -> Any:
         """Return the predictions as a pandas DataFrame.

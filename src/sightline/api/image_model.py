@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from sightline.api import prediction_folder
 from sightline.api.dataset import Dataset
 from sightline.api.embedding_model import EmbeddingModel
-from sightline.api.images import ImageLike, explanation_row, list_items, prediction_row, to_class_indices, track_images
+from sightline.api.images import (
+    PREDICTION_COLUMNS,
+    ImageLike,
+    explanation_row,
+    list_items,
+    prediction_row,
+    to_class_indices,
+    track_images,
+)
 from sightline.api.masks import check_tile, write_masks
 from sightline.api.options import Settings
 from sightline.api.record_list import RecordList
@@ -91,7 +99,8 @@ class ImageModel(EmbeddingModel):
             model = self
             if knn is not None and reference is not None:
                 model = self.with_neighbors(reference, knn=knn, set=set, callback=display)
-            return RecordList(model.iter_predictions(images, top=top, set=set, callback=display), prediction_row)
+            predictions = model.iter_predictions(images, top=top, set=set, callback=display)
+            return RecordList(predictions, prediction_row, PREDICTION_COLUMNS)
 
     def iter_predictions(
         self,

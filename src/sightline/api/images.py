@@ -209,6 +209,9 @@ def _find_class(label: Any, positions: Mapping[str, int], numbers: Mapping[int, 
     return positions[name]
 
 
+PREDICTION_COLUMNS = ("path", "label", "probability", "decision")  # of each prediction; others where there are any
+
+
 def prediction_row(prediction: Prediction) -> dict[str, Any]:
     """Return the cells of a prediction in a table."""
     decision = prediction.decision

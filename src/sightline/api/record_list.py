@@ -18,12 +18,15 @@ MAX_ROWS = 20  # rows shown before the rest is left out
 class RecordList(UserList[T]):
     """A list of values of one type, each of which is a row of a table.
 
-    `to_row` turns a value into its cells by column; a cell that a row lacks is empty.
+    `to_row` turns a value into its cells by column; a cell that a row lacks is empty. `columns` are those of a table
+    without a row.
     """
 
-    def __init__(self, values: Iterable[T] = (), to_row: Callable[[T], Mapping[str, Any]] = vars) -> None:
+    def __init__(
+        self, values: Iterable[T] = (), to_row: Callable[[T], Mapping[str, Any]] = vars, columns: Sequence[str] = ()
+    ) -> None:
         super().__init__(values)
-        self._to_row = to_row
+        self._to_row, self._columns = to_row, columns
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> T: ...
@@ -33,32 +36,35 @@ class RecordList(UserList[T]):
 
     def __getitem__(self, index: SupportsIndex | slice) -> T | RecordList[T]:
         """Return one value, or for a slice a list of values that still knows its columns."""
-        return RecordList(self.data[index], self._to_row) if isinstance(index, slice) else self.data[index]
+        return self._with(self.data[index]) if isinstance(index, slice) else self.data[index]
 
     def __add__(self, other: Iterable[T]) -> RecordList[T]:
         """Return the values of both, which still know their columns."""
-        return RecordList([*self.data, *other], self._to_row)
+        return self._with([*self.data, *other])
 
     def __radd__(self, other: Iterable[T]) -> RecordList[T]:
         """Return the values of both, as `sum` does."""
-        return RecordList([*other, *self.data], self._to_row)
+        return self._with([*other, *self.data])
 
     def __mul__(self, count: int) -> RecordList[T]:
         """Return the values repeated `count` times."""
-        return RecordList(self.data * count, self._to_row)
+        return self._with(self.data * count)
 
     __rmul__ = __mul__
 
     def copy(self) -> RecordList[T]:
         """Return a list of the same values, which still knows its columns."""
-        return RecordList(self.data, self._to_row)
+        return self._with(self.data)
+
+    def _with(self, values: Iterable[T]) -> RecordList[T]:
+        return RecordList(values, self._to_row, self._columns)
 
     def to_frame(self) -> Any:
         """Return a pandas DataFrame with a row for each value.
 
         Raises `MissingExtraError`, which says what to install, without pandas.
         """
-        return build_frame([self._to_row(value) for value in self.data])
+        return build_frame([self._to_row(value) for value in self.data], self._columns)
 
     def __repr__(self) -> str:
         return format_text_table(self._first_rows, len(self.data))
@@ -71,9 +77,10 @@ class RecordList(UserList[T]):
         return omit_empty_columns([self._to_row(value) for value in self.data[:MAX_ROWS]])
 
 
-def build_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
-    """Return a pandas DataFrame of `rows`; raises `MissingExtraError` without pandas."""
-    return require("pandas", "A DataFrame").DataFrame(list(rows))
+def build_frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> Any:
+    """Return a pandas DataFrame of `rows`, or without any of `columns`; raises `MissingExtraError` without pandas."""
+    frame = require("pandas", "A DataFrame").DataFrame
+    return frame(list(rows)) if rows else frame(columns=list(columns))
 
 
 def omit_empty_columns(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
