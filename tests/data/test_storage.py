@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from sightline.config import LimitsConfig
 from sightline.data import storage
 from sightline.data.archives import TarStore, ZipStore, _decode_names
+from sightline.data.sources.filenames import is_hidden
 from sightline.data.storage import ArrayStore, FileStore, FolderStore, GeneratedStore, iterate_files
 from sightline.errors import DataError, ImageError, OutputError
 from synthetic_images import draw_pixels, write_files, write_tar, write_zip
@@ -112,6 +113,24 @@ def test_a_folder_wins_over_a_link_to_it(tmp_path: Path, link: str) -> None:
     write_files(tmp_path, {"ants/1.png": b"1", "dog/2.png": b"2"})
     (tmp_path / link).symlink_to(tmp_path / "dog")
     assert list(FolderStore(tmp_path).keys()) == ["ants/1.png", "dog/2.png"]
+
+
+def test_links_to_folders_elsewhere_in_the_source_name_the_classes(tmp_path: Path) -> None:
+    write_files(tmp_path, {"z raw/batch1/1.png": b"1", "z raw/batch2/2.png": b"2"})
+    (tmp_path / "cat").symlink_to(tmp_path / "z raw" / "batch1")
+    (tmp_path / "dog").symlink_to(tmp_path / "z raw" / "batch2")
+    assert list(FolderStore(tmp_path).keys()) == ["cat/1.png", "dog/2.png"]
+
+
+def test_links_to_hidden_folders_are_followed(tmp_path: Path) -> None:
+    """As Kubernetes mounts a volume: ``cat`` is a link into ``..data``, which is a link to a hidden folder."""
+    write_files(tmp_path, {"..2026/cat/1.png": b"1", ".dogs/2.png": b"2"})
+    (tmp_path / "..data").symlink_to("..2026")
+    (tmp_path / "cat").symlink_to("..data/cat")
+    (tmp_path / "dog").symlink_to(".dogs")
+    (tmp_path / "..2026" / "self").symlink_to(tmp_path)
+    keys = FolderStore(tmp_path).keys()
+    assert [key for key in keys if not is_hidden(key)] == ["cat/1.png", "dog/2.png"]
 
 
 def test_runs_among_the_images_are_left_out(tmp_path: Path) -> None:

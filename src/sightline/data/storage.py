@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sightline._io import open_regular
 from sightline.config import LimitsConfig
+from sightline.data.sources.filenames import is_hidden
 from sightline.errors import DataError, ImageError, OutputError
 
 LIMITS = LimitsConfig()
@@ -56,7 +57,9 @@ def holds_model(folder: Path) -> bool:
 
 
 class FolderStore:
-    """The files below a folder at the time it is first listed; links to folders elsewhere are followed, each once.
+    """The files below a folder at the time it is first listed; links to folders are followed, each folder once.
+
+    A link to a folder beside it, or beside a folder that holds it, is not followed: that folder is listed itself.
 
     Runs, sweeps and bundles below it are left out, with the folders that hold nothing else, such as ``runs/``.
     """
@@ -95,10 +98,6 @@ class FolderStore:
         return read_untrusted_file(os.path.join(self.root, key), self._limits, check)  # noqa: PTH118  # many files
 
 
-def _resolve_folder(path: Path) -> str:
-    return os.path.join(os.path.realpath(path), "")  # noqa: PTH118  # with the separator at its end
-
-
 def _holds_results(folder: Path) -> bool:
     return (folder / "sweep.json").is_file() or holds_model(folder)
 
@@ -113,7 +112,7 @@ def iterate_files(root: Path, folders: dict[str, bool] | None = None) -> Iterato
 
     `folders` gets the path of each folder, and whether it holds results, which are passed over.
     """
-    visited: set[str] = set()
+    visited: set[tuple[str, bool]] = set()
     folders = {} if folders is None else folders
     levels = [_list_names(root, "", visited, folders)]
     while levels:
@@ -125,9 +124,9 @@ def iterate_files(root: Path, folders: dict[str, bool] | None = None) -> Iterato
             yield name
 
 
-def _list_names(root: Path, folder: str, visited: set[str], folders: dict[str, bool]) -> Iterator[str]:
+def _list_names(root: Path, folder: str, visited: set[tuple[str, bool]], folders: dict[str, bool]) -> Iterator[str]:
     """Yield the paths in `folder` in order, those of folders with a ``/``; none if it was visited or holds results."""
-    real = os.path.realpath(root / folder)
+    real = os.path.realpath(root / folder), bool(folder) and is_hidden(folder)  # whose images a link may show
     if real in visited:
         return
     visited.add(real)
@@ -149,11 +148,23 @@ def _list_names(root: Path, folder: str, visited: set[str], folders: dict[str, b
         files = sort_names(list_files())
     except OSError as error:
         raise DataError(f"Cannot list the folder {error.filename}: {error.strerror}.") from error
-    subfolders = sorted(links)
-    if any(links.values()):  # what is below the root is listed there; of two links elsewhere, the first by name counts
-        own, places = _resolve_folder(root), {n: _resolve_folder(root / folder / n) for n in reversed(subfolders)}
-        subfolders = list({p: n for n, p in places.items() if not links[n] or not p.startswith(own)}.values())
+    subfolders = _select_folders(root, folder, links) if any(links.values()) else list(links)
     yield from merge(files, sorted(f"{folder}{name}/" for name in subfolders))  # a-b/c comes before a/c
+
+
+def _select_folders(root: Path, folder: str, links: dict[str, bool]) -> list[str]:
+    """Return the subfolders without links to a folder that is listed beside them or further up.
+
+    Of two links to another one, the first by name counts. Of a hidden folder, no image is used where it is itself.
+    """
+    own, selected = root.resolve(), dict[tuple[Path, bool], str]()
+    outer = {own / folder, *(own / folder).parents}
+    for name in sorted(links):
+        target = (root / folder / name).resolve()
+        is_listed = target.is_relative_to(own) and target.parent in outer and not is_hidden(target.name)
+        if not (links[name] and is_listed):
+            selected.setdefault((target, is_hidden(name)), name)
+    return list(selected.values())
 
 
 def sort_names(names: Iterable[str]) -> Iterator[str]:
