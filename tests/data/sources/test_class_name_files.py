@@ -124,10 +124,12 @@ def test_a_table_names_classes_in_its_column_of_names(tmp_path: Path, text: str,
         ("code,title\n1,cat\n2,red dog\n", "its columns are code, title"),
         ("id,cn,en\n2,狗,dog\n1,猫,cat\n0,无,none\n", "its columns are id, cn, en"),
         ("id,count\n1,30\n2,40\n", None),
+        ("id,color\n1,#ff0000\n2,#00ff00\n", None),
+        ("id,parent\n1,animal\n2,animal\n", None),
         ("id,title\n1,cat\n3,red dog\n", None),
         ("id,name\n1,cat\n2,red dog\n", None),
     ],
-    ids=["one column", "two columns", "counts", "other numbers", "names"],
+    ids=["one column", "two columns", "counts", "colors", "parents", "other numbers", "names"],
 )
 def test_a_table_of_classes_without_a_column_of_names_is_a_warning(
     tmp_path: Path, text: str, reason: str | None
@@ -144,6 +146,11 @@ def test_a_source_whose_names_are_not_read_keeps_the_numbers_of_another(tmp_path
     first = write_source(tmp_path / "a", **{"classes.csv": "id,name\n1,cat\n2,dog\n"})
     second = write_source(tmp_path / "b", **{"classes.csv": "id,title\n1,cat\n2,dog\n"})
     assert get_labels(first, second) == {"1", "2"}
+
+
+def test_the_outermost_file_names_the_classes(tmp_path: Path) -> None:
+    files = {"classes.txt": "cat\ndog\n", "boxes/classes.txt": "ear\neye\n"}
+    assert get_labels(write_source(tmp_path / "set", **files).parent) == {"cat", "dog"}
 
 
 def test_a_file_beside_a_whole_set_names_no_classes(tmp_path: Path) -> None:

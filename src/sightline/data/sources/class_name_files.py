@@ -39,6 +39,7 @@ _NAME_COLUMNS = frozenset({
 })  # fmt: skip
 _NUMBER = re.compile(r"\d+|n\d{8}")
 _NO_NAME = re.compile(r"[-+\d.,\s]*")
+_WORDS = re.compile(r"[^\W\d_][^/]*")  # neither a color, a date, a fraction nor a path
 _YAML_NAMES = re.compile(r"^names[ \t]*:(.*(?:\n(?:[ \t-].*)?)*)", re.MULTILINE)  # and the lines below it
 _YAML_NAME = re.compile(
     r"""(?:-\s+|(?P<number>\d+)\s*:\s+)?(?:'(?P<one>[^'\n]+)'|"(?P<two>[^"\\\n]+)"|(?P<bare>\w[^'"#:,\[\]{}\n]*))"""
@@ -50,8 +51,8 @@ def find_class_names(listing: SourceListing, store: FileStore | None, folder: Pa
 
     It is in `store`, at most in one of its folders, else in `folder`. Lines without a number name classes from 0 or 1,
     if there are as many as classes. Names that are numbers themselves, or equal, are not clear, and passed over, as are
-    lists of images and of splits. If there are no names, but a table of these classes has a column of text, its columns
-    are returned.
+    lists of images and of splits. If there are no names, but a table of these classes may have them in a column, its
+    columns are returned.
     """
     unread: ClassNames | None = None
     labels = {name for label in {item.label for item in listing.items} for name in LABEL_SETS.list_classes(label)}
@@ -146,12 +147,12 @@ def _read_csv(lines: Sequence[str]) -> dict[str, str]:
 
 
 def _list_columns(labels: Collection[str], text: str) -> str:
-    """Return the columns of a table with a row for each of `labels`, if one of the others is text; else ""."""
+    """Return the columns of a table with a row for each of `labels`, if another may have their names; else ""."""
     rows = [row for row in csv.reader(text.splitlines(), skipinitialspace=True) if len(row) > 1]
-    cells = [{_fold(cell.strip()) for cell in column} for column in zip(*rows[1:], strict=False)]
-    is_keyed = bool(cells) and {_fold(label) for label in labels} <= cells[0]
-    has_text = any(None in map(_NO_NAME.fullmatch, each) for each in cells[1:])
-    return f"its columns are {', '.join(rows[0])}" if is_keyed and has_text else ""
+    numbers, *others = zip(*rows[1:], strict=False) if rows[1:] else [()]
+    is_keyed = {_fold(label) for label in labels} <= {_fold(cell.strip()) for cell in numbers}
+    may_be_names = any(len(set(each)) == len(each) and all(map(_WORDS.fullmatch, each)) for each in others)
+    return f"its columns are {', '.join(rows[0])}" if is_keyed and may_be_names else ""
 
 
 def _read_mapping(value: object) -> dict[str, str]:

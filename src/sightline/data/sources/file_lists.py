@@ -255,10 +255,7 @@ def _read_splits(lists: _Lists) -> Iterator[tuple[Sequence[str], Memberships]]:
     They are in one folder; of several sets, as ``train1.txt`` and ``train2.txt`` of DTD, one after the other.
     """
     paths = {key: PurePosixPath(key) for key in lists.keys}
-    top, stems = (
-        lists.select_top(),
-        _find_list_splits({p.stem for p in paths.values() if not p.stem.endswith("partition")}),
-    )
+    stems = _find_list_splits({path.stem for path in paths.values() if not path.stem.endswith("partition")})
     groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for key, path in paths.items():
         if path.stem in stems:
@@ -267,7 +264,10 @@ def _read_splits(lists: _Lists) -> Iterator[tuple[Sequence[str], Memberships]]:
         elif path.name == "train_test_split.txt" and (ids := str(path.with_name("images.txt"))) in paths:
             with suppress(DataError, ValueError):
                 yield [key], _read_numbered(lists.read(ids), decode_text(lists.read_bytes(key)))
-        elif key in top and (path.suffix.lower() in {".csv", ".tsv"} or path.stem.lower().endswith("partition")):
+    for key in lists.select_top():
+        path = paths[key]
+        may_have_column = path.suffix.lower() in {".csv", ".tsv"} or path.stem.lower().endswith("partition")
+        if may_have_column and path.stem not in stems:
             with suppress(DataError):
                 yield [key], _read_split_column(lists.read(key))
     for group in dict.fromkeys(map(tuple, groups.values())):  # of one set, both are the same lists

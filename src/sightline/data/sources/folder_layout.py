@@ -139,13 +139,15 @@ def are_numbered(names: Collection[str]) -> bool:
 
 
 def select_top_files(keys: Iterable[str], images: Iterable[str]) -> list[str]:
-    """Return the files in at most one folder, besides the outer ones that hold all of `images`.
+    """Return the files in at most one folder, besides the outer ones that hold all of `images`, the outermost first.
 
-    >>> select_top_files(["a/b/train.csv", "a/b/cat/notes/1.csv"], ["a/b/cat/1.jpg", "a/b/dog/2.jpg"])
-    ['a/b/train.csv']
+    >>> images = ["a/b/cat/1.jpg", "a/b/dog/2.jpg"]
+    >>> select_top_files(["a/b/out/1.csv", "a/b/train.csv", "a/b/cat/notes/1.csv"], images)
+    ['a/b/train.csv', 'a/b/out/1.csv']
     """
     wrapper = "".join(f"{folder}/" for folder in _find_wrapper([split_path(image) for image in images]))
-    return [key for key in keys if key.removeprefix(wrapper).count("/") < 2]
+    top = [key for key in keys if key.removeprefix(wrapper).count("/") < 2]
+    return sorted(top, key=lambda key: key.count("/"))
 
 
 def _find_wrapper(paths: Sequence[PathParts]) -> PathParts:

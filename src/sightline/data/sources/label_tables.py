@@ -52,14 +52,16 @@ def _find_label_tables(store: FileStore, folder: Path | None, options: DataConfi
 
     They are one table for each split, as in ``train.csv`` and ``test.csv`` or ``train/labels.csv`` and
     ``valid/labels.csv``; else the one with columns for image and label that names the most images. Empty if no table
-    names any. Text files count only where no other table names any, and if several are of splits: CelebA has some that
-    mean different things. Where the names of the images state classes, as ``cat.1.jpg``, neither text files nor tables
-    of other names beside an archive count: they may be sizes or notes.
+    names any. Tables in two folders or more count only where no other names any: ``set/boxes/boxes.csv`` is of parts of
+    the images in ``set/train.csv``. Text files count only where no other table names any, and if several are of splits:
+    CelebA has some that mean different things. Where the names of the images state classes, as ``cat.1.jpg``, neither
+    text files nor tables of other names beside an archive count: they may be sizes or notes.
     """
     candidates = [
         (table, images) for table in _read_tables(store, folder, options)
         if (images := set(table.find_images())) and not _names_training(table, images, folder)
     ]  # fmt: skip
+    candidates = [each for each in candidates if each[0].key.count("/") < 2] or candidates
     families = {_find_family(table) for table, _ in candidates if not _is_table(table)}
     if len(families) > 1 or any(_is_table(table) for table, _ in candidates):
         candidates = [each for each in candidates if _is_table(each[0])]
