@@ -721,6 +721,24 @@ def test_tables_are_read_below_the_folders_that_wrap_a_set(tmp_path: Path, folde
         }
 
 
+@pytest.mark.parametrize("folder", ["", "set/"])
+def test_the_outermost_of_several_tables_labels_a_set(tmp_path: Path, folder: str) -> None:
+    files = {f"images/{i}.png": encode_png(i) for i in range(3)} | {
+        "train.csv": b"filename,label\n0.png,cat\n1.png,dog\n2.png,cat\n",
+        "results/labels.csv": b"filename,label\n0.png,dog\n1.png,dog\n2.png,bird\n",
+    }
+    write_files(tmp_path, {folder + key: content for key, content in files.items()})
+    assert [image.label for image in build_index(tmp_path).images] == ["cat", "dog", "cat"]
+
+
+def test_a_table_of_more_images_further_down_is_not_of_the_set(tmp_path: Path) -> None:
+    files = {f"set/images/{i}.png": encode_png(i) for i in range(3)} | {
+        "set/train.csv": b"filename,label\n0.png,cat\n1.png,dog\n",
+        "set/boxes/boxes.csv": b"filename,label\n0.png,ear\n1.png,eye\n2.png,eye\n",
+    }
+    assert [image.label for image in build_index(write_files(tmp_path, files)).images] == ["cat", "dog"]
+
+
 def test_the_table_of_an_archive_can_be_named(tmp_path: Path) -> None:
     files = {f"bilder/{i}.png": encode_png(i) for i in range(2)} | {"art.csv": b"Datei;Art\n0.png;cat\n1.png;dog\n"}
     options = DataConfig(labels="art.csv", columns=ColumnsConfig(label="Art"))
@@ -744,6 +762,12 @@ def test_archives_of_splits_whose_files_are_named_by_class(tmp_path: Path) -> No
         unlabeled = [(note.path, note.reason) for note in index.notes if note.kind == "unlabeled-folders"]
         assert unlabeled == ([] if name == "test.zip" else [("test1.zip", "2 images")])
         held_out.unlink()
+
+
+def test_an_archive_for_each_class_may_have_the_name_of_a_split(tmp_path: Path) -> None:
+    for i, name in enumerate(("bus", "photos", "train")):
+        write_zip(tmp_path / f"{name}.zip", {f"{name}/1.png": encode_png(i)})
+    assert [image.label for image in build_index(tmp_path).images] == ["bus", "photos", "train"]
 
 
 @pytest.mark.parametrize("name", ["sample_submission.csv", "sampleSubmission.csv", "submission_format.csv"])

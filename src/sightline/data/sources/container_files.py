@@ -46,9 +46,10 @@ def read_container_files(
 ) -> SourceListing:
     """List the images of several tables or archives in a folder; a file or folder that is named as a split states it.
 
-    An archive without classes beside one that has some, as ``test.zip`` of Kaggle, is left out. `files` are their
-    relative paths and where they are; each is opened before the next one is asked for. `read` lists one of them, with
-    what comes before its keys.
+    An archive without classes beside one that has some, as ``test.zip`` of Kaggle, is left out if there are splits or a
+    table; else its only folder may be a class, as in ``bus.zip`` and ``train.zip``. `files` are their relative paths
+    and where they are; each is opened before the next one is asked for. `read` lists one of them, with what comes
+    before its keys.
     """
     keys, listings = [], []
     for key, path in files:
@@ -59,7 +60,7 @@ def read_container_files(
         listings = [assign_split(listing, split) for listing, split in zip(listings, splits, strict=True)]
     else:
         listings = assign_splits_by_source_name([Path(key).name for key in keys], listings)
-    if any(map(_has_classes, listings)):
+    if any(map(_has_classes, listings)) and any(map(_is_certain, listings)):
         listings = [
             listing if listing.unlabeled or _has_classes(listing) else leave_out_images(listing, prefix + key)
             for key, listing in zip(keys, listings, strict=True)
@@ -74,3 +75,8 @@ def _names_other_folder(label: str) -> bool:
 
 def _has_classes(listing: SourceListing) -> bool:
     return "table" in listing.origins or not all(_names_other_folder(item.label) for item in listing.items)
+
+
+def _is_certain(listing: SourceListing) -> bool:
+    """Return whether the labels are of a table, or there are splits: then no class is called as one."""
+    return "table" in listing.origins or any(item.split for item in listing.items)
