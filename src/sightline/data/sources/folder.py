@@ -258,7 +258,8 @@ def _is_equal(item: SourceItem, twin: SourceItem) -> bool:
 
 def _note_masks(listing: SourceListing) -> Iterator[SourceNote]:
     """Yield a remark for each class folder if they look like the images and masks of a segmentation data set."""
-    labels = {item.label.casefold() for item in listing.items if is_image_name(item.key)}
+    images = (item for item in listing.items if is_image_name(item.key) or not PurePosixPath(item.key).suffix)
+    labels = {item.label.casefold() for item in images}
     if labels & IMAGE_FOLDERS and labels & MASK_FOLDER_NAMES and labels <= IMAGE_FOLDERS | MASK_FOLDER_NAMES:
         yield from (SourceNote(MASK_FOLDERS, c.path, f"read as the class {c.label!r}") for c in listing.classes)
 
