@@ -143,7 +143,7 @@ class Index:
 
     @property
     def image_classes(self) -> list[tuple[str, ...]]:
-        """The classes of each image: one, or any number of several labels; none for a class above others of a tree."""
+        """The classes of each image: one, or any number of several labels; none for a parent class of a tree."""
         from sightline.data.targets import list_leaf_classes
 
         return list_leaf_classes(self.targets, [image.label for image in self.images])
