@@ -155,7 +155,7 @@ EXTRAS = {
     "ray": ("ray", "ray"),
     "s3fs": ("s3fs", "remote"),
     "safetensors": ("safetensors", "export"),
-    "scipy": ("scikit-learn", "train"),  # which brings it
+    "scipy": ("scipy", "train"),
     "segno": ("segno", "studio"),
     "sklearn": ("scikit-learn", "train"),
     "starlette": ("starlette", "serve"),
