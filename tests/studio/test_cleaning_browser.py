@@ -12,7 +12,7 @@ from browser import NO_BROWSER, find_browser
 from command import COLORS, draw_classes
 from sightline import Dataset
 from sightline.studio.contents import Studio, open_studio
-from studio_server import expect_text, read_lines, serve
+from studio_server import VIEWED, expect_text, read_lines, serve
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_browser() is None, reason=NO_BROWSER)]
@@ -90,6 +90,7 @@ def test_a_chip_is_removed_and_another_label_added_beside_the_large_image(
         page = open_page(address)
         page.keyboard.press("Enter")
         page.wait_for_selector("#viewer[open]")
+        page.wait_for_function(VIEWED)  # no image that has not arrived is corrected
         page.get_by_role("button", name="Remove the label car").click()
         expect_text(page, "#corrections", "1 correction")
         page.locator("#viewer #others").get_by_role("button", name="New class").click()
