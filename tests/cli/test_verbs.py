@@ -102,6 +102,7 @@ def test_a_wrong_command_is_answered_with_the_right_one(
         ("--horizontal-flip", "--set augment.horizontal_flip=..."),
         ("--lr", "--learning-rate"),
         ("--epoch", "--epochs"),
+        ("--backbone", "--model"),
         ("--imgsz", "--set input.height=... --set input.width=..."),
     ],
 )

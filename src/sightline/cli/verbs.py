@@ -47,10 +47,10 @@ VERBS = {
 """A summary of each command, and an example of its arguments."""
 
 OTHER_NAMES = {
-    **dict.fromkeys(("fit", "learn"), "train"),
+    **dict.fromkeys(("fit", "folds", "learn"), "train"),
     **dict.fromkeys(("test", "eval", "score", "validate"), "evaluate"),
     **dict.fromkeys(("classify", "infer", "inference"), "predict"),
-    **dict.fromkeys(("check", "clean", "lint", "audit"), "doctor"),
+    **dict.fromkeys(("check", "clean", "fix", "lint", "audit"), "doctor"),
     **dict.fromkeys(("embeddings", "features", "encode"), "embed"),
     **dict.fromkeys(("nearest", "neighbors", "retrieve"), "similar"),
     **dict.fromkeys(("show", "view"), "preview"),
@@ -77,6 +77,7 @@ OTHER_OPTIONS = {
     "--device": "--set device.gpus=...",
     "--optimizer": "--set train.optimizer.name=...",
     "--pretrained": "--weights imagenet",
+    **dict.fromkeys(("--arch", "--backbone", "--network"), "--model"),
 }
 """What other tools call an option of `train`, or a setting whose name is another; only for messages, as above."""
 
