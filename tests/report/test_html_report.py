@@ -249,6 +249,9 @@ def test_a_threshold_that_is_not_saved_or_not_reached_is_called_so() -> None:
     assert ["the model abstains on every image" in card for card in cards] == [False, True, False]
     assert "a set of classes" not in cards[1]
     assert "so the model abstains on every image" in pages[1].partition('<section id="abstention"')[2]
+    summaries = [page.partition('<section id="summary"')[2].partition("</section>")[0] for page in pages]
+    assert ["(chosen on validation for a precision of" in summary for summary in summaries] == [True, False, False]
+    assert "so the model abstains on every image" in summaries[1], "not what another target would have brought"
 
 
 def test_a_target_is_proposed_that_the_validation_images_reach() -> None:
