@@ -21,7 +21,7 @@ from studio_client import read_token
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such file names")
 
 PAGES = ("/", "/results", "/compare", "/map", "/try", "/train")  # of the studio
-KEYS = re.compile(r'(data-label|value)="[^"]*"')  # attributes that scripts read
+KEYS = re.compile(r'(data-current|data-label|value)="[^"]*"')  # attributes that scripts read
 BACKWARDS = next(label for label in CLASSES if "\u202e" in label)
 
 
