@@ -33,16 +33,20 @@ KEYS = {
 }  # fmt: skip
 
 
+def make_result(details: dict[str, Any]) -> TrainResult:
+    """Return the result of a run of one epoch."""
+    metrics = SplitMetrics(0.9, 0.3, 20)
+    return TrainResult(
+        "r", "m", 5, ("a", "b"), TrainingMetrics(0.9, 0.3, 80), metrics, metrics, 1, 2.0, 40.0, "0" * 64, "quick",
+        bundle="r/bundle", details=details,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(("temperature", "lines"), [(1.0, 0), (1.25, 1)])
 def test_losses_after_calibration_are_distinguished_from_those_of_epochs(
     temperature: float, lines: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    metrics = SplitMetrics(0.9, 0.3, 20)
-    result = TrainResult(
-        "r", "m", 5, ("a", "b"), TrainingMetrics(0.9, 0.3, 80), metrics, metrics, 1, 2.0, 40.0, "0" * 64, "quick",
-        bundle="r/bundle", details={"temperature": temperature},
-    )  # fmt: skip
-    print_result(result)
+    print_result(make_result({"temperature": temperature}))
     text = "these losses are after calibration (temperature 1.250), the val_loss of epochs before it"
     out = capsys.readouterr().out
     assert out.count(text) == lines
@@ -51,12 +55,7 @@ def test_losses_after_calibration_are_distinguished_from_those_of_epochs(
 
 
 def test_the_time_of_a_resumed_run_is_that_since_it_was_resumed(capsys: pytest.CaptureFixture[str]) -> None:
-    metrics = SplitMetrics(0.9, 0.3, 20)
-    result = TrainResult(
-        "r", "m", 5, ("a", "b"), TrainingMetrics(0.9, 0.3, 80), metrics, metrics, 1, 2.0, 40.0, "0" * 64, "quick",
-        bundle="r/bundle", details={"resumed": True},
-    )  # fmt: skip
-    print_result(result)
+    print_result(make_result({"resumed": True}))
     assert "; 2 s since it was resumed, including reading and evaluation" in capsys.readouterr().out
 
 
