@@ -27,7 +27,10 @@ PACKAGE = "sightline"
 LAYERS: dict[int, set[str]] = {
     0: {"errors", "escaping", "nesting", "process", "recipes"},  # recipes: TOML files
     1: {"_io", "_keras", "_packed", "callbacks", "plugins", "seeding"},
-    2: {"backend", "config", "datasets", "intervals", "jsonio", "metrics", "preprocessing", "progress", "tracking"},
+    2: {
+        *("_locks", "backend", "config", "datasets", "intervals", "jsonio", "metrics", "preprocessing", "progress"),
+        "tracking",
+    },
     3: {"data", "distributed", "models"},
     4: {"export"},
     5: {"inference"},

@@ -139,48 +139,6 @@ def test_a_new_file_is_new(tmp_path: Path, victim: Path) -> None:
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("kind", ["link", "second name", "pipe", "folder", "content"])
-def test_a_lock_that_is_none_is_left_alone(tmp_path: Path, victim: Path, kind: str) -> None:
-    lock = tmp_path / "run" / "lock"
-    lock.parent.mkdir()
-    if kind == "link":
-        lock.symlink_to(victim)
-    elif kind == "second name":
-        os.link(victim, lock)
-    elif kind == "pipe":
-        os.mkfifo(lock)
-    elif kind == "folder":
-        lock.mkdir()
-    else:
-        lock.write_bytes(victim.read_bytes())
-    with pytest.raises(OutputError, match="lock"), _io.hold_lock(lock, "The run"):
-        pass
-    assert victim.read_bytes() == b"1234 what must stay"
-    if kind == "content":
-        assert lock.read_bytes() == victim.read_bytes()
-
-
-def test_a_lock_holds_says_who_and_is_taken_again(tmp_path: Path) -> None:
-    lock = tmp_path / "lock"
-    with _io.hold_lock(lock, "The run"):
-        assert _io.is_locked(lock)
-        with pytest.raises(OutputError, match=rf"The run is in use by another process \({os.getpid()}\)"):  # noqa: SIM117  # the first must fail
-            with _io.hold_lock(lock, "The run"):
-                pass
-    assert not _io.is_locked(lock)
-    with _io.hold_lock(lock, "The run"):
-        assert lock.read_bytes() == str(os.getpid()).encode()
-
-
-def test_a_lock_that_may_not_be_written_is_asked_for_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = tmp_path / "lock"
-    with _io.hold_lock(lock, "The run"):
-        monkeypatch.setattr(os, "access", lambda *_: False)  # as on a read-only disk
-        monkeypatch.setattr(_io, "open_in_place", None)
-        assert _io.is_locked(lock)
-    assert not _io.is_locked(lock)
-
-
 # Arrays
 
 

@@ -1,7 +1,4 @@
-"""Atomic file writes that never follow symbolic links, and lock files.
-
-Files are written under a temporary name and then renamed. The operating system releases a lock when its process ends.
-"""
+"""Atomic file writes that never follow symbolic links: under a temporary name, which then becomes that of the file."""
 
 from __future__ import annotations
 
@@ -21,29 +18,8 @@ from typing import IO, Any, TextIO
 
 from sightline.errors import OutputError, UsageError
 
-if sys.platform == "win32":
-    import msvcrt
-
-    def lock_file(file: IO[bytes]) -> None:
-        """Lock an open file against other processes; raises `OSError` if one has locked it."""
-        file.seek(1 << 30)  # beyond the content, so that others may read it
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def lock_file(file: IO[bytes]) -> None:
-        """Lock an open file against other processes; raises `OSError` if one has locked it.
-
-        A process that inherits the file keeps it locked until it ends, too.
-        """
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
 ADVICE = "Free some space or check its permissions."  # to whoever cannot write a file
-_MAX_OWNER_BYTES = 276
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # as a path, which has one slash less
-_OWNER = re.compile(rb"(\d{1,20})(?: \S{0,255})?")  # in a lock file: a process, and its host unless it is this one
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux' fcntl.h and fs.h: from the current folder, exchange
 # Windows lacks the first three, and has no named pipes in folders.
 _SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
@@ -317,56 +293,6 @@ def remove(path: Path) -> None:
         raise OutputError(
             f"{path} cannot be deleted: {error.strerror}. Check its permissions, or delete it yourself."
         ) from error
-
-
-@contextmanager
-def hold_lock(path: Path, what: str) -> Iterator[IO[bytes]]:
-    """Hold a lock on the file at `path` during the block, which gets the open file; the file itself stays.
-
-    Raises `OutputError` at once, naming `what`, if another process (or another block in this one) holds the lock.
-    """
-    try:
-        file = open_in_place(path, new=True)
-    except OSError as error:
-        if error.errno in {errno.ELOOP, errno.EINVAL}:
-            raise OutputError(
-                f"{path} is a link or not a regular file, so nothing is written there: remove it."
-            ) from error
-        raise OutputError(
-            f"{path} cannot be written: {error.strerror}. Check the permissions of the folder."
-        ) from error
-    with file:
-        try:
-            lock_file(file)
-        except OSError:
-            raise OutputError(
-                f"{what} is in use by another process{_describe_owner(file)}: wait until it ends, or stop it."
-            ) from None
-        if (content := file.read(_MAX_OWNER_BYTES + 1)) and not _OWNER.fullmatch(content):
-            raise OutputError(f"{path} is not a lock file, so it was left unchanged: move it elsewhere.")
-        file.seek(0)
-        file.truncate(0)
-        file.write(str(os.getpid()).encode())
-        file.flush()
-        yield file
-
-
-def is_locked(path: Path) -> bool:
-    """Return whether a process holds the lock on the file at `path`; False if there is no such file."""
-    try:
-        is_ours = os.access(path, os.W_OK)  # else it is somebody else's, or on a disk that is read-only
-        with open_in_place(path, new=False) if is_ours else open_regular(path) as file:
-            lock_file(file)
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        return error.errno != errno.EBADF  # NFS locks no file that is open for reading alone
-    return False
-
-
-def _describe_owner(file: IO[bytes]) -> str:
-    owner = _OWNER.fullmatch(file.read(_MAX_OWNER_BYTES))
-    return f" ({owner[1].decode()})" if owner else ""
 
 
 def sync_folder(folder: Path) -> None:

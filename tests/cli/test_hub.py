@@ -19,7 +19,7 @@ from huggingface_hub import constants
 import sightline as sl
 from command import Command
 from hub_server import TOKEN, Files, Hub, Repository
-from sightline import _io
+from sightline import _locks
 from sightline.api.hub import _prepare_files
 from sightline.errors import UsageError
 from sightline.inference import bundle
@@ -283,7 +283,7 @@ def test_what_a_killed_pull_left_is_removed_by_the_next_one_to_the_same_place(
         (tmp_path / name / "files").mkdir(parents=True)
     for kind in ("killed", "in use", "other place"):
         (tmp_path / names[kind] / "lock").write_text("1", encoding="utf-8")
-    with _io.hold_lock(tmp_path / names["in use"] / "lock", "The folder"):
+    with _locks.hold_lock(tmp_path / names["in use"] / "lock", "The folder"):
         sl.pull(f"hf:{NAME}", tmp_path / "x")
     assert {path.name for path in tmp_path.iterdir()} == {"x", *names.values()} - {names["killed"]}
 

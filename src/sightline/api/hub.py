@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sightline import _io, jsonio
+from sightline import _io, _locks, jsonio
 from sightline._keras.imports import import_huggingface_hub
 from sightline.api.argument_types import check_types
 from sightline.api.classifier import Classifier
@@ -285,12 +285,12 @@ def _make_folder(dest: Path) -> Iterator[Path]:
     try:
         dest.parent.mkdir(parents=True, exist_ok=True)
         for lock in dest.parent.glob(f"{glob.escape(prefix)}*/lock"):
-            if not lock.parent.is_symlink() and not _io.is_locked(lock):  # its process was killed
+            if not lock.parent.is_symlink() and not _locks.is_locked(lock):  # its process was killed
                 shutil.rmtree(lock.parent, ignore_errors=True)
         temporary = tempfile.TemporaryDirectory(prefix=prefix, dir=dest.parent)
     except OSError as error:
         raise OutputError(f"{dest} cannot be written: {error.strerror or error}.") from error
-    with temporary as folder, _io.hold_lock(Path(folder, "lock"), f"The folder {folder}"):
+    with temporary as folder, _locks.hold_lock(Path(folder, "lock"), f"The folder {folder}"):
         files = Path(folder, "files")
         files.mkdir()
         yield files

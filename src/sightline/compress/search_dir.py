@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sightline import _io, jsonio
+from sightline import _io, _locks, jsonio
 from sightline.compress.noninferiority import Comparison, PairedTest, ScoreTest, compare_counts
 from sightline.data.types import SPLITS
 from sightline.errors import ModelError, OutputError
@@ -150,7 +150,7 @@ class SearchDir:
 
         Raises `OutputError` if another process has locked it.
         """
-        with _io.hold_lock(self.path / "lock", f"The search {self.path}"):
+        with _locks.hold_lock(self.path / "lock", f"The search {self.path}"):
             _io.remove_partial_files(self.path)
             yield
 

@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io, jsonio
+from sightline import _io, _locks, jsonio
 from sightline.data import cache
 from sightline.data.batches import iterate_slices
 from sightline.data.types import Subset
@@ -109,7 +109,7 @@ def resumable_features(
 def _open_partial(partial: Path, stack: ExitStack) -> IO[bytes] | None:
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(_io.hold_lock(partial / "lock", str(partial)))
+        stack.enter_context(_locks.hold_lock(partial / "lock", str(partial)))
         return stack.enter_context(_io.open_in_place(partial / "rows", new=True))
     except (OSError, OutputError):
         return None

@@ -26,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from sightline import _io, jsonio
+from sightline import _io, _locks, jsonio
 from sightline.data import cache
 from sightline.data.targets import LABEL_SETS, SEPARATOR, join_classes
 from sightline.data.types import NO_LABEL, SPLITS, ImageRecord, Index, Split, UnreadableImage
@@ -86,7 +86,7 @@ def hold_patch(path: Path) -> Iterator[Path]:
     folder = cache.cache_folder() / "studio"
     with cache.explain_cache_failure(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _io.hold_lock(folder / f"{name}.lock", f"The patch {path}"):
+    with _locks.hold_lock(folder / f"{name}.lock", f"The patch {path}"):
         yield path
 
 

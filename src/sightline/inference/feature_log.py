@@ -30,7 +30,7 @@ from typing import IO, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io, jsonio
+from sightline import _io, _locks, jsonio
 from sightline.errors import ModelError, OutputError, first_line
 
 SCHEMA = 1
@@ -117,7 +117,7 @@ class FeatureLog:
             raise OutputError(f"The log {path} cannot be written: it is a folder. Name a file in it.")
         _io.refuse_links_in_run(path.parent)
         with ExitStack() as stack:
-            stack.enter_context(_io.hold_lock(path.with_name(f"{path.name}.lock"), f"The log {path}"))
+            stack.enter_context(_locks.hold_lock(path.with_name(f"{path.name}.lock"), f"The log {path}"))
             self._file = self._open()
             self._lock = stack.pop_all()
         self._thread = threading.Thread(target=self._run, name="feature log", daemon=True)

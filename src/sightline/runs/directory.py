@@ -40,7 +40,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import _io, _packed, jsonio
+from sightline import _io, _locks, _packed, jsonio
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, dump_toml, load_config
 from sightline.config.parse import read_config_text
@@ -152,7 +152,7 @@ class RunDirectory:
     @property
     def is_locked(self) -> bool:
         """Whether a process has locked the run for writing."""
-        return _io.is_locked(self.path / LOCK_NAME)
+        return _locks.is_locked(self.path / LOCK_NAME)
 
     @property
     def has_config(self) -> bool:

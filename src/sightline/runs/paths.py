@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from sightline import _io
+from sightline import _io, _locks
 from sightline.errors import ModelError, OutputError, UsageError
 
 LOCK_NAME = "lock"
@@ -17,7 +17,7 @@ def lock_run(path: Path) -> AbstractContextManager[object]:
     Raises `OutputError` if one has locked it already, or if a link of another run that contains it leads there.
     """
     _io.refuse_links_in_run(path)
-    return _io.hold_lock(path / LOCK_NAME, f"The run {path}")
+    return _locks.hold_lock(path / LOCK_NAME, f"The run {path}")
 
 
 def check_writable(path: Path, *, force: bool = False) -> None:

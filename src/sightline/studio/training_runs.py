@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
-from sightline import _io, jsonio
+from sightline import _io, _locks, jsonio
 from sightline.api.comparison import describe_run
 from sightline.api.options import to_assignments
 from sightline.config import stage_epochs
@@ -209,7 +209,7 @@ class TrainingRuns:
             path.parent.mkdir(parents=True, exist_ok=True)
             with ExitStack() as stack:
                 with self._probe:
-                    lock = stack.enter_context(_io.hold_lock(self._lock_file(name), f"The run {self.folder / name}"))
+                    lock = stack.enter_context(_locks.hold_lock(self._lock_file(name), f"The run {self.folder / name}"))
                 log = stack.enter_context(_io.open_in_place(path, new=True))
                 log.seek(0, os.SEEK_END)
                 log.write(f"$ {shlex.join(['sightline', *words])}\n".encode(errors="surrogateescape"))
@@ -258,7 +258,7 @@ class TrainingRuns:
     def _is_alive(self, name: str) -> bool:
         """Return whether the process that a studio started for a run runs; asking takes its lock for a moment."""
         with self._probe:
-            return _io.is_locked(self._lock_file(name))
+            return _locks.is_locked(self._lock_file(name))
 
     def _find_process(self, name: str) -> int:
         """Return the process that a studio started for a run on this machine, if it still runs; else 0."""
