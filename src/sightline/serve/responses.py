@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -9,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from sightline import jsonio
-from sightline.errors import suggest
 from sightline.inference.masks import MaskPrediction
 from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.inference.results import Prediction
@@ -33,10 +33,13 @@ def make_error_response(error: HTTPException) -> JSONResponse:
 
 
 def check_query(request: Request, *names: str) -> None:
-    """Raise 400 if the address of a request has a parameter with another name than `names`."""
-    for name in request.query_params:
-        if name not in names:
-            raise HTTPException(400, f"There is no query parameter {name[:80]!r} here.{suggest(name[:80], names)}")
+    """Raise 400 if the address of a request has a parameter that looks like a misspelling of one of `names`.
+
+    Others are ignored, as elsewhere: a gateway may pass on its own, such as a key.
+    """
+    for name in set(request.query_params) - set(names):
+        if near := get_close_matches(name[:80].lower(), names, n=1):
+            raise HTTPException(400, f"There is no query parameter {name[:80]!r} here. Did you mean {near[0]!r}?")
 
 
 def refuse_busy() -> HTTPException:
