@@ -7,6 +7,7 @@ import errno
 import gc
 import importlib.metadata
 import json
+import re
 import socket
 import sys
 import threading
@@ -32,7 +33,7 @@ from sightline.serve import connections, listening
 from sightline.serve.app import create_app
 from sightline.serve.connections import Server
 from sightline.serve.limits import Limits
-from sightline.serve.listening import Listener, limit_connections
+from sightline.serve.listening import STOPPING_REASON, Listener, limit_connections
 from synthetic_images import encode_png
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -204,6 +205,23 @@ def test_connections_beyond_the_limit_are_answered_and_closed() -> None:
             client.close()
 
 
+def test_connections_refused_without_a_request_are_counted() -> None:
+    with RunningServer(Limits(header=0.5), connections=1) as server:
+        server.wait_until("listener.open_count == 0")
+        with server.connect() as slow:
+            server.wait_until("listener.open_count == 1")
+            assert server.predict()[0] == 503
+            slow.sendall(b"GET /hea")
+            assert parse(read_all(slow))[0] == 408
+        server.wait_until("listener.open_count == 0")
+        assert server.ask(b"no request\r\n\r\n")[0] == 400
+        server.wait_until("listener.open_count == 0")
+        with server.connect() as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+            counts = re.findall(r'sightline_refused_connections_total{code="(.+)"} (.+)', read_all(client).decode())
+    assert counts == [("400", "1.0"), ("408", "1.0"), ("503", "1.0")]
+
+
 def ask_again(client: socket.socket) -> bytes:
     """Send a request on a connection that stays open, and return the answer."""
     client.sendall(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -337,6 +355,24 @@ def test_it_is_first_unready_then_answers_what_it_has_and_then_stops(server: Run
         assert parse(read_all(client))[0] == 200
     server.thread.join(10)
     assert not server.thread.is_alive()
+
+
+def test_what_arrives_as_it_stops_is_answered(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request on an open connection, and one on a connection that waits to be accepted."""
+    clients, shutdown = [server.connect()], server.server.shutdown
+    assert ask_again(clients[0]).startswith(b"HTTP/1.1 200")
+
+    async def send_and_shut_down(sockets: list[socket.socket]) -> None:
+        clients.append(server.connect())
+        for client in clients:
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
+        await shutdown(sockets)
+
+    monkeypatch.setattr(server.server, "shutdown", send_and_shut_down)
+    server.stop()
+    for client, (name, text) in zip(clients, (("status", "stopping"), ("error", STOPPING_REASON)), strict=True):
+        with client:
+            assert parse(read_all(client)) == (503, {name: text})
 
 
 def test_it_stops_in_time_whatever_clients_do(

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sightline.serve.limits import Limits
+from sightline.serve.listening import STOPPING_REASON
 from sightline.serve.responses import RETRY, make_error_response, refuse_busy
 
 CLOSE = (b"connection", b"close")
@@ -43,7 +44,7 @@ class Admission:
         if method in UNCOUNTED_METHODS:
             return
         if self.draining:
-            raise HTTPException(503, "The server is stopping: use another one, or try again in a moment.", RETRY)
+            raise HTTPException(503, STOPPING_REASON, RETRY)
         if self.requests >= self.limits.requests or not self.has_room(length or 0):
             raise refuse_busy()
 

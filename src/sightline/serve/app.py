@@ -62,7 +62,7 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
     logged to standard error; with `tracing`, it is traced. What was computed for each image is added to `feature_logs`,
     and ``log_id`` in its answer is its id there. With `warm_up`, models and what decodes images have run before the
     first request; with a `reloader`, models that change on disk are replaced. ``app.state.admission`` is the
-    `Admission` that counts what is in flight.
+    `Admission` that counts what is in flight, ``app.state.metrics`` the `Metrics`.
 
     Errors are ``{"error": message}`` with status 400 (unreadable image), 408 (sent too slowly), 413 (too large), 415
     (an unknown encoding) or 503 (too many requests in flight, too slow, or stopping).
@@ -120,7 +120,7 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # to an address of http, even if a proxy in front encrypts
-    app.state.admission = admission
+    app.state.admission, app.state.metrics = admission, metrics
     return app
 
 

@@ -27,7 +27,7 @@ from sightline import process
 from sightline.escaping import printable
 from sightline.serve.certificate import Certificate
 from sightline.serve.limits import Limits
-from sightline.serve.listening import BACKLOG, FULL, Listener, make_answer
+from sightline.serve.listening import BACKLOG, Listener, make_answer
 
 CHECKED_VERSION = "0.54"  # the newest release of uvicorn that this module was checked with
 END_SECONDS = 0.5  # of the grace, kept for ending what did not end by itself
@@ -42,10 +42,12 @@ class Connection(H11Protocol):
     """uvicorn's connection, with a deadline for each header, each exchange and each close.
 
     uvicorn limits only the time between two requests, and closes a connection at once: a client that still sends its
-    body then loses the answer. `limits` is set in a subclass of each server.
+    body then loses the answer. `limits`, and what counts the statuses of its own answers, are set in a subclass of each
+    server.
     """
 
     limits = Limits()
+    count_refusal: Callable[[int], None]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -95,6 +97,7 @@ class Connection(H11Protocol):
             msg = f"The request is not valid HTTP/1.1: {reason}."
         if (cycle := self._running_cycle) is None or not cycle.response_started:
             self._raw.write(make_answer("400 Bad Request", msg))
+            self.count_refusal(400)
         self.close()
 
     def abort(self) -> None:
@@ -167,6 +170,7 @@ class Connection(H11Protocol):
         if self.conn.trailing_data[0]:
             reason = f"The header of the request did not arrive within {self.limits.header:g} seconds."
             self._raw.write(make_answer("408 Request Timeout", reason))
+            self.count_refusal(408)
         self.close()
 
 
@@ -189,9 +193,9 @@ class _ClosingTransport:
 class Server(uvicorn.Server):
     """uvicorn's server, which stops within `grace` seconds of a signal, whatever clients do, and then exits with 0.
 
-    `app.state.admission` is told that the server stops, and says what is in flight. With a `certificate`, connections
-    are encrypted. `on_ready` is called when requests are answered. Logs are those of the process: uvicorn's settings
-    would close all handlers that there are.
+    `app.state.admission` is told that the server stops, and says what is in flight; `app.state.metrics` counts what is
+    refused without reaching `app`. With a `certificate`, connections are encrypted. `on_ready` is called when requests
+    are answered. Logs are those of the process: uvicorn's settings would close all handlers that there are.
     """
 
     def __init__(
@@ -202,7 +206,9 @@ class Server(uvicorn.Server):
         certificate: Certificate | None = None,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        connection = type("LimitedConnection", (Connection,), {"limits": limits})
+        self._count_refusal = app.state.metrics.count_refusal
+        names = {"limits": limits, "count_refusal": staticmethod(self._count_refusal)}
+        connection = type("LimitedConnection", (Connection,), names)
         config = uvicorn.Config(
             app, loop="asyncio", http=connection, ws="none", log_level="error", backlog=BACKLOG,
             timeout_graceful_shutdown=1, log_config=None,
@@ -218,7 +224,8 @@ class Server(uvicorn.Server):
         for listener in sockets or ():
             if isinstance(listener, Listener):
                 listener.close_idle = self._close_idle
-                listener.refusal = FULL if self._certificate is None else b""
+                listener.is_encrypted = self._certificate is not None
+                listener.count_refusal = self._count_refusal
         if self._certificate is None:
             await super().startup(sockets)
             self._on_ready()
@@ -271,8 +278,12 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close what is idle, wait for the responses that are being sent, and abort the rest."""
+        for listener in sockets or ():
+            if isinstance(listener, Listener):
+                listener.refuse_waiting()
         for server in self.servers:
             server.close()
+        await asyncio.sleep(POLL_SECONDS)  # requests that have arrived are answered
         connections = self.server_state.connections
         for connection in list(connections):
             connection.shutdown()

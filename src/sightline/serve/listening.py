@@ -25,21 +25,25 @@ def make_answer(status: str, reason: str, extra: str = "") -> bytes:
     return f"{head}Connection: close\r\n\r\n{body}".encode()
 
 
-FULL = make_answer("503 Service Unavailable", "Too many connections: try again in a moment.", "Retry-After: 1\r\n")
+RETRY = "Retry-After: 1\r\n"
+STOPPING_REASON = "The server is stopping: use another one, or try again in a moment."
+STOPPING = make_answer("503 Service Unavailable", STOPPING_REASON, RETRY)
+FULL = make_answer("503 Service Unavailable", "Too many connections: try again in a moment.", RETRY)
 
 
 class Listener(socket.socket):
     """A listening socket that answers connections beyond `limit` with 503 and closes them.
 
     Without a limit, a process that may open no more files cannot accept, and asyncio logs that thousands of times.
-    `close_idle` closes an idle connection for a new one, and tells whether there was one. `refusal` is the answer: none
-    where clients expect TLS.
+    `close_idle` closes an idle connection for a new one, and tells whether there was one; `count_refusal` is called
+    with the status of an answer. Where clients expect TLS (`is_encrypted`), the connection is closed without one.
     """
 
     limit = 1
     open_count = 0
-    refusal = FULL
+    is_encrypted = False
     close_idle: Callable[[], bool] | None = None
+    count_refusal: Callable[[int], None] = staticmethod(lambda _code: None)
     _spare: int | None = None  # a file that is given up to accept one connection more, and close it
 
     def accept(self) -> tuple[socket.socket, Any]:
@@ -59,10 +63,26 @@ class Listener(socket.socket):
             if self.open_count < self.limit or self._make_room():
                 self.open_count += 1
                 return _Accepted(self, accepted), address
-            _refuse(accepted, self.refusal)
+            self._refuse(accepted, FULL)
 
     def _make_room(self) -> bool:
         return self.close_idle is not None and self.open_count < self.limit + MAX_CLOSING and self.close_idle()
+
+    def refuse_waiting(self) -> None:
+        """Answer the connections that wait to be accepted; those of a socket that is closed are reset."""
+        with suppress(OSError):  # there are no more
+            for _ in range(BACKLOG):
+                self._refuse(super().accept()[0], STOPPING)
+
+    def _refuse(self, accepted: socket.socket, answer: bytes) -> None:
+        self.count_refusal(503)
+        with accepted, suppress(OSError):
+            accepted.settimeout(0)
+            if not self.is_encrypted:
+                accepted.send(answer)
+            accepted.shutdown(socket.SHUT_WR)
+            while accepted.recv(1 << 16):  # what is unread when a socket is closed takes the answer with it
+                pass
 
     def keep_spare(self) -> None:
         """Open the spare file."""
@@ -94,15 +114,6 @@ class _Accepted(socket.socket):
             self._listener.open_count -= 1
             self._listener = None
         super().close()
-
-
-def _refuse(accepted: socket.socket, answer: bytes) -> None:
-    with accepted, suppress(OSError):
-        accepted.settimeout(0)
-        accepted.send(answer)
-        accepted.shutdown(socket.SHUT_WR)
-        while accepted.recv(1 << 16):  # what is unread when a socket is closed takes the answer with it
-            pass
 
 
 def limit_connections(maximum: int) -> int:

@@ -69,6 +69,10 @@ class Metrics(Collector):
         self._reloads = self._counter(
             "model_reloads", "Changes of models on disk by outcome: loaded, failed or removed.", "outcome"
         )
+        text = "Connections answered and closed before a request could be read."
+        self._refusals = Counter("sightline_refused_connections", text, ["code"], registry=self.registry)
+        for code in (400, 408, 503):
+            self._refusals.labels(str(code))  # from 0, so that Prometheus sees the first increase
         self._in_flight = self._gauge("requests_in_flight", "Requests in flight.")
         self._bytes_in_flight = self._gauge("body_bytes_in_flight", "Bytes of the bodies of requests in flight.")
         self.workers = self._gauge("workers", "Processes that answer.")
@@ -127,6 +131,10 @@ class Metrics(Collector):
     def count_reload(self, name: str, outcome: str) -> None:
         """Count a model that changed on disk; `outcome` is loaded, failed or removed."""
         self._reloads.labels(name, outcome).inc()
+
+    def count_refusal(self, code: int) -> None:
+        """Count a connection that was answered with this status, and closed, before a request could be read."""
+        self._refusals.labels(str(code)).inc()
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
         """Count one request by the model and the kind that its path names."""
