@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import time
 import traceback
 import urllib.error
 import urllib.request
@@ -20,6 +19,7 @@ from command import Outcome
 from server_process import Server
 from sightline.serve.server import serve
 from sightline.studio.server import run_studio
+from waiting import wait_until
 
 SECONDS = 120  # for the whole visit; then the server is killed
 
@@ -117,6 +117,6 @@ def _visit(address: str, verb: str, image: Path, changes: Mapping[str, Any]) -> 
         send(path, image.read_bytes(), **{"Content-Type": "image/png"} | token)
     for path, values in changes.items():
         send(path, json.dumps(values).encode(), **{"Content-Type": "application/json"} | token)
-    while changes and json.loads(send("/state"))["folders"]["status"] == "running":
-        time.sleep(0.05)
+    if changes:
+        wait_until(lambda: json.loads(send("/state"))["folders"]["status"] != "running", SECONDS)
     return "".join(faults)

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from sightline.callbacks import EpochRecord
 from sightline.errors import Interrupted
 from sightline.runs.directory import RunDirectory
 from synthetic_images import draw_classes
+from waiting import wait_until
 
 needs_ray = [
     pytest.mark.ray,
@@ -160,14 +160,14 @@ class TestOnACluster:
     ) -> None:
         engine = ("--engine", "ray", "--num-workers", "2")
         driver = start_command(tmp_path, "train", str(data), *OPTIONS, "--out", "run", *engine)
-        while not any((tmp_path / "run").glob("checkpoints/*.npz")):
-            assert driver.poll() is None, driver.communicate()
-            time.sleep(0.02)
+        run = tmp_path / "run"
+        wait_until(lambda: any(run.glob("checkpoints/*.npz")) or driver.poll() is not None, 300)
+        assert driver.poll() is None, driver.communicate()
         driver.send_signal(signal.SIGTERM)
         _, errors = driver.communicate(timeout=300)
         assert driver.returncode == 130, errors
         assert "`sightline resume run` continues from there. Add --engine ray --num-workers 2." in errors
-        assert sl.Run(tmp_path / "run").status == "interrupted"
+        assert sl.Run(run).status == "interrupted"
         driver = start_command(tmp_path, "resume", "run", "--format", "json", "--engine", "ray")
         out, errors = driver.communicate(timeout=600)
         assert driver.returncode == 0, errors

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from sightline.inference.results import Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.progress import ProgressDisplay
 from sightline.report import plotting
+from waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
@@ -58,9 +58,7 @@ def completed_search(
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         record = out / "candidates" / "original-float16" / "record.json"
-        until = time.monotonic() + 300
-        while not record.is_file() and first.poll() is None and time.monotonic() < until:
-            time.sleep(0.02)
+        wait_until(lambda: record.is_file() or first.poll() is not None, 300)
     finally:
         os.killpg(first.pid, signal.SIGKILL)
         first.wait()

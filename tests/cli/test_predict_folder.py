@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import sightline as sl
 from command import COLORS, Command, draw_classes
 from sightline import process
 from sightline.api import prediction_folder
+from waiting import wait_until
 
 Trained = tuple[Path, dict[str, Any]]
 
@@ -141,6 +141,11 @@ def test_a_list_on_standard_input(
     assert len(pq.read_table(tmp_path / "p.parquet")) == 3
 
 
+def wait_for_parts(out: Path, count: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until so many parts are written, or the process has ended."""
+    wait_until(lambda: len(list(out.glob("part-*"))) >= count or process.poll() is not None)
+
+
 @pytest.mark.slow
 def test_a_job_that_is_killed_again_and_again_ends_with_the_same_files(
     trained: Trained, colors: Path, tmp_path: Path
@@ -159,10 +164,8 @@ def test_a_job_that_is_killed_again_and_again_ends_with_the_same_files(
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     kills = 0
     for _ in range(8):
-        count = len(list(out.glob("part-*")))
         with subprocess.Popen([*command, "--out", out], env=environment) as process:
-            while process.poll() is None and len(list(out.glob("part-*"))) < count + 2:
-                time.sleep(0.01)
+            wait_for_parts(out, len(list(out.glob("part-*"))) + 2, process)
             process.send_signal(signal.SIGKILL)
         kills += process.returncode == -signal.SIGKILL
         if process.returncode == 0:

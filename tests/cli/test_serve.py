@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -25,6 +24,7 @@ from server_process import Server
 from sightline import load
 from sightline.inference import bundle
 from small_bundles import make_bundle
+from waiting import wait_until
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -274,9 +274,7 @@ def test_sighup_loads_the_model_again_until_its_terminal_closes(tmp_path: Path) 
         assert running.request("/model")[1]["weights_sha256"] == "1" * 64
         bundle.write_folder(make_bundle(2), tmp_path / "shapes")
         running.process.send_signal(signal.SIGHUP)
-        end = time.monotonic() + 60
-        while running.request("/model")[1]["weights_sha256"] != "2" * 64:
-            assert time.monotonic() < end
+        wait_until(lambda: running.request("/model")[1]["weights_sha256"] == "2" * 64)
         os.close(master)
         _, err = running.process.communicate(timeout=60)
     assert (running.process.returncode, err) == (0, "")

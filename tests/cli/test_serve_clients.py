@@ -11,7 +11,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
 from sightline.tasks.protocol import BUILT_IN
+from waiting import wait_until
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -57,11 +57,12 @@ def serve(classifier: Classifier, name: str) -> Iterator[str]:
         server = Server(app, Limits(), 10)  # uvicorn's own resets connections whose body it has not read
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
-        while not server.started and thread.is_alive():
-            time.sleep(0.05)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+        try:
+            wait_until(lambda: server.started or not thread.is_alive())
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 from hostile_clients import HEAD, SLOW_IMAGE, open_connections, read_memory
 from hostile_images import png
 from server_process import Server
+from waiting import wait_until
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -41,11 +42,8 @@ def test_half_open_connections_cost_neither_answers_nor_log_lines(trained: tuple
     """With as many files as 129 connections do not fit into."""
     with Server(trained[0], prepare="ulimit -n 128") as server:
         with open_connections(server, 200):
-            time.sleep(1)
-            assert try_request(server, "/health") in {503, None}
-        deadline = time.monotonic() + 20
-        while try_request(server, "/predict", image) != 200:
-            assert time.monotonic() < deadline
+            wait_until(lambda: try_request(server, "/health") in {503, None})
+        wait_until(lambda: try_request(server, "/predict", image) == 200)
         code, err = server.stop()
         assert (code, err) == (0, "")
 
@@ -73,9 +71,7 @@ def test_many_large_bodies_take_no_more_memory_than_is_allowed(trained: tuple[Pa
 
         with ThreadPoolExecutor(64) as pool:
             tasks = [pool.submit(send, number) for number in range(64)]
-            deadline = time.monotonic() + 60
-            while sum(task.done() for task in tasks) < 54 and time.monotonic() < deadline:
-                time.sleep(0.1)
+            wait_until(lambda: sum(task.done() for task in tasks) >= 54)
             peak = read_memory(server, "VmHWM")
             assert server.request("/health")[0] == 200
             release.set()
@@ -118,9 +114,7 @@ def test_a_model_that_never_returns_does_not_keep_it_from_stopping(tmp_path: Pat
     with Server(script=script) as server, server.connect() as client:
         body = png(8, 8)
         client.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-        deadline = time.monotonic() + 30
-        while server.request("/health")[1] != {"status": "stalled"}:
-            assert time.monotonic() < deadline
+        wait_until(lambda: server.request("/health")[1] == {"status": "stalled"})
         assert server.request("/predict", body)[0] == 503
         start = time.monotonic()
         assert server.stop()[0] == 0

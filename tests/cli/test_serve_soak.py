@@ -26,6 +26,7 @@ from sightline.inference import bundle
 from sightline.preprocessing import PreprocessingSpec
 from small_bundles import make_bundle
 from synthetic_images import encode_png
+from waiting import wait_until
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -197,13 +198,6 @@ def wait_for_weights(server: Server, weights: str) -> None:
     wait_until(lambda: server.request("/model")[1]["weights_sha256"] == weights)
 
 
-def wait_until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_good_clients_are_answered_right_among_slow_and_hostile_ones(
     trained: tuple[Path, Any], colors: Path, tmp_path: Path
 ) -> None:
@@ -239,9 +233,6 @@ def test_good_clients_are_answered_right_among_slow_and_hostile_ones(
         assert min(counts) > 10
         late = read_memory(server)
         assert late - early < 100 << 20, f"{sum(counts)} good requests, {early >> 20} MB, then {late >> 20} MB"
-        deadline = time.monotonic() + 30
-        while count_files(server) > files + 4:  # what decodes may have been replaced just now
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        wait_until(lambda: count_files(server) <= files + 4)  # what decodes may have been replaced just now
         with open_connections(server, 20):
             assert server.stop() == (0, "")

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -20,6 +20,7 @@ from sightline import load
 from sightline.inference import bundle
 from small_bundles import make_bundle
 from synthetic_images import encode_png
+from waiting import wait_until
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -70,13 +71,6 @@ def is_running(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def ask(server: Server, path: str, body: bytes | None = None) -> int:
@@ -170,11 +164,11 @@ def test_a_new_model_is_loaded_by_each(server: Server, model: Path) -> None:
     server.process.send_signal(signal.SIGHUP)
     newest = [False] * 20
 
-    def ask() -> bool:
+    def all_answer_with_it() -> bool:
         newest.append(server.request("/model")[1]["weights_sha256"] == "2" * 64)
         return all(newest[-20:])
 
-    wait_until(ask)
+    wait_until(all_answer_with_it)
     assert server.stop() == (0, "")
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from command import Command, draw_classes
+from waiting import wait_until
 
-fcntl = pytest.importorskip("fcntl")
+fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
 
 LIGHT = [["models"], ["models", "--format", "json"], ["recipes", "quick"], ["--version"], ["--help"]]
 FULL, CLOSED = "No space left on device", "it is closed"
@@ -146,7 +147,8 @@ def test_an_end_of_a_pipe_that_does_not_block_is_waited_for() -> None:
     with subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE) as child:
         os.close(write)
         with os.fdopen(read, "rb") as file:
-            time.sleep(2)  # it has filled the pipe by then
+            wait_until(lambda: any(fcntl.ioctl(read, termios.FIONREAD, bytes(4))))
+            time.sleep(0.2)  # it meets the full pipe
             text = file.read()
         assert child.stderr is not None
         assert child.stderr.read() == b""

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from command import SPACE, Command
 from sightline import api
 from sightline.api import training_process
 from sightline.errors import Interrupted, ModelError
+from waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
 
@@ -112,11 +112,8 @@ def test_a_signal_reaches_the_trial_and_the_sweep_itself_imports_no_framework(
     command = [sys.executable, "-c", AROUND, "sweep", str(colors), str(space), "--out", str(tmp_path / "o")]
     run = tmp_path / "o" / "trial-0001"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as sweeping:
-        until = time.monotonic() + 300
-        while not (run / "history.jsonl").is_file() or not (run / "history.jsonl").read_text():
-            assert sweeping.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        history = run / "history.jsonl"
+        wait_until(lambda: sweeping.poll() is not None or (history.is_file() and history.read_text()), 300)
         sweeping.send_signal(signal.SIGTERM)
         out, err = sweeping.communicate(timeout=300)
     assert sweeping.returncode == 130, err

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from sightline.data.batches import epoch_order, iterate_batches
 from sightline.data.types import Subset
+from waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
@@ -112,10 +112,7 @@ def test_one_batch_is_gathered_ahead_in_another_thread() -> None:
     next(flow)
     second = next(flow)
     assert second.positions.tolist() == [2, 3]
-    for _ in range(10_000):  # the third is being gathered; closing would cancel it if it had not begun
-        if len(reads) == 3:
-            break
-        time.sleep(0.001)
+    wait_until(lambda: len(reads) == 3)  # the third is being gathered; closing would cancel it if it had not begun
     flow.close()
     assert len(reads) == 3
     assert threading.current_thread().name not in reads

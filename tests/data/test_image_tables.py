@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from sightline.errors import DataError, ImageError
 from sightline.inference.background_count import BackgroundCount
 from sightline.inference.stream import expand_inputs
 from synthetic_images import encode
+from waiting import wait_until
 
 NAMES = ("cat", "dog")
 SUFFIXES = (".parquet", ".arrow", ".feather")
@@ -268,8 +268,7 @@ def test_a_compressed_tar_is_unpacked_once_for_all_who_read_it(tmp_path: Path, m
     path = write_tar(tmp_path / "a.tgz", {f"cat/{i}.png": image for i, image in enumerate(IMAGES)}, "w:gz")
     with BackgroundCount(expand_inputs([path])) as count:
         index = build_index(path)
-        while count.value is None:
-            time.sleep(0.001)
+        wait_until(lambda: count.value is not None)
         assert [item.read() for item in expand_inputs([path])] == [index.read(i) for i in range(10)] == IMAGES
     assert (count.value, len(unpacked)) == (10, 1)
     write_tar(path, {"dog/1.png": IMAGES[3]}, "w:gz")

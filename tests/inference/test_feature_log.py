@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -22,6 +21,7 @@ from sightline.errors import DataError, OutputError
 from sightline.inference import feature_log, logged_images
 from sightline.inference.feature_log import FILES, FeatureLog, list_files
 from sightline.inference.logged_images import LoggedImages, read_log
+from waiting import wait_until
 
 MODEL, CLASSES = "net@" + 64 * "a", ("cat", "dog")
 Open = Callable[..., FeatureLog]
@@ -131,8 +131,7 @@ def test_a_log_that_another_program_rotates_goes_on(
     path = tmp_path / "cats.log"
     log = open_log()
     first = [log.add(*row) for row in zip(*draw(3), strict=True)]
-    while path.read_bytes().count(b"\n") < 4:
-        time.sleep(0.01)
+    wait_until(lambda: path.read_bytes().count(b"\n") >= 4)
     change(path)
     assert add_all(log, 2, seed=1) == list(read(path).ids)
     if (tmp_path / "old.log").exists():
@@ -145,8 +144,7 @@ def test_a_log_that_is_deleted_from_a_full_disk_leaves_its_room_to_the_next_one(
 ) -> None:
     log = open_log()
     log.add(*next(zip(*draw(1), strict=True)))
-    while (tmp_path / "cats.log").read_bytes().count(b"\n") < 2:
-        time.sleep(0.01)
+    wait_until(lambda: (tmp_path / "cats.log").read_bytes().count(b"\n") >= 2)
     old, append = os.dup(log._file.fileno()), feature_log._append
 
     def append_to_full_disk(file: IO[bytes], line: bytes, end: int) -> int:

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from sightline.distributed.cluster import ClusterSpec, connect, resolve_cluster
 from sightline.errors import UsageError
 from sightline.runs.host_session import HostSession
 from synthetic_images import ImageFolder
+from waiting import wait_until
 
 needs_jax = pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 TRAIN = (
@@ -57,9 +57,8 @@ def start_both_hosts(folder: Path, *arguments: str, data: tuple[Path, ...] = ())
 
 
 def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
-    while not any(run.glob("checkpoints/*.npz")):
-        assert process.poll() is None, "it ended before"
-        time.sleep(0.01)
+    wait_until(lambda: any(run.glob("checkpoints/*.npz")) or process.poll() is not None, 300)
+    assert process.poll() is None, "it ended before"
 
 
 @needs_jax

@@ -35,6 +35,7 @@ from sightline.serve.connections import Server
 from sightline.serve.limits import Limits
 from sightline.serve.listening import STOPPING_REASON, Listener, limit_connections
 from synthetic_images import encode_png
+from waiting import wait_until
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 IMAGE = encode_png()
@@ -96,13 +97,9 @@ class RunningServer:
     def predict(self) -> tuple[int, Any]:
         return self.ask(POST + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE)
 
-    def wait_until(self, condition: str) -> None:
-        """Wait until an expression of `admission` or `predictor` holds."""
-        names = {"admission": self.app.state.admission, "predictor": self.predictor, "listener": self.listener}
-        end = time.monotonic() + 60
-        while not eval(condition, {"len": len}, names):  # noqa: S307  # expressions of this file
-            assert time.monotonic() < end, condition
-            time.sleep(0.005)
+    def count_requests(self) -> int:
+        """Return how many requests are in flight."""
+        return int(self.app.state.admission.requests)
 
 
 def read_all(client: socket.socket) -> bytes:
@@ -149,12 +146,12 @@ def test_a_request_leaves_no_cycles_of_objects(server: RunningServer) -> None:
                 assert received.startswith(b"HTTP/1.1 200")
 
         ask(5)
-        server.wait_until("not admission.requests")
+        wait_until(lambda: server.count_requests() == 0)
         gc.collect()
         gc.disable()
         try:
             ask(50)
-            server.wait_until("not admission.requests")
+            wait_until(lambda: server.count_requests() == 0)
             time.sleep(0.1)  # until the tasks of the last one have ended
             assert gc.collect() < 5 * 50
         finally:
@@ -176,7 +173,7 @@ def test_a_header_must_arrive_in_time_on_every_request(monkeypatch: pytest.Monke
             assert parse(read_all(second))[0] == 408
             assert read_all(silent) == b""  # it asked for nothing
             dripping.join()
-        server.wait_until("listener.open_count == 0")
+        wait_until(lambda: server.listener.open_count == 0)
 
 
 def drip(client: socket.socket, content: bytes) -> None:
@@ -188,9 +185,9 @@ def drip(client: socket.socket, content: bytes) -> None:
 
 def test_connections_beyond_the_limit_are_answered_and_closed() -> None:
     with RunningServer(connections=3) as server:
-        server.wait_until("listener.open_count == 0")
+        wait_until(lambda: server.listener.open_count == 0)
         waiting = [server.connect() for _ in range(3)]
-        server.wait_until("listener.open_count == 3")
+        wait_until(lambda: server.listener.open_count == 3)
         for _ in range(20):
             with server.connect() as client:
                 client.sendall(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -199,7 +196,7 @@ def test_connections_beyond_the_limit_are_answered_and_closed() -> None:
             assert (status, answer["error"]) == (503, "Too many connections: try again in a moment.")
             assert b"\r\nretry-after: 1\r\n" in received.lower()
         waiting.pop().close()
-        server.wait_until("listener.open_count == 2")
+        wait_until(lambda: server.listener.open_count == 2)
         assert server.predict()[0] == 200
         for client in waiting:
             client.close()
@@ -207,15 +204,15 @@ def test_connections_beyond_the_limit_are_answered_and_closed() -> None:
 
 def test_connections_refused_without_a_request_are_counted() -> None:
     with RunningServer(Limits(header=0.5), connections=1) as server:
-        server.wait_until("listener.open_count == 0")
+        wait_until(lambda: server.listener.open_count == 0)
         with server.connect() as slow:
-            server.wait_until("listener.open_count == 1")
+            wait_until(lambda: server.listener.open_count == 1)
             assert server.predict()[0] == 503
             slow.sendall(b"GET /hea")
             assert parse(read_all(slow))[0] == 408
-        server.wait_until("listener.open_count == 0")
+        wait_until(lambda: server.listener.open_count == 0)
         assert server.ask(b"no request\r\n\r\n")[0] == 400
-        server.wait_until("listener.open_count == 0")
+        wait_until(lambda: server.listener.open_count == 0)
         with server.connect() as client:
             client.sendall(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
             counts = re.findall(r'sightline_refused_connections_total{code="(.+)"} (.+)', read_all(client).decode())
@@ -234,11 +231,11 @@ def ask_again(client: socket.socket) -> bytes:
 def test_a_connection_between_two_requests_makes_room_for_a_new_one() -> None:
     """The one that has been idle for the longest; one whose request is being answered stays."""
     with RunningServer(connections=3) as server:
-        server.wait_until("listener.open_count == 0")
+        wait_until(lambda: server.listener.open_count == 0)
         server.predictor.gate.clear()
         busy, *idle = [server.connect() for _ in range(3)]
         busy.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE)
-        server.wait_until("len(predictor.sizes)")
+        wait_until(lambda: server.predictor.sizes)
         assert all(ask_again(client).startswith(b"HTTP/1.1 200") for client in reversed(idle))
         newest = server.connect()
         assert ask_again(newest).startswith(b"HTTP/1.1 200")
@@ -246,7 +243,7 @@ def test_a_connection_between_two_requests_makes_room_for_a_new_one() -> None:
         assert ask_again(idle[0]).startswith(b"HTTP/1.1 200")
         server.predictor.gate.set()
         assert busy.recv(1 << 16).startswith(b"HTTP/1.1 200")
-        server.wait_until("listener.open_count == 3")
+        wait_until(lambda: server.listener.open_count == 3)
         for client in (busy, newest, *idle):
             client.close()
 
@@ -328,12 +325,12 @@ def test_a_client_that_hangs_up_leaves_the_queue_in_silence(
     request = POST + b"Content-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE
     with server.connect() as first:
         first.sendall(request)
-        server.wait_until("len(predictor.sizes) == 1")
+        wait_until(lambda: server.predictor.sizes)
         for size in (len(request), len(request) - 5):  # after its body, and in the middle of it
             with server.connect() as client:
                 client.sendall(request[:size])
-                server.wait_until("admission.requests == 2")
-            server.wait_until("admission.requests == 1")
+                wait_until(lambda: server.count_requests() == 2)
+            wait_until(lambda: server.count_requests() == 1)
         server.predictor.gate.set()
         assert first.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
     assert server.predict()[0] == 200
@@ -346,7 +343,7 @@ def test_it_is_first_unready_then_answers_what_it_has_and_then_stops(server: Run
     server.predictor.gate.clear()
     with server.connect() as client:
         client.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE)
-        server.wait_until("len(predictor.sizes) == 1")
+        wait_until(lambda: server.predictor.sizes)
         server.stop()
         assert server.ask(b"GET /health HTTP/1.1\r\nHost: test\r\n\r\n") == (503, {"status": "stopping"})
         assert server.ask(b"GET /v2/health/ready HTTP/1.1\r\nHost: test\r\n\r\n")[0] == 503
@@ -388,7 +385,7 @@ def test_it_stops_in_time_whatever_clients_do(
         ]
         for content in contents:
             stack.enter_context(server.connect()).sendall(content)
-        server.wait_until("admission.requests == 2")
+        wait_until(lambda: server.count_requests() == 2)
         start = time.monotonic()
         server.stop()
         server.thread.join(20)
@@ -401,7 +398,7 @@ def test_it_stops_in_time_whatever_clients_do(
 def test_a_second_signal_stops_it_at_once() -> None:
     with RunningServer(grace=1000) as server, server.connect() as client:
         client.sendall(POST + b"Content-Length: 100\r\n\r\nhalf")
-        server.wait_until("admission.requests == 1")
+        wait_until(lambda: server.count_requests() == 1)
         server.stop()
         server.stop()
         server.thread.join(20)
@@ -440,5 +437,5 @@ def test_a_connection_that_was_reset_meanwhile_is_not_an_error(
             read_all(client)
         monkeypatch.undo()
         assert server.predict()[0] == 200
-        server.wait_until("listener.open_count == 0")
+        wait_until(lambda: server.listener.open_count == 0)
     assert capfd.readouterr().err == ""

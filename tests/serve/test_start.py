@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +23,7 @@ from sightline.inference import bundle
 from sightline.serve import connections, listening, workers
 from small_bundles import make_bundle
 from synthetic_images import encode_png
+from waiting import wait_until
 
 
 class Start(NamedTuple):
@@ -124,12 +123,9 @@ def test_a_worker_that_is_starting_looks_for_changed_models_once_it_is_ready(
     """It may have read the old ones."""
     monkeypatch.setattr(workers, "CHILD_CODE", WORKER)
 
-    def wait_for(condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < end
-            worker.look()
-            time.sleep(0.01)
+    def look_and_find_it_ready() -> bool:
+        worker.look()
+        return worker.is_ready
 
     with listening.Listener() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -138,10 +134,10 @@ def test_a_worker_that_is_starting_looks_for_changed_models_once_it_is_ready(
         try:
             worker.reload()
             (tmp_path / "loaded").touch()
-            wait_for(lambda: worker.is_ready)
-            wait_for((tmp_path / "reloaded").exists)
+            wait_until(look_and_find_it_ready)
+            wait_until((tmp_path / "reloaded").exists)
             (tmp_path / "reloaded").unlink()
             worker.reload()
-            wait_for((tmp_path / "reloaded").exists)
+            wait_until((tmp_path / "reloaded").exists)
         finally:
             worker.kill()

@@ -11,8 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from sightline.studio.training import MAX_STREAMS, read_sweep
 from sightline.studio.training_runs import FOLDER, TrainingChoice, TrainingRuns
 from studio_client import load_page
 from studio_server import serve
+from waiting import wait_until
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
@@ -68,13 +68,6 @@ def client(colors: Path, patch: Path, tmp_path: Path) -> Iterator[Any]:
         yield opened
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it takes too long"
-        time.sleep(0.05)
-
-
 def read_events(text: str) -> list[tuple[str, Any]]:
     blocks = [dict(line.split(": ", 1) for line in block.splitlines()) for block in text.strip().split("\n\n")]
     return [(block["event"], json.loads(block["data"])) for block in blocks if "event" in block]
@@ -102,7 +95,7 @@ def test_a_training_uses_the_images_and_corrections_of_the_studio(
     assert refused.status_code == 400
     assert "transfer-colors-1 is still training" in refused.json()["error"]
     assert client.post("/train/stop", json={"run": "transfer-colors-1"}).status_code == 200
-    wait_for(lambda: client.get("/train/runs").json()[0]["status"] == "failed")
+    wait_until(lambda: client.get("/train/runs").json()[0]["status"] == "failed")
 
 
 @pytest.mark.parametrize("linked", ["log", "lock", "folder"])
@@ -162,7 +155,7 @@ def test_other_images_are_those_of_a_run_or_have_a_name(
     options = ["train", "--recipe=quick", "--set=seed=1", f"--out={tmp_path / 'runs' / 'quick-colors-1'}"]
     assert started == [[*options, "--", *run.config.data.sources]]
     client.post("/train/stop", json={"run": "quick-colors-1"})
-    wait_for(lambda: client.get("/train/runs").json()[0]["status"] == "failed")
+    wait_until(lambda: client.get("/train/runs").json()[0]["status"] == "failed")
     assert client.post("/train/start", json={"data": "digits", "recipe": "quick"}).json() == {"run": "quick-digits-1"}
     assert started[1][-2:] == ["--", "digits"]
     client.post("/train/stop", json={"run": "quick-digits-1"})
@@ -260,7 +253,7 @@ def test_the_page_opens_with_the_run_that_was_trained_or_opened_here(
         with open_studio(Dataset(colors), tmp_path / "other.jsonl", runs=folder) as other, load_page(other) as page:
             assert f'data-current="{name}"' in page.get("/train").text, "it trains, whichever studio started it"
         client.post("/train/stop", json={"run": name})
-        wait_for(lambda: {"name": name, "status": "failed"} in client.get("/train/runs").json())
+        wait_until(lambda: {"name": name, "status": "failed"} in client.get("/train/runs").json())
         add_run(folder / "other", "complete")
         assert f'data-current="{name}"' in client.get("/train").text
     with open_studio(sl.Run(folder / "opened"), patch, runs=tmp_path / "elsewhere") as studio:
@@ -347,7 +340,7 @@ def test_beyond_the_limit_of_streams_a_page_gets_the_state_and_asks_again_later(
         assert (kind, state["status"]) == ("state", "running")
         streams[0].close()
         connections[0].close()
-        wait_for(lambda: follow().readline() == b"retry: 500\n", 10)
+        wait_until(lambda: follow().readline() == b"retry: 500\n", 10)
 
 
 def test_a_sweep_is_a_table_of_its_trials(client: Any, tmp_path: Path) -> None:
@@ -372,21 +365,21 @@ def test_a_training_outlives_the_studio_stops_and_resumes(colors: Path, patch: P
 
     with open_runs() as studio:
         name = studio.training.start(TrainingChoice(recipe="quick", epochs=400))
-        wait_for(lambda: studio.training.describe(name)["status"] == "running")
+        wait_until(lambda: studio.training.describe(name)["status"] == "running")
     with open_runs() as studio:
         runs = studio.training
-        wait_for(lambda: len(runs.describe(name)["history"]) > 2)
+        wait_until(lambda: len(runs.describe(name)["history"]) > 2)
         assert runs.describe(name)["can_stop"]
         runs.stop(name)
-        wait_for(lambda: runs.describe(name)["status"] == "interrupted")
+        wait_until(lambda: runs.describe(name)["status"] == "interrupted")
         state = runs.describe(name)
         assert state["can_resume"]
         assert "sightline resume" in state["message"]
         assert "epoch 1  loss" in runs.read_log(name, 0)[0]
         runs.resume(name)
-        wait_for(lambda: len(runs.describe(name)["history"]) > len(state["history"]))
+        wait_until(lambda: len(runs.describe(name)["history"]) > len(state["history"]))
         assert runs.describe(name)["history"][: len(state["history"])] == state["history"], "it goes on"
         runs.stop(name)
-        wait_for(lambda: runs.describe(name)["status"] == "interrupted")
+        wait_until(lambda: runs.describe(name)["status"] == "interrupted")
         with pytest.raises(SightlineError):
             runs.start(TrainingChoice(data=str(colors)))
