@@ -29,8 +29,8 @@ def start_nodes(*num_cpus: int) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def list_workers() -> list[int]:
-    """Return the processes of the cluster of this process that train."""
+def list_workers(actor: str = "TrainingWorker") -> list[int]:
+    """Return the processes of the cluster of this process that run an actor of this class."""
     parents, commands = {}, {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended since
@@ -43,4 +43,4 @@ def list_workers() -> list[int]:
             pid = parents.get(pid, 0)
         return pid == os.getpid()
 
-    return [pid for pid, command in commands.items() if is_own(pid) and command.startswith(b"ray::TrainingWorker")]
+    return [pid for pid, command in commands.items() if is_own(pid) and command.startswith(f"ray::{actor}".encode())]

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import sightline as sl
 import small_bundles
 from command import COLORS, draw_classes
-from ray_nodes import start_nodes
+from ray_nodes import list_workers, start_nodes
 from s3_server import start_bucket
 from sightline import process
 from sightline.callbacks import Callback
@@ -414,13 +414,8 @@ class TestTwoNodes:
     def test_a_worker_that_is_killed_costs_nothing(
         self, tmp_path: Path, photos: Path, local_files: dict[str, bytes], write: Callable[..., Any]
     ) -> None:
-        out, killed = tmp_path / "out.parquet", []
-
-        def kill_a_worker() -> None:
-            killed.append(find_workers()[0])
-            os.kill(killed[0], signal.SIGKILL)
-
-        at_first_part = AtFirstPart(out, kill_a_worker)
+        out = tmp_path / "out.parquet"
+        at_first_part = AtFirstPart(out, lambda: os.kill(list_workers("_Worker")[0], signal.SIGKILL))
         assert write(photos, out, callback=at_first_part).is_complete
         assert 0 < at_first_part.calls < 1000
         assert read_files(out) == local_files
@@ -494,20 +489,6 @@ def test_the_command_line_starts_ray_and_prints_the_result_alone(tmp_path: Path,
     assert completed.stderr == f"12 images: {out}\n"
     classifier.write_predictions(images, tmp_path / "local.parquet", progress=False)
     assert read_files(out) == read_files(tmp_path / "local.parquet")
-
-
-def find_workers() -> list[int]:
-    """Return the ids of the processes in which the pool's workers run."""
-    processes = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdecimal():
-            try:
-                command = folder.joinpath("cmdline").read_bytes()
-            except OSError:
-                continue
-            if command.startswith(b"ray::") and b"_Worker" in command:
-                processes.append(int(folder.name))
-    return processes
 
 
 def test_an_address_is_for_the_engine_ray(classifier: sl.Classifier, tmp_path: Path) -> None:
