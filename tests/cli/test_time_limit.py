@@ -54,7 +54,7 @@ def test_a_run_finishes_and_says_what_was_left_out(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--time-limit", "soon"), "train.time_limit cannot be 'soon': expected a duration such as 90s, 10m or 1h30m."),
+        (("--time-limit", "soon"), "--time-limit cannot be 'soon': expected a duration such as 90s, 10m or 1h30m."),
         (("--time-limit", "1m", "--hosts", "2", "--rank", "0", "--coordinator", "localhost:1"), "on a single host"),
     ],
 )

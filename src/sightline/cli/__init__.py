@@ -47,7 +47,7 @@ from sightline.cli import (
     watch,
 )
 from sightline.cli.output import print_error, print_line, print_text
-from sightline.errors import HostError, InsufficientMemoryError, OutputError, SightlineError
+from sightline.errors import ConfigError, HostError, InsufficientMemoryError, OutputError, SightlineError
 
 app = typer.Typer(
     name="sightline",
@@ -151,7 +151,7 @@ def _report_error(error: BaseException) -> int:
     if isinstance(error, streams.ReaderExited | BrokenPipeError):  # quietly, as other tools
         return streams.ReaderExited.exit_code
     if isinstance(error, SightlineError):
-        print_error(str(error))
+        print_error(verbs.name_option(str(error), sys.argv) if isinstance(error, ConfigError) else str(error))
         if isinstance(error, HostError):  # a normal exit waits 100 s for the lost host, then JAX aborts
             os._exit(error.exit_code)
         return error.exit_code

@@ -106,6 +106,20 @@ def explain_unknown_option(name: str, known: Collection[str]) -> str | None:
     return f"There is no option {name}: use `{other}`." if other and other.split()[0] in known else None
 
 
+def name_option(message: str, arguments: Collection[str]) -> str:
+    """Return a message that begins with a setting, with the option in its place if `arguments` have one of its name.
+
+    >>> name_option("train.effort cannot be 'fats'.", ["train", "photos", "--effort=fats"])
+    "--effort cannot be 'fats'."
+    >>> name_option("train.effort cannot be 'fats'.", ["train", "photos", "--set", "train.effort=fats"])
+    "train.effort cannot be 'fats'."
+    """
+    setting, space, rest = message.partition(" ")
+    option = "--" + setting.rpartition(".")[2].replace("_", "-")
+    is_typed = any(argument.partition("=")[0] == option for argument in arguments)
+    return f"{option if is_typed else setting}{space}{rest}"
+
+
 class VerbGroup(TyperGroup):
     """The commands, with messages of our own for one that does not exist and for an empty argument."""
 
