@@ -141,6 +141,7 @@ def test_values_with_arrays_are_compared_without_them() -> None:
         assert value == value  # noqa: PLR0124
         assert value != other
         assert len({value, other}) == 2
+    assert "array" not in repr(MaskPrediction("a.png", mask))
     curves = [LearningCurve(2, 10, 1.0, (), fitted=np.zeros((3, 4))) for _ in range(2)]
     assert curves[0] == curves[1]
 
@@ -210,11 +211,48 @@ def _rows_of_hugging_face() -> Any:
         (lambda: sl.Dataset.from_arrays(draw(2)[0], ["a", "c"], classes=["a", "b"]), "'c' is a label but not one of"),
         (
             lambda: sl.Dataset.from_arrays([draw(1)[0][0], draw(1)[0][0, :8]], ["a", "b"]),  # type: ignore[arg-type]
-            "have different sizes",
+            r"not one array: bring them to one size and use np\.stack\(x\)",
         ),
         (
             lambda: sl.Dataset.from_arrays(cast("Any", [(draw(1)[0][0], 0), (draw(1)[0][0, :8], 1)]), [0, 1]),
             r"The items of x are tuples, such as an image with its label: give the images alone",
+        ),
+        (lambda: untyped.Dataset.from_arrays(iter(draw(2)[0]), [0, 1]), r"x is of the type .*iterator: give one uint8"),
+        (lambda: untyped.Dataset.from_arrays(None, [0, 1]), "x is of the type NoneType: give one uint8 array"),
+        (lambda: untyped.Dataset.from_arrays([Path("a.png")], ["a"]), "x holds paths, not pixels"),
+        (lambda: untyped.Dataset.from_arrays("photos", ["a"]), r"use Dataset\.from_folder for a folder"),
+        (lambda: sl.Dataset.from_arrays(np.array([*draw(2)[0], None], object)[:2], [0, 1]), r"use np\.stack\(x\)"),
+        (
+            lambda: sl.Dataset.from_arrays(draw(2)[0].reshape(2, -1), [0, 1]),
+            r"use x\.reshape\(len\(x\), height, width\)",
+        ),
+        (
+            lambda: sl.Dataset.from_arrays(draw(2)[0], [{"a"}, {"a", "b"}]),
+            r"arrays\[0\] has the label \{'a'\}: give one",
+        ),
+        (lambda: sl.Dataset.from_arrays(draw(2)[0], [["a", "b"], ["a", "b"]]), "2 images but 4 labels: give one label"),
+        (lambda: sl.Dataset.from_arrays(draw(2)[0], ["a", ""]), r"arrays\[1\] has no label \(''\)"),
+        (lambda: sl.Dataset.from_arrays(draw(2)[0], np.array([False, True]), classes=["a", "b"]), r"y\.astype\(int\)"),
+        (
+            lambda: untyped.Dataset.from_arrays(draw(2)[0], [0, 1], classes=["a", None]),
+            r"none of them missing, not \['a', N",
+        ),
+        (
+            lambda: untyped.Dataset.from_arrays(draw(2)[0], [0, 1], classes={0: "a", 1: "b"}),
+            "in the order of their number",
+        ),
+        (
+            lambda: untyped.Dataset.from_arrays(*draw(2), split=np.array(["train", "test"])),
+            "split must be a string, not",
+        ),
+        (lambda: untyped.train(*draw(2)), r"takes only data by position: .* data is Dataset\.from_arrays\(x, y\)"),
+        (
+            lambda: sl.Dataset.from_dataframe(pandas_frame([b"png"], ["a"])),
+            "The column 'path' .* holds images, not paths",
+        ),
+        (
+            lambda: sl.Dataset.from_dataframe(pandas_frame([*draw(1)[0]], ["a"])),
+            r"or use Dataset\.from_arrays\(np\.stack\(frame\['path'\]\), y\) if they have one size",
         ),
         (sl.Dataset.from_folder, "takes one or more paths"),
         (lambda: sl.Dataset.from_folder(["photos"]), "one or more paths"),  # type: ignore[arg-type]
@@ -412,6 +450,16 @@ def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:
         (lambda _: untyped.describe("quick", set=None), 'set must be a dict or a list of "KEY=VALUE", not None.'),
         (lambda _: untyped.Dataset("photos", column=3), 'column must be a dict or a list of "ROLE=NAME", not 3.'),
         (lambda _: untyped.train("photos", allow=[3]), "allow must be a list of strings, not [3]."),
+        (lambda _: untyped.train("photos", track=3), "track must be a string or a list of strings, not 3."),
+        (
+            lambda _: untyped.train("photos", set={"train.epochs": print}),
+            "A setting is a number, a text, True, False or a list of these, not <built-in function print>.",
+        ),
+        (lambda run: run.classifier.evaluate(tta=["flip"]), "tta must be a string, not a list."),
+        (
+            lambda run: run.classifier.predict("a.png", 3),
+            "predict() takes only images by position: name the options, as in top=....",
+        ),
     ],
 )
 def test_a_value_of_a_wrong_type_is_refused_by_its_name(run: sl.Run, call: Callable[[Any], Any], sentence: str) -> None:
@@ -555,7 +603,7 @@ def test_images_come_in_any_form(run: sl.Run, tmp_path: Path) -> None:
         np.testing.assert_array_equal(clf.predict_proba(image), expected)
 
 
-def pandas_frame(paths: list[str | None], labels: list[str]) -> Any:
+def pandas_frame(paths: list[Any], labels: list[str]) -> Any:
     return pytest.importorskip("pandas").DataFrame({"path": paths, "label": labels})
 
 
@@ -604,6 +652,7 @@ class _Tensor:
         (lambda x: x[..., :2], r"it has 2 channels, so choose one of them, as in x\[\.\.\., 0\]\.$"),
         (lambda x: x[:4, :4, :2], r"it has 2 channels"),
         (lambda x: np.tile(x, 2)[None], r"got uint8 \[1, 32, 32, 6\]: it has 6 channels, so choose three of them"),
+        (lambda x: x[..., [0] * 5], r"got uint8 \[32, 32, 5\]: it has 5 channels, so choose three of them"),
         (lambda x: [x, x.tolist()], r"Image \[1\]: .*use np\.array\(x, 'uint8'\)\.$"),
         (lambda x: np.zeros((2, 2, 8, 8, 3), np.uint8), r"got uint8 \[2, 8, 8, 3\]\.$"),
         (lambda x: {"image": x}, "of the type dict"),

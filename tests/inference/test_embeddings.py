@@ -145,6 +145,8 @@ def test_other_tools_read_the_files(tmp_path: Path) -> None:
     table = embeddings.to_frame()
     assert list(table.columns) == ["path", "label", "error", *(f"feature_{k}" for k in range(5))]
     assert repr(embeddings) == "Embeddings(8 x 5 of fake, 1 without one)"
+    np.testing.assert_array_equal(embeddings, embeddings.vectors)
+    assert np.asarray(embeddings, np.float64).dtype == np.float64
 
 
 def test_raw_csv_has_text_as_it_is_and_is_read_back(tmp_path: Path) -> None:

@@ -212,10 +212,16 @@ def test_another_model_and_other_options_are_refused(tmp_path: Path, name: str, 
     (tmp_path / "p.parquet" / "_predictions.json").unlink()  # as if two jobs had started at once
     with pytest.raises(OutputError, match=r"without _predictions\.json"):
         write(tmp_path / "p.parquet", make_items(8), form=changed)
-    PredictionFolder(tmp_path / "empty", changed)
-    (tmp_path / "empty" / "_predictions.json").rename(tmp_path / "p.parquet" / "_predictions.json")
+    PredictionFolder(tmp_path / "empty.parquet", changed)
+    (tmp_path / "empty.parquet" / "_predictions.json").rename(tmp_path / "p.parquet" / "_predictions.json")
     with pytest.raises(OutputError, match="with another model or other options"):
         write(tmp_path / "p.parquet", make_items(8), form=changed)
+
+
+def test_a_folder_whose_name_does_not_say_what_it_holds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"a name that ends with \.parquet, not .*p\.csv"):
+        write(tmp_path / "p.csv", make_items(8))
+    assert not (tmp_path / "p.csv").exists()
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ _KINDS: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
     "str": (str, "a string"),
     "Path": (PathLike, "a path"),
     "None": (type(None), ""),
+    **dict.fromkeys(("Device", "Engine", "Split", "TTA"), (str, "a string")),  # whose values the functions check
 }
 
 
@@ -48,8 +49,9 @@ def check_types(function: Callable[P, R]) -> Callable[P, R]:
                 raise UsageError(_explain_unknown_option(function, name, [p.name for p in parameters]))
         try:
             arguments = signature.bind(*args, **kwargs).arguments
-        except TypeError:  # Python's own message names the argument that is missing
-            return function(*args, **kwargs)
+        except TypeError:
+            _check_count(function, parameters, len(args))
+            return function(*args, **kwargs)  # Python's own message names the argument that is missing
         for name, value in arguments.items():
             if name in simple:
                 _check_value(name, value, simple[name])
@@ -70,9 +72,24 @@ def check_method_types(cls: C) -> C:
     return cls
 
 
+def _check_count(function: Callable[..., Any], parameters: list[inspect.Parameter], count: int) -> None:
+    positional = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    if count > len(positional) and len(parameters) > len(positional):
+        names = " and ".join(name for name in positional if name not in ("self", "cls")) or "nothing"
+        hint = "; for arrays with labels, data is Dataset.from_arrays(x, y)" if "data" in positional else ""
+        option = parameters[len(positional)].name
+        raise UsageError(
+            f"{_name_caller(function)}() takes only {names} by position: name the options, as in {option}=...{hint}."
+        )
+
+
+def _name_caller(function: Callable[..., Any]) -> str:
+    return function.__qualname__.split(".")[0] if function.__name__ == "__init__" else function.__name__
+
+
 def _explain_unknown_option(function: Callable[..., Any], name: str, known: list[str]) -> str:
     options = [option for option in known if option not in ("self", "cls")]
-    caller = function.__qualname__.split(".")[0] if function.__name__ == "__init__" else function.__name__
+    caller = _name_caller(function)
     settings = find_settings(RunConfig, name) if "set" in options else []
     if len(settings) == 1 and not difflib.get_close_matches(name, options, n=1, cutoff=0.8):
         return f"{caller}() has no option {name!r}: use set={{{settings[0]!r}: ...}}."

@@ -169,6 +169,8 @@ class Dataset:
             pixels = to_numpy(x, "x")
         except ValueError as error:  # a list of arrays, or a data set of PyTorch
             raise DataError(explain_no_array(x)) from error
+        if pixels.dtype.kind in "OSU":
+            raise DataError(explain_no_array(x))
         return cls(SourceListing(list_array_items(pixels, y, f"{name}/{split}" if split else name, split, classes)))
 
     @classmethod

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.api import owned_png
+from sightline.api.argument_types import check_method_types
 from sightline.api.label_issues import LabelCheck
 from sightline.api.record_list import RecordList, format_html_table, format_text_table
 from sightline.data.types import OUT_OF_FOLD
@@ -26,6 +27,7 @@ from sightline.report import run_plots
 from sightline.report.plotting import RenderedFigure
 
 
+@check_method_types
 class Evaluation:
     """What [`Classifier.evaluate`][sightline.Classifier.evaluate] measured on labeled images.
 

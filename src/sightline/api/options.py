@@ -54,7 +54,10 @@ def _format_value(value: Any) -> str:
         return f"[{', '.join(map(_format_value, value))}]"
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return jsonio.dumps(str(value) if isinstance(value, Path) else value)
+    try:
+        return jsonio.dumps(str(value) if isinstance(value, Path) else value)
+    except TypeError:
+        raise UsageError(f"A setting is a number, a text, True, False or a list of these, not {value!r:.80}.") from None
 
 
 def data_assignments(column: Settings | None, allow: Sequence[str] | None = None) -> list[str]:
@@ -128,10 +131,12 @@ def parse_devices(devices: int | str | None) -> int | None:
 
 def parse_track(track: str | Sequence[str] | None) -> Sequence[str] | None:
     """Return `track` as a value of ``train.track``; raises `UsageError` for an unknown name."""
-    names = [track] if isinstance(track, str) else track
-    for name in names or ():
+    if track is None:
+        return None
+    names = [track] if isinstance(track, str) else _list_texts(track, "track must be a string or a list of strings")
+    for name in names:
         if name not in PACKAGES:
-            raise UsageError(f"--track cannot be {name!r}.{suggest(str(name), PACKAGES)}")
+            raise UsageError(f"--track cannot be {name!r}.{suggest(name, PACKAGES)}")
     return names
 
 

@@ -44,6 +44,10 @@ class Embeddings:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001  # as NumPy calls it
+        """Return `vectors`, for NumPy and scikit-learn."""
+        return np.array(self.vectors, dtype, copy=copy)
+
     def __repr__(self) -> str:
         failed = sum(error is not None for error in self.errors)
         rest = f", {failed} without one" if failed else ""

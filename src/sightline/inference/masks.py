@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Self
 
@@ -45,7 +45,7 @@ class MaskPrediction:
     """
 
     path: str
-    mask: NDArray[np.uint8] | None = None
+    mask: NDArray[np.uint8] | None = field(default=None, repr=False)
     areas: tuple[tuple[str, float], ...] = ()
     quality: float | None = None
     decision: DecisionKind | None = None

@@ -120,6 +120,10 @@ def check_output(out: str | Path) -> None:
 def _list_output(out: str | Path) -> tuple[OutputFolder, list[str]]:
     """Return the folder `out` and the names of its files; raises as `check_output` does."""
     check_installed("pyarrow", purpose=PURPOSE)
+    if not str(out).rstrip("/").endswith(SUFFIX):
+        raise OutputError(
+            f"The predictions are a folder of Parquet files: give out a name that ends with {SUFFIX}, not {out}."
+        )
     folder = open_output_folder(out)
     names = folder.list_names() or []
     if MANIFEST not in names and not all(map(_is_manifest, names)):

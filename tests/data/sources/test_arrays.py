@@ -55,7 +55,7 @@ def test_labels_of_arrays(labels: Any, classes: Any, expected: list[str]) -> Non
             None,
             "mine: pixels must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got float64",
         ),
-        (np.zeros((2, 64), np.uint8), [0, 1], None, "got uint8 [2, 64]."),
+        (np.zeros((2, 64), np.uint8), [0, 1], None, ": for rows of pixels, use x.reshape(len(x), height, width)."),
         (
             np.zeros((2, 3, 8, 8), np.uint8),
             [0, 1],

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from sightline.data.storage import ArrayStore
 from sightline.data.types import Split
 from sightline.errors import DataError, UsageError, first_line, plural, suggest
 from sightline.preprocessing import suggest_conversion
+
+ONE_LABEL = "give one label for each image; for several, save the images as files and use Dataset.from_dataframe"
 
 
 def list_array_items(
@@ -30,9 +33,12 @@ def list_array_items(
     Without `classes`, an integer is its own name, whatever others there are.
     """
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[3:] not in ((), (1,), (3,), (4,)):
+        hint = suggest_conversion(pixels) or ": for rows of pixels, use x.reshape(len(x), height, width)" * (
+            pixels.ndim == 2
+        )
         raise DataError(
             f"{name}: pixels must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got {pixels.dtype} {list(pixels.shape)}"
-            f"{suggest_conversion(pixels)}."
+            f"{hint}."
         )
     store = ArrayStore(pixels, name)
     if classes is not None:
@@ -44,7 +50,9 @@ def list_array_items(
     label_shape = labels.shape
     labels = labels.reshape(-1)
     if len(labels) != len(pixels):
-        hint = ": for one-hot rows, use y.argmax(1)" if len(label_shape) > 1 and label_shape[0] == len(pixels) else ""
+        hint = ""
+        if len(label_shape) > 1 and label_shape[0] == len(pixels):
+            hint = f": {ONE_LABEL}" if labels.dtype.kind in "OSU" else ": for one-hot rows, use y.argmax(1)"
         raise DataError(f"{name}: {plural(len(pixels), 'image')} but {plural(len(labels), 'label')}{hint}.")
     are_numbers = labels.dtype.kind in "iu"
     if are_numbers:
@@ -57,9 +65,12 @@ def list_array_items(
     else:
         label_names = [_name_label(label, i, name) for i, label in enumerate(labels.tolist())]
         if classes is not None and (unknown := sorted(set(label_names) - set(classes))):
-            raise DataError(
-                f"{name}: {unknown[0]!r} is a label but not one of `classes`.{suggest(unknown[0], classes)}"
+            advice = (
+                " Integers index them: use y.astype(int)."
+                if labels.dtype.kind in "bf"
+                else suggest(unknown[0], classes)
             )
+            raise DataError(f"{name}: {unknown[0]!r} is a label but not one of `classes`.{advice}")
     is_number = are_numbers and not classes
     return [
         SourceItem(store, str(i), f"{name}[{i}]", label_name, split, is_number=is_number)
@@ -69,11 +80,12 @@ def list_array_items(
 
 def _list_classes(classes: Sequence[str]) -> list[str]:
     """Return the names of the classes, also of an array, which has no truth value."""
-    if isinstance(classes, str | AbstractSet) or not hasattr(classes, "__iter__"):
+    if isinstance(classes, str | AbstractSet | Mapping) or not hasattr(classes, "__iter__"):
         raise UsageError(f"classes must be a list of names in the order of their numbers, not {classes!r}.")
-    names = [name_class(each) for each in classes]
-    if len({*names}) < len(names):
-        raise UsageError(f"classes must be a list of different names, not {names}.")
+    classes = list(classes)
+    names = [name_class(each) for each in classes if not is_missing(each)]
+    if len({*names} - {""}) < len(classes):
+        raise UsageError(f"classes must be a list of different names, none of them missing, not {classes}.")
     return names
 
 
@@ -81,7 +93,7 @@ def _to_label_array(labels: NDArray[Any] | Sequence[Any], name: str) -> NDArray[
     try:
         array = to_numpy(labels, f"{name}: the labels")
     except ValueError:
-        raise DataError(f"{name}: the labels are rows of different lengths: give one label for each image.") from None
+        raise DataError(f"{name}: the labels are rows of different lengths: {ONE_LABEL}.") from None
     if not array.ndim:
         raise DataError(f"{name}: the labels must be a list or an array with one for each image, not {labels!r:.80}.")
     return array
@@ -98,23 +110,38 @@ def to_numpy(values: Any, name: str) -> NDArray[Any]:
         raise UsageError(f"{name} cannot be converted to a NumPy array: {first_line(error)}") from error
 
 
-def explain_no_array(x: Iterable[Any]) -> str:
+def explain_no_array(x: Any) -> str:
     """Return why the images `x` are not one array.
 
     >>> explain_no_array([("image", "label")])[:26]
     'The items of x are tuples,'
     """
-    if isinstance(next(iter(x), None), tuple):
+    first = x if isinstance(x, str | Path) or not hasattr(x, "__len__") else next(iter(x), None)
+    if isinstance(first, str | Path):
+        return (
+            "x holds paths, not pixels: use Dataset.from_folder for a folder, or Dataset.from_dataframe for paths with "
+            "labels."
+        )
+    if first is x:
+        return (
+            f"x is of the type {type(x).__name__}: give one uint8 array [N, H, W, C], as np.stack(list(images)) makes."
+        )
+    if isinstance(first, tuple):
         return (
             "The items of x are tuples, such as an image with its label: give the images alone as x, as one uint8 "
             "array [N, H, W, C], and their labels as y."
         )
-    return "The images in x have different sizes: resize them, or save them as files and use Dataset.from_folder."
+    return (
+        "The images in x are not one array: bring them to one size and use np.stack(x), or save them as files and use "
+        "Dataset.from_folder."
+    )
 
 
 def _name_label(label: Any, position: int, name: str) -> str:
-    if is_missing(label):
-        raise DataError(f"{name}[{position}] has no label ({label}): leave the image out, or give it a label.")
+    if is_missing(label) or label in ("", b""):
+        raise DataError(f"{name}[{position}] has no label ({label!r}): leave the image out, or give it a label.")
+    if isinstance(label, AbstractSet | Mapping):
+        raise DataError(f"{name}[{position}] has the label {label}: {ONE_LABEL}.")
     return str(int(label)) if isinstance(label, float) and label.is_integer() else name_class(label)
 
 

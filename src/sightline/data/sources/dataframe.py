@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
+
+from PIL import Image
 
 from sightline.config import DataConfig
 from sightline.data.sources.listing import SourceListing
@@ -33,4 +36,14 @@ def list_frame_items(frame: Any, options: DataConfig) -> SourceListing:
         for name in frame.columns
     }
     rows = (dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True))
-    return read_rows(rows, "The DataFrame", options)
+    try:
+        return read_rows(rows, "The DataFrame", options)
+    except DataError as error:
+        for name, (value, *_) in columns.items():
+            is_pixels = isinstance(value, Image.Image) or getattr(value, "ndim", 0) > 1
+            if is_pixels or isinstance(value, bytes | Mapping):
+                stack = f", or use Dataset.from_arrays(np.stack(frame[{name!r}]), y) if they have one size" * is_pixels
+                raise DataError(
+                    f"The column {name!r} of the DataFrame holds images, not paths: save them as files{stack}."
+                ) from error
+        raise

@@ -340,8 +340,8 @@ def _no_items_message(table: Table, columns: Columns, listing: SourceListing, fi
     store = finder.store
     where = store.root.absolute() if isinstance(store, FolderStore) else store.name
     archives = [key for key in store.keys() if key.lower().endswith(ARCHIVE_SUFFIXES)]  # noqa: SIM118  # a method
-    if archives and isinstance(store, FolderStore):
-        file = Path(table.name)
+    file = Path(table.name)
+    if archives and isinstance(store, FolderStore) and file.is_file():
         likely = min(archives, key=lambda key: (Path(key).stem != file.stem, parse_split(Path(key).stem) == "test"))
         return (
             f"{table.name} lists {plural(len(missing), 'file')} in column {columns.path!r}, none of which is in "

@@ -334,6 +334,8 @@ def _convert_cell(value: Any) -> str | tuple[str, ...]:
         value = value.tolist()
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
+    if isinstance(value, set | frozenset):
+        value = sorted(map(str, value))
     if isinstance(value, list | tuple):
         return tuple(str(_convert_cell(v)) for v in value)
     if value is None or (isinstance(value, float) and math.isnan(value)):
