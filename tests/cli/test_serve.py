@@ -254,6 +254,15 @@ def test_a_bundle_is_served_in_every_form_until_a_signal(
         assert err == ""
 
 
+def test_requests_do_not_wait_for_the_reader_of_the_log(trained: tuple[Path, Any]) -> None:
+    with Server(trained[0], "--log-format", "json") as running:
+        for _ in range(12):  # more than a pipe holds
+            assert running.request("/" + "a" * 10_000, timeout=20)[0] == 404
+        code, err = running.stop()
+    assert code == 0
+    assert [json.loads(line).get("status") for line in err.splitlines()].count(404) == 12
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGHUP nor such terminals")
 def test_sighup_loads_the_model_again_until_its_terminal_closes(tmp_path: Path) -> None:
     """The server is the leader of the session of a terminal, as a shell is."""

@@ -158,6 +158,7 @@ def run(
     from sightline.serve.connections import Server
     from sightline.serve.feature_logs import FeatureLogs
     from sightline.serve.listening import limit_connections
+    from sightline.serve.log_stream import write_stderr_in_thread
     from sightline.serve.observing import set_log_format
     from sightline.serve.reloading import Reloader
     from sightline.serve.tracing import start_tracing
@@ -190,7 +191,7 @@ def run(
     )
     del served  # a model that is replaced can be freed
     silence_form_reader()
-    with set_log_format(settings.log_format):
+    with write_stderr_in_thread(), set_log_format(settings.log_format):
         on_start()
         Server(app, settings.limits, settings.grace, certificate, on_ready).run(sockets=[listener])
 

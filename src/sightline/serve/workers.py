@@ -33,6 +33,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from sightline import errors, jsonio, process
 from sightline.errors import OutputError, ProcessError, SightlineError, UsageError
+from sightline.serve.log_stream import write_stderr_in_thread
 from sightline.serve.metrics import SHARED_FOLDER
 from sightline.serve.observing import set_log_format
 
@@ -74,7 +75,12 @@ def run_workers(
     parts = {name: math.ceil(getattr(settings.limits, name) / count) for name in names}
     settings = replace(settings, limits=replace(settings.limits, **parts))
     cores = max(1, process.count_cores() // count)
-    with set_log_format(settings.log_format), _make_folder() as folder, _handle_signals() as signals:
+    with (
+        write_stderr_in_thread(),
+        set_log_format(settings.log_format),
+        _make_folder() as folder,
+        _handle_signals() as signals,
+    ):
         workers: list[_Worker] = []
         try:
             while len(workers) < count and not signals.stops:
