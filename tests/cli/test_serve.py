@@ -289,7 +289,9 @@ def test_sighup_loads_the_model_again_until_its_terminal_closes(tmp_path: Path) 
     assert (running.process.returncode, err) == (0, "")
 
 
-def test_bad_use_gets_one_clear_message(sightline: Command, trained: tuple[Path, Any], tmp_path: Path) -> None:
+def test_bad_use_gets_one_clear_message(
+    sightline: Command, trained: tuple[Path, Any], colors: Path, tmp_path: Path
+) -> None:
     with socket.socket() as busy_socket:
         busy_socket.bind(("127.0.0.1", 0))
         busy_socket.listen()
@@ -304,6 +306,10 @@ def test_bad_use_gets_one_clear_message(sightline: Command, trained: tuple[Path,
         assert "expected a number of seconds, at most 1,000,000" in result.err
     for arguments in ((), (trained[0], "--models", tmp_path)):
         assert "either one model, or a folder of models" in sightline("serve", *arguments).err
+    for folder, text in ((colors, f"`sightline train {colors}` trains a model"), (trained[0], "leave --models out")):
+        result = sightline("serve", "--models", folder)
+        assert (result.code, result.err.count(": ")) == (2, 2)  # one sentence, not one for each class folder
+        assert text in result.err
     assert "leave --name out" in sightline("serve", "--models", tmp_path, "--name", "x").err
     (tmp_path / "cats").mkdir()
     result = sightline("serve", "--models", tmp_path)

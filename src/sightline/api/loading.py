@@ -150,7 +150,7 @@ def _explain_folder(path: Path) -> str | None:
             f"{path} is not a model but contains some: use "
             f"{' or '.join(map(str, islice(models, MAX_MODELS)))}{remaining}."
         )
-    if _holds_images(path):
+    if holds_images(path):
         return (
             f"{path} is a folder of images, not a model: `sightline train {quote_path(path)}` trains a model on it, "
             f"and `sightline doctor {quote_path(path)}` checks it."
@@ -173,7 +173,7 @@ def _models_in(folder: Path) -> list[Path]:
         return []
 
 
-def _holds_images(folder: Path) -> bool:
+def holds_images(folder: Path) -> bool:
     """Return whether images are in a folder or two levels below, as in ``train/cat``."""
     try:
         return any(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sightline import api
-from sightline.api.loading import is_model
+from sightline.api.loading import explain_not_a_model, holds_images, is_model
 from sightline.errors import ModelError, SightlineError, UsageError
 from sightline.inference.device_choice import Device
 from sightline.serve.served_model import ServedModel
@@ -60,6 +60,14 @@ class StoredModel:
         """Load and verify the model; raises `ModelError`, or `UsageError` for a device that cannot be used."""
         classifier = api.load(self.path, threads=options.threads, device=options.device)
         return ServedModel.from_classifier(classifier, self.name, self.number, options.tile)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `UsageError` for a folder that is itself a model, or has images and no models."""
+    if is_model(folder):
+        raise UsageError(f"{folder} is a model, not a folder of models: leave --models out.")
+    if not any(is_model(entry.path) for entry in list_folder(folder)) and holds_images(folder):
+        raise UsageError(explain_not_a_model(folder))
 
 
 def list_folder(folder: Path) -> list[StoredModel]:

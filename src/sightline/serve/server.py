@@ -248,7 +248,7 @@ def bind(host: str, port: int, *, is_shared: bool = False, is_first: bool = True
 
 def _choose_models(model: Path | str | None, folder: Path | None, name: str | None) -> Callable[[], list[StoredModel]]:
     """Return what lists the models: one, or those of a folder; raises `UsageError` unless exactly one is chosen."""
-    from sightline.serve.model_folder import StoredModel, list_folder
+    from sightline.serve.model_folder import StoredModel, check_folder, list_folder
 
     if folder is None and model is not None:
         entry = StoredModel(_io.expand_home(model), name)
@@ -257,4 +257,5 @@ def _choose_models(model: Path | str | None, folder: Path | None, name: str | No
         raise UsageError("Give either one model, or a folder of models with --models.")
     if name is not None:
         raise UsageError("With --models, each model has the name of its folder or file: leave --name out.")
+    check_folder(folder)
     return lambda: list_folder(folder)
