@@ -321,11 +321,12 @@ def test_sources_named_as_splits_are_splits(tmp_path: Path, names: tuple[str, st
     assert {p.split for p in build_index([*paths, other]).images} == {None}
 
 
-def test_a_source_of_test_images_without_labels_is_left_out(tmp_path: Path) -> None:
-    train = {f"{label}.{i}.png": encode_png(i) for label in ("cat", "dog") for i in range(2)}
+@pytest.mark.parametrize("folders", [("", ""), ("train/", "test1/")])
+def test_a_source_of_test_images_without_labels_is_left_out(tmp_path: Path, folders: tuple[str, str]) -> None:
+    train = {f"{folders[0]}{label}.{i}.png": encode_png(i) for label in ("cat", "dog") for i in range(2)}
     paths = [
         write_zip(tmp_path / "train.zip", train),
-        write_zip(tmp_path / "test1.zip", {"1.png": encode_png(8), "2.png": encode_png(9)}),
+        write_zip(tmp_path / "test1.zip", {f"{folders[1]}{i}.png": encode_png(i) for i in (8, 9)}),
     ]
     source_index = build_index(paths)
     assert {(p.label, p.split) for p in source_index.images} == {("cat", "train"), ("dog", "train")}

@@ -21,7 +21,7 @@ ON_OTHER_THINGS = {
     "split-named-class", "splits-from-lists", "unexpected-folder", "unlabeled-folders", "unread-labels",
     "unread-splits", "unused-masks",
     "class-masks", "class-names", "copied-folders", "missing-value-names", "not-downloaded", "numbered-folders",
-    "unread-formats", "decimal-class-names", "unread-class-names",
+    "unread-formats", "decimal-class-names", "unread-class-names", "unread-columns", "joined-class-names",
 }  # fmt: skip
 """Kinds of findings on classes, folders, tables, and files that are not listed."""
 

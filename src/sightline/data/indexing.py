@@ -25,7 +25,12 @@ from sightline.data.remote_folder import RemoteFolder, open_remote_folder
 from sightline.data.sources import named
 from sightline.data.sources.class_name_files import apply_class_names, are_numbers, find_class_names
 from sightline.data.sources.class_parents import apply_class_tree
-from sightline.data.sources.container_files import find_container_files, read_container_files, read_image_table
+from sightline.data.sources.container_files import (
+    find_container_files,
+    join_parts,
+    read_container_files,
+    read_image_table,
+)
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.folder_or_archive import list_folder_or_archive
 from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
@@ -38,7 +43,6 @@ from sightline.data.sources.listing import (
 )
 from sightline.data.sources.manifest import is_table, read_manifest, read_rows
 from sightline.data.sources.mask_folders import INVALID_MASKS, find_mask_classes
-from sightline.data.sources.split_names import assign_splits_by_source_name
 from sightline.data.sources.unread_labels import is_spreadsheet
 from sightline.data.sources.unused_settings import check_settings
 from sightline.data.sources.webdataset import list_samples
@@ -224,7 +228,7 @@ def list_sources(
         for s in source_list
     ]
     check_settings(listings, options, describe_sources(source_list))
-    return apply_class_tree(assign_splits_by_source_name([_short_name(s) for s in source_list], listings), options)
+    return apply_class_tree(join_parts([_short_name(s) for s in source_list], listings), options)
 
 
 def _check_once(sources: Sequence[str]) -> None:

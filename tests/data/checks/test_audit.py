@@ -182,6 +182,26 @@ def test_classes_that_are_measured_values_are_a_warning(tmp_path: Path, labels: 
     assert (finding.count if finding else 0) == count
 
 
+@pytest.mark.parametrize(
+    ("labels", "paths"),
+    [
+        (["cat,pet", "dog, pet"], ("cat,pet", "dog, pet")),
+        (["cat,pet", "pet", "dog"], ("cat,pet",)),
+        (["tench, Tinca tinca", "goldfish, Carassius auratus", "missile", "projectile, missile"], None),
+        (["Smith, John", "Doe, Jane", "cat"], None),
+    ],
+    ids=["tags", "one tag", "ImageNet", "people"],
+)
+def test_labels_joined_by_commas_are_a_warning(
+    tmp_path: Path, labels: list[str], paths: tuple[str, ...] | None
+) -> None:
+    rows = "".join(f'{i}.png,"{label}"\n' for i, label in enumerate(labels * 2))
+    write_files(tmp_path, {f"{i}.png": encode_png(i) for i in range(2 * len(labels))})
+    (tmp_path / "list.csv").write_text(f"path,label\n{rows}")
+    finding = findings_by_kind(quick_audit(build_index(tmp_path / "list.csv"))).get("joined-class-names")
+    assert (finding and finding.paths) == paths
+
+
 def test_identical_leaks_come_first_and_are_counted(tmp_path: Path) -> None:
     files = {**SPLITS, "train/cat/a copy.jpg": TEST0, "test/cat/a small one.jpg": RESIZED}
     leak = findings_by_kind(audit_files(tmp_path, files))["split-leakage"]

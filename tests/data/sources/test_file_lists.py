@@ -171,11 +171,10 @@ def test_zeros_before_the_number_of_a_class_do_not_matter_in_a_column_of_labels(
         ("val_submission.csv", "id,label\nval_0,n01\nval_1,n02\n"),
         ("val.csv", "id,label\nval_0,n01\nval_1,n01\n"),
         ("val.csv", "id,label\nval_0,n01\n"),
-        ("val.csv", "id,label\nval_0,n01\nval_1,n03\n"),
         ("test.csv", "id,label\nval_0,n01\nval_1,n02\n"),
         ("val.csv", "id,v,w\nval_0,n01,n02\nval_1,n02,n01\n"),
     ],
-    ids=["a submission", "one class", "not all", "another class", "of another split", "two columns"],
+    ids=["a submission", "one class", "not all", "of another split", "two columns"],
 )
 def test_a_list_that_may_mean_something_else_labels_nothing(tmp_path: Path, key: str, text: str) -> None:
     write_source(tmp_path, (*TRAINING, *ALONE), {key: text})
@@ -205,6 +204,47 @@ def test_a_table_that_may_be_meant_in_place_of_the_folders_is_named(
     column = table.partition("\n")[0].rpartition(",")[2]
     labeled = build_index(tmp_path, options=DataConfig(labels="data.csv", columns=ColumnsConfig(label=column)))
     assert len({image.label for image in labeled.images}) == 2
+
+
+SITES = tuple(f"site{s}/{i}.png" for s in "AB" for i in (1, 2))
+SITE_ROWS = "site,file,label\nsiteA,1.png,x\nsiteA,2.png,y\nsiteB,1.png,y\nsiteB,2.png,x\n"
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        (SITE_ROWS, "site"),
+        (SITE_ROWS.replace("site,", "folder,", 1), "folder"),
+        ("Patient_ID,age\nsiteA,34\nsiteB,51\n", "Patient_ID"),
+        ("name,category\nsiteA,place\nsiteB,place\n", ""),
+        ("site,age\nsiteA,34\nsiteC,51\n", ""),
+    ],
+    ids=["site", "folder", "patient", "parent classes", "other folders"],
+)
+def test_a_table_that_names_the_folders_as_no_classes_is_named(tmp_path: Path, table: str, column: str) -> None:
+    write_source(tmp_path, SITES, {"data.csv": table})
+    notes = [(n.kind, n.path, n.reason) for n in build_index(tmp_path).notes]
+    reason = f"a table with the class folders in its column {column!r}"
+    assert notes == ([("unread-labels", "data.csv", reason)] if column else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "label"),
+    [
+        ("val.txt", "1.png 0\n2.png 1\n", "0"),
+        ("val.csv", "1.png,tabby\n2.png,pug\n", "tabby"),
+        ("val.csv", "image,class,size\n1.png,0,9\n2.png,1,9\n", "0"),
+        ("val.csv", "image,class\n1.png,n02123045\n2.png,n02112018\n", "n02112018"),
+        ("val.txt", "1.png\n2.png\n", ""),
+        ("val.csv", "image,size\n1.png,9\n2.png,9\n", ""),
+    ],
+    ids=["ImageNet", "names", "column", "another class", "no labels", "no column"],
+)
+def test_a_list_of_a_split_whose_labels_are_unknown_is_named(tmp_path: Path, name: str, text: str, label: str) -> None:
+    write_source(tmp_path, ("train/n02123045/a.png", "train/n02110958/b.png", "val/1.png", "val/2.png"), {name: text})
+    notes = [(n.path, n.reason) for n in build_index(tmp_path).notes if n.kind == "unread-labels"]
+    reason = f"a list of validation images whose labels, such as {label!r}, are not the names of class folders"
+    assert notes == ([(name, reason)] if label else [])
 
 
 def test_lists_of_folders_that_look_like_splits_give_no_splits(tmp_path: Path) -> None:

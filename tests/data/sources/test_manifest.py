@@ -17,6 +17,7 @@ from listings import labels_and_splits, list_notes
 from sightline.config import ColumnsConfig, DataConfig, LimitsConfig, resolve_config
 from sightline.data.indexing import build_index, list_source
 from sightline.data.sources.manifest import read_manifest
+from sightline.data.types import Split
 from sightline.errors import ConfigError, DataError, ImageError
 from synthetic_images import encode_png, write_files, write_zip
 
@@ -140,6 +141,27 @@ def test_any_separator_with_or_without_a_header(tmp_path: Path, name: str, separ
         "1.jpg": ("cat", "train"),
         "2.jpg": ("dog", "test"),
     }
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "is_named"),
+    [
+        ("种类,健康,锈病", ("苹果,1,0", "苹果,0,1", "番茄,1,0"), True),
+        ("label,cat,dog", ("cat,1,0", "dog,0,1", "cat,1,0"), False),
+        ("label,night,blurred", ("cat,1,1", "cat,0,0", "dog,1,0"), False),
+        ("label,size,cat", ("cat,9,1", "cat,8,0", "dog,7,1"), False),
+    ],
+    ids=["species and disease", "the same", "attributes", "one column"],
+)
+def test_columns_that_may_be_the_classes_besides_the_labels_are_named(
+    tmp_path: Path, columns: str, rows: tuple[str, ...], is_named: bool
+) -> None:
+    text = f"path,{columns}\n" + "".join(f"{i}.png,{row}\n" for i, row in enumerate(rows))
+    table = write_table(tmp_path, text, files=("0.png", "1.png", "2.png"))
+    column = columns.partition(",")[0]
+    reason = f"each row has one of 健康, 锈病, but column {column} is read"
+    assert [(n.kind, n.reason) for n in read_manifest(table).notes] == [("unread-columns", reason)] * is_named
+    assert read_manifest(table, DataConfig(columns=ColumnsConfig(label=column))).notes == []
 
 
 def test_columns_without_a_header_are_numbered(tmp_path: Path) -> None:
@@ -768,6 +790,35 @@ def test_an_archive_for_each_class_may_have_the_name_of_a_split(tmp_path: Path) 
     for i, name in enumerate(("bus", "photos", "train")):
         write_zip(tmp_path / f"{name}.zip", {f"{name}/1.png": encode_png(i)})
     assert [image.label for image in build_index(tmp_path).images] == ["bus", "photos", "train"]
+
+
+def test_an_archive_for_each_class_of_each_split_may_have_the_name_of_a_split(tmp_path: Path) -> None:
+    places = [(split, label) for split in ("test", "train") for label in ("bus", "car", "train")]
+    for i, (split, label) in enumerate(places):
+        (tmp_path / split).mkdir(exist_ok=True)
+        write_zip(tmp_path / split / f"{label}.zip", {f"{label}/1.png": encode_png(i)})
+    assert [(image.split, image.label) for image in build_index(tmp_path).images] == places
+
+
+@pytest.mark.parametrize(
+    ("classes", "split"), [(("cat", "dog"), None), (("n01440764", "n01443537"), None), (("cat", "dog"), "train")]
+)
+def test_archives_without_folders_are_classes(tmp_path: Path, classes: tuple[str, str], split: Split | None) -> None:
+    folder = tmp_path / (split or "")
+    folder.mkdir(exist_ok=True)
+    for i, label in enumerate(classes):
+        write_zip(folder / f"{label}.zip", {f"{k}.png": encode_png(i + 2 * k) for k in range(2)})
+    index = build_index(tmp_path)
+    assert [(p.label, p.split) for p in index.images] == [(label, split) for label in classes for _ in range(2)]
+    assert [(note.kind, note.path) for note in index.notes] == [("labels-from-names", label) for label in classes]
+
+
+@pytest.mark.parametrize("names", [("part1", "part2"), ("cc3m-01", "cc3m-02"), ("cat", "test")])
+def test_archives_that_are_parts_of_a_set_are_not_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    for i, name in enumerate(names):
+        write_zip(tmp_path / f"{name}.zip", {f"{i}.png": encode_png(i)})
+    with pytest.raises(DataError, match="is not in a class folder"):
+        build_index(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["sample_submission.csv", "sampleSubmission.csv", "submission_format.csv"])

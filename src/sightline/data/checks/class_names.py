@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import chain
 
 from sightline.data.checks.finding import Finding, image_finding
 from sightline.data.targets import strip_zeros
@@ -34,6 +35,7 @@ def class_findings(index: Index) -> list[Finding]:
         *_similar_names(index),
         *_missing_values(counts),
         *_numeric_names(index.sort_classes(counts)),
+        *_joined_names(index.sort_classes(counts)),
     ]
 
 
@@ -170,4 +172,17 @@ def _numeric_names(classes: Sequence[str]) -> list[Finding]:
     return image_finding(
         NUMERIC_NAMES, "note", f"class names are numbers but sorted as text: {order}, ...",
         "The class index is not the number. Pad names with zeros (02, 10) if programs rely on that.", classes,
+    )  # fmt: skip
+
+
+def _joined_names(classes: Sequence[str]) -> list[Finding]:
+    """Return a finding on names such as ``cat,pet`` and ``dog,pet``; those of ImageNet seldom share a part."""
+    parts_by_name = {name: {text.strip() for text in name.split(",")} for name in classes}
+    counts = Counter(chain.from_iterable(parts_by_name.values()))
+    names = [name for name, parts in parts_by_name.items() if len(parts) > 1]
+    sharing = [name for name in names if any(text and counts[text] > 1 for text in parts_by_name[name])]
+    return image_finding(
+        "joined-class-names", "warning", "class names have commas and parts in common, like several labels",
+        "If these are several labels of an image, write a semicolon between them (cat;pet), and train a multi-label "
+        "classifier with --set model.task=multi_label.", sharing if 2 * len(sharing) > len(names) else (),
     )  # fmt: skip

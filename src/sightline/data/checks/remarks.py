@@ -119,6 +119,13 @@ REMARK_FINDINGS = {
         "files may hold labels but are not read",
         f"Save a spreadsheet or a Parquet file as CSV. {TABLE_ADVICE} {BOXES_ADVICE}",
     ),
+    "unread-columns": RemarkFinding(
+        "warning",
+        "table has columns that may be the classes, besides its column of labels",
+        "tables have columns that may be the classes, besides their columns of labels",
+        "If these columns are the classes, remove or rename the column of labels; otherwise confirm it with --column "
+        "label=NAME.",
+    ),
     "nested-classes": RemarkFinding(
         "warning",
         "class folder contains images only in subfolders",

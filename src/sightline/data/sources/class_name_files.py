@@ -37,7 +37,8 @@ _NAME_COLUMNS = frozenset({
     "speciesname", "breed", "disease", "diagnosis", "description",
     "名称", "名字", "类名", "类别", "类别名", "类别名称", "标签", "标签名称", "分类", "种类", "品种",
 })  # fmt: skip
-_NUMBER = re.compile(r"\d+|n\d{8}")
+_WORDNET_ID = r"n\d{8}"
+_NUMBER = re.compile(rf"\d+|{_WORDNET_ID}")
 _NO_NAME = re.compile(r"[-+\d.,\s]*")
 _WORDS = re.compile(r"[^\W\d_][^/]*")  # neither a color, a date, a fraction nor a path
 _YAML_NAMES = re.compile(r"^names[ \t]*:(.*(?:\n(?:[ \t-].*)?)*)", re.MULTILINE)  # and the lines below it
@@ -82,6 +83,11 @@ def find_class_names(listing: SourceListing, store: FileStore | None, folder: Pa
 def are_numbers(labels: Collection[str]) -> bool:
     """Return whether all labels are numbers, or identifiers of WordNet."""
     return all(map(_NUMBER.fullmatch, labels))
+
+
+def is_wordnet_id(text: str) -> bool:
+    """Return whether a text is an identifier of WordNet, as the classes of ImageNet have them: ``n01440764``."""
+    return re.fullmatch(_WORDNET_ID, text) is not None
 
 
 def apply_class_names(listings: Sequence[SourceListing]) -> list[SourceListing]:

@@ -184,6 +184,21 @@ def _find_confidence_column(table: Table, label: str) -> str:
     return _first_or_empty(columns) if normalize_name(label) == "labelname" else ""
 
 
+def find_other_classes(table: Table, columns: Columns) -> list[str]:
+    """Return the columns that may be the classes in place of the column of labels, which says something else.
+
+    Each row has exactly one of them, and the rows of one label have different ones.
+    """
+    sample = replace(table, rows=table.rows[:_SAMPLE_ROWS])  # most columns are no candidates
+    others = [c for c in table.columns if c not in {columns.path, columns.label, columns.split}]
+    others = [c for c in others if normalize_name(c) not in _SPLIT_FLAGS and _is_one_hot(sample, c)]
+    if len(others) < 2 or not all(_is_one_hot(table, c) for c in others):
+        return []
+    pairs = {(row.get_text(columns.label), *(c for c in others if _parse_bool(row.get_text(c)))) for row in table.rows}
+    differ = len(pairs) > len({label for label, *_ in pairs})
+    return others if differ and all(len(pair) == 2 for pair in pairs) else []
+
+
 def _resolve_requested(table: Table, role: str, name: str) -> str:
     if not name or name in table.columns:
         return name

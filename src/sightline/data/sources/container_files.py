@@ -1,22 +1,28 @@
-"""Labeled images in tables such as Parquet files, and in a folder of tables or of archives."""
+"""Labeled images in tables such as Parquet files, and in several sources that are parts of one set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from sightline.config import DataConfig
-from sightline.data.containers import ARCHIVE_SUFFIXES, skip_predictions
+from sightline.data.containers import ARCHIVE_SUFFIXES, skip_predictions, strip_suffix
 from sightline.data.image_tables import ImageTable, is_image_table
+from sightline.data.sources.class_name_files import is_wordnet_id
 from sightline.data.sources.file_finder import FileFinder
+from sightline.data.sources.file_labels import normalize_label
 from sightline.data.sources.filenames import is_hidden, is_image_name
+from sightline.data.sources.folder import NOT_IN_CLASS_FOLDER
 from sightline.data.sources.folder_layout import UNLABELED_WORDS, WRAPPER_NAMES
 from sightline.data.sources.listing import SourceListing, assign_split, join_tables, leave_out_images
 from sightline.data.sources.manifest import read_rows
-from sightline.data.sources.split_names import assign_splits_by_source_name, find_folder_split, parse_split
+from sightline.data.sources.split_names import find_folder_split, find_source_splits, parse_split
 from sightline.data.storage import FileStore
+from sightline.data.types import SourceNote
 
 T = TypeVar("T")
 
@@ -44,28 +50,58 @@ def find_container_files(store: FileStore) -> list[str]:
 def read_container_files(
     files: Iterable[tuple[str, T]], read: Callable[[T, str], SourceListing], prefix: str = ""
 ) -> SourceListing:
-    """List the images of several tables or archives in a folder; a file or folder that is named as a split states it.
+    """List the images of several tables or archives in a folder, as parts of one set; see `join_parts`.
 
-    An archive without classes beside one that has some, as ``test.zip`` of Kaggle, is left out if there are splits or a
-    table; else its only folder may be a class, as in ``bus.zip`` and ``train.zip``. `files` are their relative paths
-    and where they are; each is opened before the next one is asked for. `read` lists one of them, with what comes
-    before its keys.
+    Archives without a folder inside, as ``cat.zip`` and ``dog.zip``, are classes. `files` are their relative paths and
+    where they are; each is opened before the next one is asked for. `read` lists one of them, with what comes before
+    its keys.
     """
     keys, listings = [], []
     for key, path in files:
         keys.append(key)
         listings.append(read(path, f"{prefix}{key}/"))
-    splits = [find_folder_split(key) for key in keys]
-    if all(splits):
-        listings = [assign_split(listing, split) for listing, split in zip(listings, splits, strict=True)]
-    else:
-        listings = assign_splits_by_source_name([Path(key).name for key in keys], listings)
-    if any(map(_has_classes, listings)) and any(map(_is_certain, listings)):
-        listings = [
-            listing if listing.unlabeled or _has_classes(listing) else leave_out_images(listing, prefix + key)
-            for key, listing in zip(keys, listings, strict=True)
-        ]
-    return join_tables(listings)
+    names = [strip_suffix(Path(key)).name for key in keys]
+    are_flat = all(image.reason == NOT_IN_CLASS_FOLDER for listing in listings for image in listing.unusable)
+    if are_flat and not any(listing.items for listing in listings) and _are_class_names(names):
+        listings = [_label_images(listing, name) for listing, name in zip(listings, names, strict=True)]
+    return join_tables(join_parts(keys, listings, prefix))
+
+
+def _are_class_names(names: Collection[str]) -> bool:
+    """Return whether archives are called as classes: ``cat`` and ``dog``, but neither ``shard-0`` nor ``train``."""
+    are_different = len({re.sub(r"\d+", "", name) for name in names}) > 1 or all(map(is_wordnet_id, names))
+    return len(set(names)) > 1 and are_different and not any(map(_names_other_folder, names))
+
+
+def _label_images(listing: SourceListing, label: str) -> SourceListing:
+    """Return the listing of an archive without folders, whose images all have this label."""
+    items = [replace(item, label=normalize_label(label)) for item in listing.to_label]
+    notes = [SourceNote("labels-from-names", item.label, f"such as {item.path}") for item in items[:1]]
+    paths = {item.path for item in items}
+    unusable = [image for image in listing.unusable if image.path not in paths]
+    return replace(listing, items=items, unusable=unusable, to_label=[], notes=[*listing.notes, *notes])
+
+
+def join_parts(names: Sequence[str], listings: Sequence[SourceListing], prefix: str = "") -> list[SourceListing]:
+    """Return the listings of the parts of one set, called `names`, with the splits that these names state.
+
+    A part without classes beside one that has some, as ``test1.zip`` of Kaggle, is left out if there are splits or a
+    table; else its only folder may be a class, as in ``bus.zip`` and ``train.zip``.
+    """
+    splits = [find_folder_split(name) for name in names]
+    if not all(splits):
+        splits = find_source_splits([Path(name).name for name in names])
+    parts = [assign_split(listing, split) for listing, split in zip(listings, splits, strict=True)]
+    is_certain = any("table" in each.origins or any(item.split for item in each.items) for each in parts)
+    places = {(item.label, item.split) for each in parts for item in each.items if parse_split(item.label)}
+    counts = Counter(label for label, _ in places)  # `train` of `train/train.zip` and `test/train.zip` is a class
+    has_classes = [_has_classes(each, {label for label, count in counts.items() if count > 1}) for each in parts]
+    if not (is_certain and any(has_classes)):
+        return parts
+    return [
+        each if each.unlabeled or has_any else leave_out_images(each, prefix + name)
+        for name, each, has_any in zip(names, parts, has_classes, strict=True)
+    ]
 
 
 def _names_other_folder(label: str) -> bool:
@@ -73,10 +109,7 @@ def _names_other_folder(label: str) -> bool:
     return parse_split(label) is not None or label.casefold() in WRAPPER_NAMES | UNLABELED_WORDS
 
 
-def _has_classes(listing: SourceListing) -> bool:
-    return "table" in listing.origins or not all(_names_other_folder(item.label) for item in listing.items)
-
-
-def _is_certain(listing: SourceListing) -> bool:
-    """Return whether the labels are of a table, or there are splits: then no class is called as one."""
-    return "table" in listing.origins or any(item.split for item in listing.items)
+def _has_classes(listing: SourceListing, classes: Collection[str]) -> bool:
+    """Return whether the labels of a listing are classes, and not the name of the only folder in it."""
+    labels = {item.label for item in listing.items}
+    return "folders" not in listing.origins or any(each in classes or not _names_other_folder(each) for each in labels)

@@ -33,6 +33,7 @@ Memberships = Mapping[str, set[Split]]
 
 MIN_AGREEMENT = 0.9  # of the labels in a table with the class folders; below, they mean something else
 _TRAIN_VAL = re.compile(r"train[\W_]*val(?![a-z])", re.IGNORECASE)
+_SUBJECT = re.compile("patient|site|hospital", re.IGNORECASE)
 _DEPTH = 4  # folders around a list, such as archive/food-101/meta
 
 
@@ -204,8 +205,10 @@ def _note_unread(listing: SourceListing, lists: _Lists, prefix: str, *, is_state
                 continue
             if 2 * len(set(each.images.values())) > len(lists.labels):
                 reasons[key] = _describe_labels(each, lists.labels, in_doubt=in_doubt)
-            elif not each.images and in_doubt and not may_be_incomplete:
-                reasons[key] = _describe_foreign(each.table)
+            elif not each.images:
+                reasons[key] = _describe_subjects(each.table, set(lists.labels.values()))
+                if not reasons[key] and in_doubt and not may_be_incomplete:
+                    reasons[key] = _describe_foreign(each.table)
             if reasons.get(key) and each.images and is_numbered:
                 columns = describe_names(each.table.columns)
                 note = f"{prefix}{key}, whose columns are {columns}, names its images"
@@ -232,6 +235,32 @@ def _describe_foreign(table: Table) -> str:
     if not (names and paths and table.rows):
         return ""
     return f"a table whose column {paths[0]!r} names no image, such as {table.rows[0].get_text(paths[0])!r}"
+
+
+def _describe_subjects(table: Table, folders: Collection[str]) -> str:
+    """Return what a table is that names `folders` which may be no classes, "" for others.
+
+    They may not be if it calls them patients or sites, or gives several labels to one of them.
+    """
+    names = find_by_name(table, "label", ())
+    for column in table.columns:
+        labels = {(row.get_text(column), row.get_text(names[0]) if names else "") for row in table.rows}
+        may_be_subjects = len(labels) > len(folders) or _SUBJECT.search(column)
+        if may_be_subjects and column not in names and folders == {folder for folder, _ in labels}:
+            return f"a table with the class folders in its column {column!r}"
+    return ""
+
+
+def _describe_unknown_labels(each: _List, count: int, classes: Collection[str], split: Split) -> str:
+    """Return what a list of most of the `count` images of a split is that has other labels than `classes`, else ""."""
+    names = find_by_name(each.table, "label", ())
+    column = each.table.columns.index(names[0]) if names else each.column + 1
+    has_labels = bool(names or not each.table.has_header) and (each.column % 2 or len(each.table.columns) > 1)
+    labels = (each.rows[i][column] for i in each.images if column < len(each.rows[i]))
+    unknown = next((label for label in labels if label not in classes), "")
+    if not has_labels or not unknown or 2 * len(each.images) <= count:
+        return ""
+    return f"a list of {split} images whose labels, such as {unknown!r}, are not the names of class folders"
 
 
 def _describe_labels(each: _List, labels: Mapping[str, str], *, in_doubt: bool) -> str:
@@ -325,6 +354,8 @@ def _label_splits(listing: SourceListing, store: FileStore, prefix: str, keys: S
             if len(labels) == len(images) and len(set(labels.values())) > 1:
                 listing = _add_labeled(listing, store, prefix, labels, split, key)
                 break
+            if reason := _describe_unknown_labels(each, len(images), classes, split):
+                listing.notes.append(SourceNote(UNREAD_LABELS, prefix + key, reason))
     return listing
 
 

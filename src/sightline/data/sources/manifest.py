@@ -19,6 +19,7 @@ from sightline.data.sources.columns import (
     Columns,
     choose_columns,
     describe_names,
+    find_other_classes,
     join_split_flags,
 )
 from sightline.data.sources.encoding import GUESSED_ENCODING, detect_encoding
@@ -163,6 +164,9 @@ def list_from_table(
     listing = _list_rows(table, columns, labels.finder, prefix, by_folder=store_is_source and not columns.split)
     if options.class_tree == "column":
         listing = label_by_parents(listing, table)
+    if columns.label and not options.columns.label and (others := find_other_classes(table, columns)):
+        reason = f"each row has one of {describe_names(others)}, but column {columns.label} is read"
+        listing.notes.append(SourceNote("unread-columns", table.name, reason))
     if labels.is_guessed:
         listing.notes.append(SourceNote("guessed-encoding", table.name))
     if store_is_source:

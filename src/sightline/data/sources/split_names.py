@@ -8,7 +8,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from sightline.data.sources.listing import SourceListing, assign_split, leave_out_images
 from sightline.data.types import Split
 
 _WORDS: Mapping[Split, tuple[str, ...]] = {
@@ -84,20 +83,17 @@ def find_splits(names: Collection[str]) -> dict[str, SplitName]:
     return result
 
 
-def assign_splits_by_source_name(names: Sequence[str], listings: list[SourceListing]) -> list[SourceListing]:
-    """Assign splits if every source is named as one (``train.zip test.zip``), to the images that are in none.
+def find_source_splits(names: Sequence[str]) -> list[Split | None]:
+    """Return the split of each source if every one is named as a split, and not all as the same.
 
-    As in a folder, a source other than the training one is left out if it has no labels.
+    >>> find_source_splits(["train.zip", "test1.zip"]), find_source_splits(["train.zip", "bus.zip"])
+    (['train', 'test'], [None, None])
     """
     stems = [_FILE_SUFFIXES.sub("", name.lower()) for name in names]
     splits = find_splits(stems)
     if len(splits) < len(names) or len({s.split for s in splits.values()}) < 2:
-        return listings
-    assigned = []
-    for name, stem, listing in zip(names, stems, listings, strict=True):
-        has_labels = bool(listing.items) or splits[stem].split == "train"
-        assigned.append(assign_split(listing, splits[stem].split) if has_labels else leave_out_images(listing, name))
-    return assigned
+        return [None] * len(names)
+    return [splits[stem].split for stem in stems]
 
 
 def parse_split(text: str) -> Split | None:
