@@ -380,18 +380,24 @@ def test_assignment_reaches_into_lists_and_unsets() -> None:
         ("train.stages.².epochs=1", "There is no setting 'train.stages.².epochs': '²' is not one of the 1 entries"),
         ("train.stages.0=1", "There is no setting 'train.stages.0': name a field of that entry, as in"),
         ("train.epochs=many", "train.epochs expects a whole number, not 'many'."),
+        ("train.epochs=5\nseed=2", r"train.epochs expects a whole number, not '5\nseed=2'."),
         ("train.epoch=5", "There is no setting 'train.epoch'. Did you mean 'train.epochs'?"),
         (
             "recipe=transfer",
             "recipe is the base of all settings, and --set cannot change it: choose it with --recipe.",
         ),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_a_wrong_assignment_is_reported(expression: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve_config({"seed": 1, "train": {"stages": [{}]}}, assignments=[expression])
     assert message in str(caught.value)
+
+
+def test_epochs_alone_are_no_setting() -> None:  # as of `train photos --set epochs=5`
+    with pytest.raises(ConfigError, match=r"There is no setting 'epochs'\. Did you mean 'train\.epochs'\?"):
+        resolve_config(assignments=["epochs=5"])
 
 
 @given(st.text(st.characters(codec="ascii"), max_size=30))

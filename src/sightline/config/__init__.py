@@ -82,8 +82,9 @@ def resolve_config(
             )
         parse.apply_assignment(values, expression)
     overridden_keys = [_table_keys(layer.get("train")) for layer in layers[1:]]
-    overridden_keys.append({text.partition("=")[0].strip().removeprefix("train.") for text in assignments})
-    if any("epochs" in names for names in overridden_keys) and not any("stages" in names for names in overridden_keys):
+    names = [text.partition("=")[0].strip() for text in assignments]
+    overridden_keys.append({name.removeprefix("train.") for name in names if name.startswith("train.")})
+    if any("epochs" in keys for keys in overridden_keys) and not any("stages" in keys for keys in overridden_keys):
         stages = [name.split(".") for name in overridden_keys[-1] if name.startswith("stages.")]
         fixed = {
             int(keys[1]) for keys in stages if keys[1].isascii() and keys[1].isdecimal() and keys[2:] == ["epochs"]

@@ -8,6 +8,7 @@ import re
 import tomllib
 import types
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -228,10 +229,11 @@ def _get_element(items: list[Any], key: str, path: str) -> Any:
 
 
 def _parse_literal(text: str) -> Any:
-    try:
-        return parse_toml(f"value = {text}")["value"]
-    except ValueError:
-        return text
+    with suppress(ValueError):
+        values = parse_toml(f"value = {text}")
+        if len(values) == 1:  # a second line would be another setting
+            return values["value"]
+    return text
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
