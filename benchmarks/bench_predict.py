@@ -59,6 +59,7 @@ def run_bare_loop() -> float:
     import onnxruntime
 
     from sightline.inference import stream
+    from sightline.inference.inputs import make_items
 
     predictor, paths = load_model()
     pixels = decode_images(predictor, paths)
@@ -68,7 +69,7 @@ def run_bare_loop() -> float:
         trained_run.bundle() / "model.onnx", options, providers=["CPUExecutionProvider"]
     )
     probabilities = run_session(session, pixels)
-    best = [p.top[0].probability for p in stream.predict(predictor, stream.make_items(iter(pixels)))]
+    best = [p.top[0].probability for p in stream.predict(predictor, make_items(iter(pixels)))]
     assert np.allclose(probabilities.max(1), best, atol=1e-5)
     started = time.perf_counter()
     for _ in range(TIMES):
@@ -79,12 +80,13 @@ def run_bare_loop() -> float:
 def predict_decoded() -> float:
     """Run `predict` on the same pixels."""
     from sightline.inference import stream
+    from sightline.inference.inputs import make_items
 
     predictor, paths = load_model()
     pixels = decode_images(predictor, paths)
     started = time.perf_counter()
     for _ in range(TIMES):
-        count = sum(1 for _ in stream.predict(predictor, stream.make_items(iter(pixels))))
+        count = sum(1 for _ in stream.predict(predictor, make_items(iter(pixels))))
         assert count == len(pixels)
     return TIMES * len(pixels) / (time.perf_counter() - started)
 
@@ -92,10 +94,11 @@ def predict_decoded() -> float:
 def predict_folder() -> float:
     """Run `predict` over the folder, which overlaps decoding and inference."""
     from sightline.inference import stream
+    from sightline.inference.inputs import InputItem, expand_inputs
 
     predictor, paths = load_model()
     started = time.perf_counter()
-    items: Iterator[stream.InputItem] = stream.expand_inputs([trained_run.IMAGES])
+    items: Iterator[InputItem] = expand_inputs([trained_run.IMAGES])
     count = sum(1 for _ in stream.predict(predictor, items))
     assert count >= len(paths)
     return count / (time.perf_counter() - started)

@@ -23,8 +23,8 @@ from sightline.evaluation import validation_sample
 from sightline.evaluation.drift import Drift
 from sightline.inference import bundle
 from sightline.inference.feature_log import FILES, FeatureLog
+from sightline.inference.inputs import make_items
 from sightline.inference.predictor import ModelOutputs
-from sightline.inference.stream import make_items
 from sightline.runs import finalize
 from watched_log import write_log
 

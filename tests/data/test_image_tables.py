@@ -21,7 +21,7 @@ from sightline.data.indexing import build_index
 from sightline.data.targets import LABEL_SETS
 from sightline.errors import DataError, ImageError
 from sightline.inference.background_count import BackgroundCount
-from sightline.inference.stream import expand_inputs
+from sightline.inference.inputs import expand_inputs
 from synthetic_images import encode
 from waiting import wait_until
 

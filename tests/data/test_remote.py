@@ -32,6 +32,7 @@ from sightline.data.remote import RemotePath
 from sightline.data.staging import stage
 from sightline.errors import DataError, ImageError, MissingExtraError, OutputError, SightlineError, UsageError
 from sightline.inference import outages, stream
+from sightline.inference.inputs import expand_inputs
 from sightline.inference.masks import predict_masks
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
@@ -81,14 +82,14 @@ def fill(client: Any, root: str) -> None:
 def test_a_folder_is_listed_in_the_order_of_paths(memory: Any) -> None:
     fill(memory, "/bucket/photos")
     for url in ("memory://bucket/photos", "memory://bucket/photos/"):
-        items = list(stream.expand_inputs([url]))
+        items = list(expand_inputs([url]))
         assert [item.path for item in items] == [f"memory://bucket/photos/{name}" for name in IN_ORDER]
         assert [item.read() for item in items] == [IMAGES[NAMES.index(name)] for name in IN_ORDER]
 
 
 def test_predictions_that_are_written_among_images_are_not_listed(memory: Any) -> None:
     fill(memory, "/b")
-    items = stream.expand_inputs(["memory://b"])
+    items = expand_inputs(["memory://b"])
     paths = [next(items).path]
     for name in ("_predictions.json", "part-00000000.parquet"):
         memory.pipe_file(f"/b/a/p.parquet/{name}", b"PAR1")
@@ -100,12 +101,12 @@ def test_a_range_of_archives(memory: Any, tmp_path: Path) -> None:
     archive = write_tar(tmp_path / "a.tar", {"1.png": IMAGES[0]}).read_bytes()
     for number in range(3):
         memory.pipe_file(f"/b/{number:02}.tar", archive)
-    paths = [item.path for item in stream.expand_inputs(["memory://b/{00..02}.tar"])]
+    paths = [item.path for item in expand_inputs(["memory://b/{00..02}.tar"])]
     assert paths == [f"memory://b/{number:02}.tar/1.png" for number in range(3)]
     memory.pipe_file("/b/7.png", IMAGES[0])
-    assert [item.path for item in stream.expand_inputs(["memory://b/{7..7}.png"])] == ["memory://b/7.png"]
+    assert [item.path for item in expand_inputs(["memory://b/{7..7}.png"])] == ["memory://b/7.png"]
     with pytest.raises(DataError, match="nothing at memory://b/03"):
-        list(stream.expand_inputs(["memory://b/{02..03}.tar"]))
+        list(expand_inputs(["memory://b/{02..03}.tar"]))
 
 
 def test_predictions_are_those_of_the_files(memory: Any, tmp_path: Path) -> None:
@@ -114,8 +115,8 @@ def test_predictions_are_those_of_the_files(memory: Any, tmp_path: Path) -> None
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(memory.cat_file(f"/b/{name}"))
     predictor = FakePredictor(("dark", "bright"), PreprocessingSpec(4, 4))
-    local = stream.predict(predictor, (i for i in stream.expand_inputs([tmp_path]) if not i.path.endswith(".txt")))
-    distant = list(stream.predict(predictor, stream.expand_inputs(["memory://b"])))
+    local = stream.predict(predictor, (i for i in expand_inputs([tmp_path]) if not i.path.endswith(".txt")))
+    distant = list(stream.predict(predictor, expand_inputs(["memory://b"])))
     assert [(p.label, p.top) for p in distant] == [(p.label, p.top) for p in local]
     assert len(distant) == 4
 
@@ -132,7 +133,7 @@ def test_images_at_an_address_are_awaited_together(memory: Any, monkeypatch: pyt
 
     monkeypatch.setattr(RemotePath, "read", wait)
     monkeypatch.setattr(process, "count_cores", lambda: 1)
-    items = stream.expand_inputs(["memory://b"])
+    items = expand_inputs(["memory://b"])
     predictor = FakePredictor(("dark", "bright"), PreprocessingSpec(4, 4))
     if task == "predict":
         assert [one.error for one in stream.predict(predictor, items)] == [None] * 4
@@ -143,14 +144,14 @@ def test_images_at_an_address_are_awaited_together(memory: Any, monkeypatch: pyt
 
 
 def test_a_missing_file_is_a_row_and_a_missing_folder_an_error(memory: Any) -> None:
-    (item,) = stream.expand_inputs(["memory://b/gone.png"])
+    (item,) = expand_inputs(["memory://b/gone.png"])
     with pytest.raises(ImageError, match="No such file"):
         item.read()
     with pytest.raises(DataError, match="There is nothing at memory://b/gone"):
-        list(stream.expand_inputs(["memory://b/gone"]))
+        list(expand_inputs(["memory://b/gone"]))
     memory.pipe_file("/b/empty/notes.txt", b"")
     with pytest.raises(DataError, match="contains no images"):
-        list(stream.expand_inputs(["memory://b/empty"]))
+        list(expand_inputs(["memory://b/empty"]))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_a_failure_of_the_network_is_tried_again_and_then_a_row_or_the_end(
     assert calls == 5
     failures = 1000
     sentence = "cannot be fetched: reset by peer (5 attempts)"
-    items = list(stream.expand_inputs(["memory://b"]))
+    items = list(expand_inputs(["memory://b"]))
     predictor, masks = FakePredictor(("dark", "bright"), SPEC), PixelPredictor(PreprocessingSpec(16, 24))
     jobs: dict[str, Callable[[], Any]] = {
         "predict": lambda: [one.error for one in stream.predict(predictor, items)],
@@ -299,14 +300,14 @@ def test_an_archive_is_staged_once_and_again_when_it_changes(
         memory.pipe_file(path, archive.read_bytes())
     opened.clear()
     for _ in range(2):
-        items = list(stream.expand_inputs(["memory://b/a.tar"]))
+        items = list(expand_inputs(["memory://b/a.tar"]))
         assert [item.path for item in items] == [f"memory://b/a.tar/cat/{i}.png" for i in range(5)]
         assert items[3].read() == IMAGES[3]
     assert len(opened) == 1
     first = stage(RemotePath.parse("memory://b/a.tar"), LIMITS)
     assert stage(RemotePath.parse("memory://b/copy/a.tar"), LIMITS) == first, "the content is stored once"
     memory.pipe_file("/b/a.tar", write_tar(archive, {"dog/1.png": IMAGES[0]}).read_bytes())
-    assert [item.path for item in stream.expand_inputs(["memory://b/a.tar"])] == ["memory://b/a.tar/dog/1.png"]
+    assert [item.path for item in expand_inputs(["memory://b/a.tar"])] == ["memory://b/a.tar/dog/1.png"]
     assert not list((own_cache / "remote").glob("download*"))
     memory.pipe_file("/b/large.tar", bytes(5000))
     with pytest.raises(DataError, match=r"data\.limits\.archive_gb"):
@@ -327,7 +328,7 @@ def test_the_next_archive_is_downloaded_while_one_is_read(
         return stage(source, *arguments)
 
     monkeypatch.setattr(containers, "stage", record)
-    items = stream.expand_inputs(["memory://b"])
+    items = expand_inputs(["memory://b"])
     assert next(items).read() == IMAGES[0]
     assert started[1].wait(30), "while the first one is read"
     assert not started[2].is_set()
@@ -410,7 +411,7 @@ def test_signatures_and_passwords_are_hidden_in_messages(memory: Any, monkeypatc
         lambda: RemotePath.parse(url.replace("/1", "/2")).describe(),
         lambda: RemotePath.parse("ftp://me:s3cret@host/1.png"),
         lambda: build_index(url),
-        lambda: [*stream.expand_inputs([url.replace("/1", "/2")])],
+        lambda: [*expand_inputs([url.replace("/1", "/2")])],
     ):
         with pytest.raises(SightlineError) as caught:
             call()
@@ -423,7 +424,7 @@ def test_signatures_and_passwords_are_hidden_in_messages(memory: Any, monkeypatc
 
 def test_a_key_may_hold_what_an_address_may_not(memory: Any) -> None:
     memory.pipe_file("/b/a::b.png", IMAGES[1])
-    (item,) = stream.expand_inputs(["memory://b"])
+    (item,) = expand_inputs(["memory://b"])
     assert (item.path, item.read()) == ("memory://b/a::b.png", IMAGES[1])
 
 
@@ -449,7 +450,7 @@ def test_a_fault_of_a_table_names_its_address_not_its_copy(memory: Any, tmp_path
     memory.pipe_file("/b/d/train/a.parquet", table.read_bytes())
     memory.pipe_file("/b/damaged.zip", b"PK")
     for source, file in (("damaged.parquet",) * 2, ("d", "d/train/damaged.parquet"), ("damaged.zip",) * 2):
-        for read in (build_index, lambda source: list(stream.expand_inputs([source]))):
+        for read in (build_index, lambda source: list(expand_inputs([source]))):
             with pytest.raises(DataError, match=f"^memory://b/{file} is not a readable ") as caught:
                 read(f"memory://b/{source}")
             assert "remote" not in str(caught.value)
@@ -460,14 +461,12 @@ def test_a_range_may_be_of_tables_that_are_folders(memory: Any, tmp_path: Path) 
     for name in ("0.parquet/part-0.parquet", "0.parquet/part-1.parquet", "1.parquet/part-0.parquet", "f2.parquet"):
         path = write_table(tmp_path / name.replace("/", "-"), make_table(IMAGES[:1], ("cat", "dog"), label=[0]))
         memory.pipe_file(f"/b/{name}", path.read_bytes())
-    paths = [item.path for item in stream.expand_inputs(["memory://b/{0..1}.parquet"])]
+    paths = [item.path for item in expand_inputs(["memory://b/{0..1}.parquet"])]
     assert paths == [
         f"memory://b/{name}/row-0"
         for name in ("0.parquet/part-0.parquet", "0.parquet/part-1.parquet", "1.parquet/part-0.parquet")
     ]
-    assert [item.path for item in stream.expand_inputs(["memory://b/f{2..2}.parquet"])] == [
-        "memory://b/f2.parquet/row-0"
-    ]
+    assert [item.path for item in expand_inputs(["memory://b/f{2..2}.parquet"])] == ["memory://b/f2.parquet/row-0"]
 
 
 @pytest.mark.usefixtures("own_cache")
@@ -507,14 +506,14 @@ def test_a_table_may_be_a_folder_of_parts_some_of_them_empty(memory: Any, tmp_pa
             f"{source.rstrip('/')}/part-{number:05}.snappy.parquet/row-{row}"
             for number, row in ((1, 0), (1, 1), (1, 2), (2, 0))
         ]
-        items = list(stream.expand_inputs([source]))
+        items = list(expand_inputs([source]))
         assert [item.path for item in items] == paths
         assert [item.read() for item in items] == IMAGES[:4]
         assert [image.label for image in build_index(source).images] == ["cat", "dog", "cat", "dog"]
     for path in (tmp_path / "x.parquet").glob("part-0000[12]*"):
         path.unlink()
     with pytest.raises(DataError, match=r"The folder .*x\.parquet contains no images"):
-        list(stream.expand_inputs([tmp_path / "x.parquet"]))
+        list(expand_inputs([tmp_path / "x.parquet"]))
     with pytest.raises(DataError, match=r"No images in .*x\.parquet"):
         build_index(tmp_path / "x.parquet")
 
@@ -711,7 +710,7 @@ def test_other_storages_are_read_and_written_by_the_classes_that_fsspec_names(
             fill(client, "/bucket/photos")
             with monkeypatch.context() as only_pages:
                 only_pages.setattr(type(client), "ls", None)  # which holds a whole folder
-                items = list(stream.expand_inputs([f"{scheme}://bucket/photos"]))
+                items = list(expand_inputs([f"{scheme}://bucket/photos"]))
             assert [item.path for item in items] == [f"{scheme}://bucket/photos/{path}" for path in IN_ORDER]
             predictor = FakePredictor(("dark", "bright"), PreprocessingSpec(4, 4))
             assert all(p.error is None for p in stream.predict(predictor, items))
@@ -736,7 +735,7 @@ def test_other_storages_are_read_and_written_by_the_classes_that_fsspec_names(
 def test_a_bucket_of_s3(tmp_path: Path) -> None:
     with start_bucket() as client:
         fill(client, "bucket/photos")
-        items = list(stream.expand_inputs(["s3://bucket/photos"]))
+        items = list(expand_inputs(["s3://bucket/photos"]))
         assert [item.path for item in items] == [f"s3://bucket/photos/{name}" for name in IN_ORDER]
         predictor = FakePredictor(("dark", "bright"), PreprocessingSpec(4, 4))
         assert all(p.error is None for p in stream.predict(predictor, items))
@@ -750,13 +749,13 @@ def test_a_bucket_of_s3(tmp_path: Path) -> None:
             assert [image.label for image in index.images] == ["a", "a", "a", "b", "b"]
             assert index.read(3) == IMAGES[1]
         with pytest.raises(DataError, match="There is nothing at s3://bucket/gone"):
-            list(stream.expand_inputs(["s3://bucket/gone"]))
+            list(expand_inputs(["s3://bucket/gone"]))
         table = write_table(tmp_path / "t.parquet", make_table(IMAGES, ("cat", "dog"), label=[0, 1, 0, 1, 0]))
         client.put_file(str(table), "bucket/t.parquet/part-0.parquet")
         assert len(build_index("s3://bucket/t.parquet").images) == 5
-        assert len(list(stream.expand_inputs(["s3://bucket/t.parquet"]))) == 5
+        assert len(list(expand_inputs(["s3://bucket/t.parquet"]))) == 5
         client.call_s3("put_object", Bucket="bucket", Key="photos/b.png", Body=IMAGES[0], StorageClass="GLACIER")
-        errors = [one.error for one in stream.predict(predictor, stream.expand_inputs(["s3://bucket/photos"]))]
+        errors = [one.error for one in stream.predict(predictor, expand_inputs(["s3://bucket/photos"]))]
         assert errors[:4] == [None] * 4
         assert str(errors[4]).startswith("cannot be fetched: "), "an archived object may not be read"
         with pytest.raises(DataError, match="There is nothing at s3://bucket/gone"):
@@ -811,7 +810,7 @@ def test_files_over_http(tmp_path: Path) -> None:
         try:
             root = f"http://127.0.0.1:{server.server_port}"
             signed = f"{root}/a.tar?X-Amz-Credential=id/s3/request&X-Amz-Signature=s3cret"
-            items = list(stream.expand_inputs([f"{root}/1.png", f"{root}/a.tar", signed, f"{root}/gone.png"]))
+            items = list(expand_inputs([f"{root}/1.png", f"{root}/a.tar", signed, f"{root}/gone.png"]))
             assert [item.read() for item in items[:-1]] == [IMAGES[1], *IMAGES, *IMAGES]
             assert len(build_index(signed).images) == len(IMAGES)
             with pytest.raises(ImageError, match="No such file"):

@@ -20,6 +20,7 @@ from sightline.data import image_tables
 from sightline.errors import DataError, MissingExtraError, OutputError, UsageError
 from sightline.inference import embedding_files, nearest, stream
 from sightline.inference.embeddings import ROWS, Embeddings, check_same_model, join_embeddings, regroup
+from sightline.inference.inputs import InputItem
 from sightline.inference.predictor import NOT_FINITE_REASON, FakePredictor, Outputs
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import encode
@@ -101,7 +102,7 @@ def test_each_image_has_a_row_in_order_or_the_reason_why_not() -> None:
     contents = [encode(Image.new("RGB", (4, 4), (level,) * 3)) for level in (51, 102, 0)]
     contents.insert(1, b"not an image")
     names = ("a", "b", "c", "d")
-    items = [stream.InputItem(p, partial(bytes, c), "x") for p, c in zip(names, contents, strict=True)]
+    items = [InputItem(p, partial(bytes, c), "x") for p, c in zip(names, contents, strict=True)]
     result = join_embeddings(list(stream.embed(predictor, items, MODEL)), 0, MODEL)
     np.testing.assert_allclose(result.vectors, np.array([[0.2], [np.nan], [0.4], [np.nan]]).repeat(3, 1), rtol=1e-6)
     assert result.vectors.dtype == np.float32

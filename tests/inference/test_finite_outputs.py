@@ -13,6 +13,7 @@ from networks import make_plan, random_images
 from sightline.errors import ModelError
 from sightline.export import keras_to_onnx, openvino, tensorflow
 from sightline.inference import bundle, exported_folder, stream
+from sightline.inference.inputs import make_items
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.predictor import FakePredictor, Outputs, check_finite
 from sightline.inference.results import Thresholds
@@ -131,7 +132,7 @@ def test_features_count_too() -> None:
 def test_such_an_answer_is_a_row_with_its_reason(thresholds: Thresholds | None) -> None:
     images = [np.full((8, 8), level, np.uint8) for level in (10, 250, 20)]
     rows = list(
-        stream.predict(Overflowing(CLASSES, PREPROCESS), stream.make_items(images), thresholds=thresholds)
+        stream.predict(Overflowing(CLASSES, PREPROCESS), make_items(images), thresholds=thresholds)
     )  # fmt: skip
     assert [(row.label, row.error) for row in rows] == [
         ("ant", None), (None, "the model's answer is not a finite number"), ("ant", None),

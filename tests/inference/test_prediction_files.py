@@ -19,11 +19,11 @@ from sightline import _io, jsonio
 from sightline.data import remote
 from sightline.errors import DataError, ImageError, OutputError, UsageError
 from sightline.inference import outages, prediction_files, stream
+from sightline.inference.inputs import InputItem, expand_inputs
 from sightline.inference.prediction_files import PredictionFiles, PredictionFolder, Shard
 from sightline.inference.prediction_rows import PredictionFormat
 from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Decision, Prediction
-from sightline.inference.stream import InputItem
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import encode
 
@@ -270,7 +270,7 @@ def test_an_outage_of_a_storage_leaves_no_rows_and_a_refused_image_one(
     monkeypatch.setattr(type(memory), "open", refuse)
 
     def write_photos(name: str) -> PredictionFiles:
-        return write(tmp_path / name, stream.expand_inputs(["memory://photos"]))
+        return write(tmp_path / name, expand_inputs(["memory://photos"]))
 
     assert write_photos("whole.parquet") == PredictionFiles(tmp_path / "whole.parquet", 30, 8, 30, is_complete=True)
     rows = pq.read_table(tmp_path / "whole.parquet").to_pylist()

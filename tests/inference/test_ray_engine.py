@@ -30,9 +30,9 @@ from sightline.data.storage import LIMITS
 from sightline.distributed import ray_cluster
 from sightline.errors import DataError, HostError, ImageError, UsageError
 from sightline.inference import bundle, ray_engine, stream
+from sightline.inference.inputs import InputItem, expand_inputs, make_items
 from sightline.inference.prediction_files import Predict
 from sightline.inference.results import Prediction
-from sightline.inference.stream import InputItem
 from synthetic_images import encode_png
 
 try:
@@ -97,7 +97,7 @@ class TestWhatIsSent:
             archive.writestr("c.png", encode_png(1))
             archive.writestr("d.png", b"\x89PNG\r\n\x1a\n")
         images = ["a.png", "b.zip", encode_png(2), "missing.png"]
-        items = list(stream.make_items(images))
+        items = list(make_items(images))
         sent = [copy(ray_engine._SentItem.from_item(item)) for item in items]
         assert [s.path for s in sent] == ["a.png", "b.zip/c.png", "b.zip/d.png", "[2]", "missing.png"]
         assert [s.location for s in sent] == [str(tmp_path / "a.png"), None, None, None, str(tmp_path / "missing.png")]
@@ -118,7 +118,7 @@ class TestWhatIsSent:
             sent.to_item(LIMITS).read()
 
     def test_arrays_are_refused(self) -> None:
-        (item,) = stream.make_items([np.zeros((8, 8, 3), np.uint8)])
+        (item,) = make_items([np.zeros((8, 8, 3), np.uint8)])
         with pytest.raises(UsageError, match=r"Image \[0\] is an array, but the engine ray takes files"):
             ray_engine._SentItem.from_item(item)
 
@@ -135,7 +135,7 @@ class TestWhatIsSent:
     def test_a_file_that_only_this_process_sees_is_an_error(self, tmp_path: Path) -> None:
         path = tmp_path / "a.png"
         path.write_bytes(encode_png(0))
-        (item,) = stream.expand_inputs([path])
+        (item,) = expand_inputs([path])
         with pytest.raises(HostError, match=r"cannot open .*a\.png, which this process can .*mount the images"):
             ray_engine._check_visible(item, "cannot be opened: No such file or directory")
         path.unlink()
@@ -313,7 +313,7 @@ class TestTwoNodes:
         archived = {"Bucket": "bucket", "Key": "photos/red/archived.png", "Body": encode_png(0)}
         bucket.call_s3("put_object", **archived, StorageClass="GLACIER")
         images = ["s3://bucket/photos", "s3://bucket/photos/missing.png"]
-        sent = [ray_engine._SentItem.from_item(item) for item in stream.make_items(images)]
+        sent = [ray_engine._SentItem.from_item(item) for item in make_items(images)]
         assert {item.content for item in sent} == {None}, "addresses are sent, not what they hold"
         options: dict[str, Any] = {"rows_per_part": 128, "probabilities": True, "progress": False}
         local = classifier.write_predictions(images, "s3://bucket/local.parquet", **options)
@@ -433,7 +433,7 @@ class TestTwoNodes:
                 file.write(f"{process.count_cores()} cores, {threads} threads, {predictor.streams.count} streams\n")
             return opened
 
-        items, model = stream.make_items(sorted(photos.glob("*.png"))), cast("Predict", Opens(open_model))
+        items, model = make_items(sorted(photos.glob("*.png"))), cast("Predict", Opens(open_model))
         with ray_cluster.connect(cluster.address) as connected:
             predictions = list(ray_engine.predict(connected, items, model, batch_size=8))
         assert len(predictions) == 1200  # ten batches of 128, for two workers
@@ -456,7 +456,7 @@ class TestTwoNodes:
             ray_cluster.connect(cluster.address) as connected,
             pytest.raises(HostError, match=rf"Ray has failed \(.*{message}.*\): run the same command again"),
         ):
-            list(ray_engine.predict(connected, stream.make_items([encode_png(0)]), model, batch_size=8))
+            list(ray_engine.predict(connected, make_items([encode_png(0)]), model, batch_size=8))
 
     def test_the_command_line_takes_the_address_of_the_cluster(
         self, tmp_path: Path, classifier: sl.Classifier, cluster: Any

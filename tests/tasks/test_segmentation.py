@@ -38,6 +38,7 @@ from sightline.evaluation.segmentation import (
     list_image_metrics,
 )
 from sightline.inference.exporters import EXPORTERS
+from sightline.inference.inputs import InputItem
 from sightline.inference.mask_colors import make_palette, simulate_vision
 from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.masks import (
@@ -50,7 +51,7 @@ from sightline.inference.masks import (
 from sightline.inference.parity import TOLERANCES
 from sightline.inference.predictor import Outputs
 from sightline.inference.results import Thresholds
-from sightline.inference.stream import InputItem, predict
+from sightline.inference.stream import predict
 from sightline.preprocessing import PreprocessingSpec
 from sightline.preprocessing.spec import Resize
 from sightline.tasks.protocol import EvaluationInputs, find_task

@@ -22,11 +22,11 @@ from sightline.errors import ModelError, OutputError, UsageError, check_installe
 from sightline.inference import bundle, exported_folder, stream
 from sightline.inference.bundle import Bundle
 from sightline.inference.embeddings import ADDED_CLASS, Embeddings
+from sightline.inference.inputs import InputItem
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.parity import Parity, Tolerance
 from sightline.inference.results import Thresholds
 from sightline.inference.runtimes.onnx import OnnxPredictor
-from sightline.inference.stream import InputItem
 from sightline.intervals import Interval
 from sightline.runs.finalize import encode_image, to_portable_file
 

@@ -20,11 +20,11 @@ from sightline.export.extend_head import append_label as append_to_graph
 from sightline.inference import runner
 from sightline.inference.bundle import Bundle
 from sightline.inference.embeddings import ADDED_CLASS, Embeddings
+from sightline.inference.inputs import InputItem
 from sightline.inference.knn import MIN_PROBABILITY, TEMPERATURE
 from sightline.inference.label_votes import LabelVotes, find_copies
 from sightline.inference.predictor import Outputs
 from sightline.inference.results import Thresholds
-from sightline.inference.stream import InputItem
 from sightline.metrics import sigmoid
 from sightline.seeding import make_generator
 

@@ -20,7 +20,7 @@ from sightline.export.extend_head import Head, read_head, replace_head
 from sightline.inference import runner
 from sightline.inference.bundle import Bundle
 from sightline.inference.embeddings import ADDED_CLASS, Embeddings
-from sightline.inference.stream import InputItem
+from sightline.inference.inputs import InputItem
 from sightline.seeding import make_generator
 from sightline.training.new_class import fit_new_class
 

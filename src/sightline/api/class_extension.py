@@ -13,9 +13,9 @@ from sightline.api.classifier import Classifier
 from sightline.callbacks import Callback
 from sightline.errors import DataError, plural
 from sightline.inference.embeddings import Embeddings, join_embeddings
+from sightline.inference.inputs import InputItem
 from sightline.inference.predictor import Outputs
 from sightline.inference.results import Thresholds
-from sightline.inference.stream import InputItem
 from sightline.intervals import Interval
 
 MIN_IMAGES = 2  # of the new class: one to leave out, and one to fit to

@@ -15,7 +15,7 @@ from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
 from sightline.errors import ModelError
 from sightline.inference.embeddings import Embeddings
-from sightline.inference.stream import InputItem
+from sightline.inference.inputs import InputItem
 from sightline.inference.tta import TTA
 from sightline.progress import show_progress
 

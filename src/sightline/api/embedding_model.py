@@ -18,6 +18,7 @@ from sightline.data.indexing import Sources
 from sightline.errors import UsageError
 from sightline.inference import embedding_files, nearest, stream
 from sightline.inference.embeddings import Embeddings, check_same_model, join_embeddings
+from sightline.inference.inputs import InputItem, take_first
 from sightline.inference.knn import KnnPredictor
 from sightline.inference.nearest import SimilarImage
 from sightline.progress import show_progress
@@ -68,7 +69,7 @@ class EmbeddingModel(LoadedModel):
 
     def iter_embeddings(
         self,
-        images: ImageLike | Iterable[ImageLike | stream.InputItem] | Dataset,
+        images: ImageLike | Iterable[ImageLike | InputItem] | Dataset,
         *,
         labeled: bool = False,
         set: Settings = (),
@@ -89,7 +90,7 @@ class EmbeddingModel(LoadedModel):
             batches = stream.embed(self.predictor, labeled_items, self.feature_model_id)
             return track(batches, "embedding", progress, lambda: len(labeled_items), len)
         items = list_items(images, self.predictor.preprocess.channels, set, callback)
-        batches = stream.embed(self.predictor, chain(stream.take_first(items), items), self.feature_model_id)
+        batches = stream.embed(self.predictor, chain(take_first(items), items), self.feature_model_id)
         return batches if callback is None else track_images(
             batches, "embedding", images, self.predictor.preprocess.channels, set, progress, len
         )  # fmt: skip

@@ -23,10 +23,11 @@ from sightline.explain.faithfulness import check_faithfulness
 from sightline.explain.heatmaps import Method, compute_heat_maps, resolve_method
 from sightline.explain.localization import PixelRegion
 from sightline.inference.decisions import predict_labels
+from sightline.inference.inputs import InputItem
 from sightline.inference.predictor import Predictor
 from sightline.inference.results import Thresholds
 from sightline.inference.runner import predict_images
-from sightline.inference.stream import InputItem, decode_item, find_size
+from sightline.inference.stream import decode_item, find_size
 from sightline.models.entry import Activation
 from sightline.preprocessing import PreprocessingSpec
 from sightline.report.heatmap_plot import plot_explanation

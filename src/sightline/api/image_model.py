@@ -29,6 +29,7 @@ from sightline.data.indexing import Sources
 from sightline.errors import DataError, UsageError, plural
 from sightline.inference import stream
 from sightline.inference.embeddings import Embeddings
+from sightline.inference.inputs import InputItem
 from sightline.inference.knn import KnnPredictor
 from sightline.inference.masks import MaskPrediction, predict_masks
 from sightline.inference.prediction_files import PredictionFiles
@@ -104,7 +105,7 @@ class ImageModel(EmbeddingModel):
 
     def iter_predictions(
         self,
-        images: ImageLike | Iterable[ImageLike | stream.InputItem],
+        images: ImageLike | Iterable[ImageLike | InputItem],
         *,
         top: int = 5,
         set: Settings = (),
@@ -145,7 +146,7 @@ class ImageModel(EmbeddingModel):
 
     def write_predictions(
         self,
-        images: ImageLike | Iterable[ImageLike | stream.InputItem],
+        images: ImageLike | Iterable[ImageLike | InputItem],
         out: str | Path,
         *,
         top: int = 5,
@@ -308,7 +309,7 @@ class ImageModel(EmbeddingModel):
 
     def iter_masks(
         self,
-        images: ImageLike | Iterable[ImageLike | stream.InputItem],
+        images: ImageLike | Iterable[ImageLike | InputItem],
         *,
         out: str | Path | None = None,
         tile: float | None = None,

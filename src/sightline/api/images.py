@@ -21,8 +21,8 @@ from sightline.data.sources.arrays import name_class, to_numpy
 from sightline.errors import DataError, ImageError, UsageError, plural, suggest
 from sightline.explain.explanation import Explanation
 from sightline.inference.background_count import BackgroundCount
+from sightline.inference.inputs import InputItem, make_items, parse_file_limits, report_notes
 from sightline.inference.results import Prediction
-from sightline.inference.stream import InputItem, make_items, parse_file_limits, report_notes
 from sightline.preprocessing import suggest_conversion
 
 ImageLike = str | Path | bytes | bytearray | memoryview | BinaryIO | NDArray[np.uint8] | Image.Image

@@ -12,11 +12,11 @@ from sightline import _io
 from sightline.api.owned_png import is_owned_png, save_owned_png
 from sightline.data.sources.filenames import fold_name
 from sightline.errors import ImageError, OutputError, UsageError
+from sightline.inference.inputs import InputItem
 from sightline.inference.manifest import MAX_TILE
 from sightline.inference.masks import MaskPrediction, encode_mask, overlay_image, predict_masks
 from sightline.inference.predictor import Predictor
 from sightline.inference.results import Thresholds
-from sightline.inference.stream import InputItem
 
 OVERLAY_SUFFIX = ".overlay.png"
 MAX_STEM_BYTES = 200  # of a name, which has at most 255 with its number and suffix

@@ -17,6 +17,7 @@ from sightline.callbacks import Callback
 from sightline.distributed import ray_cluster
 from sightline.errors import UsageError
 from sightline.inference import ray_engine, stream
+from sightline.inference.inputs import InputItem, parse_file_limits
 from sightline.inference.prediction_files import ROWS, Predict, PredictionFiles, PredictionFolder, Shard, check_output
 from sightline.inference.prediction_rows import PredictionFormat
 from sightline.inference.runner import choose_batch_size
@@ -25,7 +26,7 @@ from sightline.inference.runtimes.onnx import OnnxPredictor
 
 def write_predictions(
     model: LoadedModel,
-    images: ImageLike | Iterable[ImageLike | stream.InputItem],
+    images: ImageLike | Iterable[ImageLike | InputItem],
     out: str | Path,
     callback: Callback,
     *,
@@ -56,7 +57,7 @@ def write_predictions(
                     "The model runs on a GPU, but the workers of the engine ray use CPUs: load it on the CPU."
                 )
             check_output(out)  # before a cluster is started
-            limits = stream.parse_file_limits(to_assignments(settings))
+            limits = parse_file_limits(to_assignments(settings))
             ray = stack.enter_context(ray_cluster.connect(ray_options.address))
             predict = partial(
                 ray_engine.predict, ray, predict_items=predict, batch_size=size, limits=limits,

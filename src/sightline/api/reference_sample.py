@@ -19,9 +19,10 @@ from sightline.errors import DataError, ModelError, plural, suggest
 from sightline.evaluation.mask_outputs import collect_mask_outputs, sample_masks
 from sightline.evaluation.validation_sample import MIN_IMAGES, ValidationSample
 from sightline.inference import bundle, exported_folder
+from sightline.inference.inputs import InputItem
 from sightline.inference.predictor import Outputs
 from sightline.inference.runner import ImageOutputs, predict_images
-from sightline.inference.stream import InputItem, decode_item
+from sightline.inference.stream import decode_item
 from sightline.runs.labeled_images import decode_labeled
 
 NO_SAMPLE = (

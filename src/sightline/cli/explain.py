@@ -39,7 +39,7 @@ def explain(
     from sightline import api
     from sightline.api.explanation import explain as find
     from sightline.explain.heatmaps import resolve_method
-    from sightline.inference import stream
+    from sightline.inference.inputs import report_notes
 
     items = list(list_images(images, set))
     failed = False
@@ -49,7 +49,7 @@ def explain(
         if method is None and resolve_method(None, predictor) == "occlusion":
             advice = "" if classifier.task.targets.are_masks else " (or pass --method rise)"
             display.on_message(f"Grad-CAM cannot be computed from this exported model: using occlusion{advice}.")
-        items = list(stream.report_notes(items, display.on_message))
+        items = list(report_notes(items, display.on_message))
         for explanation in find(
             classifier, predictor, items, method=method, label=label, out=out, seed=seed, progress=display.on_progress
         ):

@@ -22,9 +22,9 @@ from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.classifier import Classifier
+    from sightline.inference.inputs import InputItem
     from sightline.inference.masks import MaskPrediction
     from sightline.inference.prediction_files import PredictionFiles
-    from sightline.inference.stream import InputItem
     from sightline.report.prediction_writer import RowLayout
 
 Model = Annotated[
@@ -241,12 +241,12 @@ def _check_folder(
 
 def list_images(images: Sequence[str], settings: Sequence[str] | None) -> Iterator[InputItem]:
     """Return the images that the arguments refer to; raises for a wrong path at once, before a model is loaded."""
-    from sightline.inference import stream
+    from sightline.inference.inputs import expand_inputs, parse_file_limits, take_first
 
     refuse_list(images)
-    limits = stream.parse_file_limits(settings or ())
-    items = stream.expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
-    return chain(stream.take_first(items), items)
+    limits = parse_file_limits(settings or ())
+    items = expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
+    return chain(take_first(items), items)
 
 
 def _load(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Self
 
-from sightline.inference.stream import InputItem
+from sightline.inference.inputs import InputItem
 
 
 class BackgroundCount:

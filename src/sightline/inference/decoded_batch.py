@@ -10,12 +10,13 @@ import numpy as np
 
 from sightline.inference.decisions import Interpreter, predict_class
 from sightline.inference.feature_log import FeatureLog, ModelLog
+from sightline.inference.inputs import InputItem
 from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.masks import PixelPrediction
 from sightline.inference.predictor import Predictor
 from sightline.inference.results import Prediction, Thresholds
 from sightline.inference.runner import ImageOutputs, predict_decoded
-from sightline.inference.stream import DecodedItem, InputItem, SizedImage, get_pixels, make_predictions
+from sightline.inference.stream import DecodedItem, SizedImage, get_pixels, make_predictions
 from sightline.preprocessing import PreprocessingSpec
 
 

@@ -16,13 +16,14 @@ from PIL import Image
 from sightline.data.batches import iterate_slices, load_ahead
 from sightline.data.masks import VOID
 from sightline.errors import ImageError
+from sightline.inference.inputs import InputItem
 from sightline.inference.mask_colors import make_palette
 from sightline.inference.mask_quality import decide_mask, estimate_iou
 from sightline.inference.outages import stop_in_outage
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import DecisionKind, Prediction, Thresholds
 from sightline.inference.runner import call_padded, choose_batch_size, predict_images
-from sightline.inference.stream import InputItem, SizedImage, choose_threads, decode_sized, find_size
+from sightline.inference.stream import SizedImage, choose_threads, decode_sized, find_size
 from sightline.inference.tiling import predict_tiled, scale_spec
 from sightline.preprocessing import PreprocessingSpec, encode_png
 from sightline.preprocessing.spec import MAX_SIDE

@@ -26,10 +26,10 @@ from sightline import jsonio
 from sightline.callbacks import Progress, no_progress
 from sightline.data.containers import PREDICTIONS_FILE
 from sightline.errors import DataError, OutputError, UsageError, check_installed, plural, require
+from sightline.inference.inputs import InputItem
 from sightline.inference.output_folder import OutputFolder, open_output_folder
 from sightline.inference.prediction_rows import PURPOSE, SCHEMA, PredictionFormat, make_row, make_schema
 from sightline.inference.results import Prediction
-from sightline.inference.stream import InputItem
 
 ROWS = 1024
 """The default number of images of a part."""

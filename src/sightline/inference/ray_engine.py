@@ -24,10 +24,10 @@ from sightline.data.remote import is_url
 from sightline.data.storage import LIMITS
 from sightline.distributed.ray_cluster import describe_error
 from sightline.errors import HostError, ImageError, SightlineError, UsageError, plural
+from sightline.inference.inputs import InputItem, read_location
 from sightline.inference.outages import stop_in_outage
 from sightline.inference.prediction_files import Predict
 from sightline.inference.results import Prediction
-from sightline.inference.stream import InputItem, read_location
 
 IMAGES = 128  # of a batch: about a second of work, so that the pauses between batches are short in comparison
 MAX_CPUS = 4  # of a worker: two models on four cores are faster than one on eight

@@ -23,8 +23,9 @@ from sightline.evaluation.covariance import ROWS, iter_blocks
 from sightline.evaluation.results import LabeledPredictions
 from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
+from sightline.inference.inputs import InputItem
 from sightline.inference.nearest import NearestRows, normalize_rows
-from sightline.inference.stream import InputItem, compute_feature_size
+from sightline.inference.stream import compute_feature_size
 from sightline.runs.folds import is_folded
 from sightline.studio.background import BackgroundTask
 from sightline.tasks.protocol import find_task
