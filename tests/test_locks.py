@@ -54,10 +54,10 @@ def test_a_process_that_asks_for_a_lock_is_in_nobodys_way(tmp_path: Path) -> Non
 
     lock = tmp_path / "lock"
     lock.touch()
-    with lock.open("rb") as asking:
-        fcntl.flock(asking, fcntl.LOCK_SH)
+    with lock.open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
         assert not _locks.is_locked(lock)
-        threading.Timer(0.005, asking.close).start()
+        threading.Timer(0.005, reader.close).start()
         with _locks.hold_lock(lock, "The run"):
             pass
 

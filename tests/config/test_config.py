@@ -395,7 +395,7 @@ def test_a_wrong_assignment_is_reported(expression: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-def test_epochs_alone_are_no_setting() -> None:  # as of `train photos --set epochs=5`
+def test_epochs_without_their_table_get_a_hint() -> None:  # as of `train photos --set epochs=5`
     with pytest.raises(ConfigError, match=r"There is no setting 'epochs'\. Did you mean 'train\.epochs'\?"):
         resolve_config(assignments=["epochs=5"])
 
