@@ -38,7 +38,7 @@ def test_every_block_of_the_page_runs(
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(coffee_beans.draw(i, 32, 0)).save(folder / f"{i}.png")
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 9
+    assert len(blocks) == 10
     variables = run_code("\n".join(blocks), "docs/python.md")
     assert len(variables["data"]) == 8
     assert variables["probabilities"].shape == (4, 2)

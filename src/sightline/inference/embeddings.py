@@ -48,6 +48,11 @@ class Embeddings:
         """Return `vectors`, for NumPy and scikit-learn."""
         return np.array(self.vectors, dtype, copy=copy)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of images and of features."""
+        return self.vectors.shape[0], self.vectors.shape[1]
+
     def __repr__(self) -> str:
         failed = sum(error is not None for error in self.errors)
         rest = f", {failed} without one" if failed else ""
