@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,8 +67,8 @@ def test_the_page_shows_the_methods_that_a_classifier_inherits() -> None:
 
 # Values of settings, files and networks, which the guide describes or which only packages that extend Sightline meet.
 INTERNAL = {
-    "Index", "LabeledImages", "Predictor", "PreprocessingSpec", "RunConfig", "RunDirectory", "SourceListing", "Sources",
-    "Task", "TaskReport", "TaskResult",
+    "Audit", "ClassFolders", "Index", "LabeledImages", "Predictor", "PreprocessingSpec", "RunConfig", "RunDirectory",
+    "SourceListing", "Sources", "Task", "TaskReport", "TaskResult",
 }  # fmt: skip
 FOREIGN = {"Any", "Callable", "Iterator", "Mapping", "NDArray", "None", "Path", "Self"}
 
@@ -79,11 +82,23 @@ def list_returned_types(kind: type) -> Iterator[str]:
             yield from re.findall(r"\b[A-Z]\w*[a-z]\w*", str(annotation))
 
 
+ENTRIES = set(re.findall(r"^::: sightline\.(?:[\w.]+\.)?([A-Z]\w+)$", PAGE, re.MULTILINE))
+
+
 def test_the_page_shows_the_types_that_are_returned() -> None:
-    entries = set(re.findall(r"^::: sightline\.(?:[\w.]+\.)?([A-Z]\w+)$", PAGE, re.MULTILINE))
     returned = {name for kind in (*OBJECTS, DoctorReport) for name in list_returned_types(kind)}
     assert {"Finding", "Metric", "MaskPrediction", "WatchReport"} <= returned
-    assert sorted(returned - entries - INTERNAL - FOREIGN) == []
+    assert sorted(returned - ENTRIES - INTERNAL - FOREIGN) == []
+
+
+@pytest.mark.parametrize("path", re.findall(r"^::: (sightline\.\w+\.[\w.]+)$", PAGE, re.MULTILINE))
+def test_the_page_shows_the_types_of_the_fields_of_results(path: str) -> None:
+    module, _, name = path.rpartition(".")
+    kind = getattr(importlib.import_module(module), name)
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    names = re.findall(r"[A-Z]\w*[a-z]\w*", " ".join(str(field.type) for field in fields))
+    own = {name for name in names if "sightline" in getattr(vars(sys.modules[module]).get(name), "__module__", "")}
+    assert sorted(own - ENTRIES - INTERNAL) == []
 
 
 @pytest.mark.parametrize("kind", OBJECTS, ids=lambda kind: kind.__name__)

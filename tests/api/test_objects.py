@@ -254,6 +254,14 @@ def _rows_of_hugging_face() -> Any:
             lambda: sl.Dataset.from_dataframe(pandas_frame([*draw(1)[0]], ["a"])),
             r"or use Dataset\.from_arrays\(np\.stack\(frame\['path'\]\), y\) if they have one size",
         ),
+        (
+            lambda: sl.Dataset.from_dataframe(pandas_frame(["a.png"], ["a"]).rename(columns={"label": "roast"})),
+            r"for the labels: its columns are path, roast\. Name it with column=\{'label': NAME\}\.",
+        ),
+        (
+            lambda: sl.Dataset.from_dataframe(pandas_frame(["a.png"], ["a"])),
+            "relative to with root=FOLDER, or the column",
+        ),
         (sl.Dataset.from_folder, "takes one or more paths"),
         (lambda: sl.Dataset.from_folder(["photos"]), "one or more paths"),  # type: ignore[arg-type]
         (lambda: sl.Dataset(None), "not from NoneType"),  # type: ignore[arg-type]
