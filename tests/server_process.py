@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -27,7 +28,8 @@ class Server:
             command = [sys.executable, str(script)]
         if prepare:
             command = ["sh", "-c", f'{prepare}; exec "$@"', "sh", *command]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # a pipe would be full of log lines, and block
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, text=True, **options)
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()
 
@@ -52,8 +54,14 @@ class Server:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.stop(signal.SIGKILL)
+        self._errors.close()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         self.process.send_signal(number)
-        _, err = self.process.communicate(timeout=60)
-        return self.process.returncode, err
+        return self.wait()
+
+    def wait(self, seconds: float = 120) -> tuple[int, str]:
+        """Wait until the process ends, and return its exit code and standard error."""
+        self.process.communicate(timeout=seconds)
+        self._errors.seek(0)
+        return self.process.returncode, self._errors.read()

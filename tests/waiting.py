@@ -11,4 +11,4 @@ def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not true after {seconds:g} seconds"
-        time.sleep(0.01)
+        time.sleep(0.02)

@@ -28,6 +28,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from sightline.serve.app import create_app
 from sightline.serve.feature_logs import FeatureLogs
 from sightline.serve.limits import Limits
+from sightline.serve.metrics import SHARED_FOLDER
 from sightline.serve.observing import format_entry
 
 TOKEN = "correct-horse"  # noqa: S105  # of this test alone
@@ -66,6 +67,15 @@ def test_metrics_count_what_happened() -> None:
     assert read_metric(text, "sightline_model_info", model="shades", version="1") == 1
     assert read_metric(text, "sightline_ood_limit", model="shades") == 1.5
     assert 'endpoint="/nowhere"' not in text
+
+
+def test_metrics_are_answered_while_another_worker_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has just created its file of counts, which is still empty."""
+    monkeypatch.setenv(SHARED_FOLDER, str(tmp_path))
+    (tmp_path / "counter_1.db").touch()
+    (answer,) = send(Request("/metrics"))
+    assert answer.status == 200
+    assert read_metric(answer.body, "sightline_model_info", model="shades", version="1") == 1
 
 
 @pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain"])

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from itertools import product
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -40,7 +41,7 @@ class Metrics(Collector):
         self.registry = self._view = CollectorRegistry()
         if SHARED_FOLDER in os.environ:
             self._view = CollectorRegistry()
-            MultiProcessCollector(self._view)  # type: ignore[no-untyped-call]
+            self._view.register(_SharedMetrics())
         else:
             ProcessCollector(registry=self.registry)
         self._view.register(self)
@@ -155,6 +156,22 @@ class Metrics(Collector):
             return Response(encode(view), headers={"Content-Type": content_type})
 
         return Route("/metrics", metrics)
+
+
+class _SharedMetrics(Collector):
+    """The sums of what all processes count, without the files of those that start: they are created empty."""
+
+    def collect(self) -> Iterable[Metric]:
+        paths = Path(os.environ[SHARED_FOLDER]).glob("*.db")
+        metrics: Iterable[Metric] = MultiProcessCollector.merge([str(path) for path in paths if _has_content(path)])  # type: ignore[no-untyped-call]
+        return metrics
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:  # its process has ended since
+        return False
 
 
 class _OpenMetrics(Collector):
