@@ -262,6 +262,10 @@ def _rows_of_hugging_face() -> Any:
             lambda: sl.Dataset.from_dataframe(pandas_frame(["a.png"], ["a"])),
             "relative to with root=FOLDER, or the column",
         ),
+        (
+            lambda: sl.Dataset.from_arrays(draw(2)[0], [*np.zeros((2, SIDE, SIDE), np.uint8)]),
+            "2,048 labels: give one label for each image; for several, or masks, save",
+        ),
         (sl.Dataset.from_folder, "takes one or more paths"),
         (lambda: sl.Dataset.from_folder(["photos"]), "one or more paths"),  # type: ignore[arg-type]
         (lambda: sl.Dataset(None), "not from NoneType"),  # type: ignore[arg-type]

@@ -221,6 +221,9 @@ def test_a_table_names_the_mask_of_each_image(tmp_path: Path) -> None:
     assert findings["conflicting-rows"] == ("images/a.png",)
     table.write_text("image,mask\nimages/a.png,masks/a.png\nimages/no.png,masks/b.png\n")
     assert [(file.path, file.label) for file in build_index(table).unreadable] == [("images/no.png", "")]
+    table.write_text("image,mask\nimages/a.png,no.png\n")
+    with pytest.raises(DataError, match=r"lists 1 file in column 'mask', none of which exists: looked for no\.png in"):
+        build_index(table)
     (tmp_path / "classes.csv").unlink()
     with pytest.raises(DataError, match=r"has masks, but .* has no classes.csv.* such as 0,sky"):
         build_index(table)

@@ -17,7 +17,7 @@ from sightline.data.types import Split
 from sightline.errors import DataError, UsageError, first_line, plural, suggest
 from sightline.preprocessing import suggest_conversion
 
-ONE_LABEL = "give one label for each image; for several, save the images as files and use Dataset.from_dataframe"
+ONE_LABEL = "give one label for each image; for several, or masks, save them as files and use Dataset.from_dataframe"
 
 
 def list_array_items(
@@ -52,7 +52,8 @@ def list_array_items(
     if len(labels) != len(pixels):
         hint = ""
         if len(label_shape) > 1 and label_shape[0] == len(pixels):
-            hint = f": {ONE_LABEL}" if labels.dtype.kind in "OSU" else ": for one-hot rows, use y.argmax(1)"
+            is_one_hot = len(label_shape) == 2 and labels.dtype.kind not in "OSU"
+            hint = ": for one-hot rows, use y.argmax(1)" if is_one_hot else f": {ONE_LABEL}"
         raise DataError(f"{name}: {plural(len(pixels), 'image')} but {plural(len(labels), 'label')}{hint}.")
     are_numbers = labels.dtype.kind in "iu"
     if are_numbers:
@@ -138,7 +139,7 @@ def explain_no_array(x: Any) -> str:
 
 
 def _name_label(label: Any, position: int, name: str) -> str:
-    if is_missing(label) or label in ("", b""):
+    if is_missing(label) or (isinstance(label, str | bytes) and not label):
         raise DataError(f"{name}[{position}] has no label ({label!r}): leave the image out, or give it a label.")
     if isinstance(label, AbstractSet | Mapping):
         raise DataError(f"{name}[{position}] has the label {label}: {ONE_LABEL}.")

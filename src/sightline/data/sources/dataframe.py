@@ -43,7 +43,8 @@ def list_frame_items(frame: Any, options: DataConfig) -> SourceListing:
         for name, (value, *_) in columns.items():
             is_pixels = isinstance(value, Image.Image) or getattr(value, "ndim", 0) > 1
             if is_pixels or isinstance(value, bytes | Mapping):
-                stack = f", or use Dataset.from_arrays(np.stack(frame[{name!r}]), y) if they have one size" * is_pixels
+                can_stack = is_pixels and "mask" not in name.casefold()
+                stack = f", or use Dataset.from_arrays(np.stack(frame[{name!r}]), y) if they have one size" * can_stack
                 raise DataError(
                     f"The column {name!r} of the DataFrame holds images, not paths: save them as files{stack}."
                 ) from error

@@ -333,13 +333,16 @@ def _read_row_split(row: Row, columns: Columns, table: Table) -> Split | None:
 
 
 def _no_items_message(table: Table, columns: Columns, listing: SourceListing, finder: FileFinder) -> str:
-    missing = [r for r in listing.notes if r.kind == "missing-files"]
+    column, missing = columns.path, [note.path for note in listing.notes if note.kind == "missing-files"]
+    if columns.mask and not missing:
+        column, missing = columns.mask, [text for row in table.rows if (text := row.get_text(columns.mask))]
     if not table.rows:
         return f"{table.name} has no rows below its header ({', '.join(table.columns)}): add a row for each image."
     if not missing:
         rows = plural(len(table.rows), "row")
         return (
-            f"{table.name} has {rows} but no label in column {columns.label!r}: name another with --column label=NAME."
+            f"{table.name} has {rows} but no label in column {columns.label or columns.mask!r}: name another with "
+            "--column label=NAME."
         )
     store = finder.store
     where = store.root.absolute() if isinstance(store, FolderStore) else store.name
@@ -348,12 +351,12 @@ def _no_items_message(table: Table, columns: Columns, listing: SourceListing, fi
     if archives and isinstance(store, FolderStore) and file.is_file():
         likely = min(archives, key=lambda key: (Path(key).stem != file.stem, parse_split(Path(key).stem) == "test"))
         return (
-            f"{table.name} lists {plural(len(missing), 'file')} in column {columns.path!r}, none of which is in "
+            f"{table.name} lists {plural(len(missing), 'file')} in column {column!r}, none of which is in "
             f"{where}. If they are in {likely}, name it instead of the table, as in `sightline train "
             f"{quote_path(store.root / likely)} --set data.labels={quote_path(file)}`."
         )
     return (
-        f"{table.name} lists {plural(len(missing), 'file')} in column {columns.path!r}, none of which exists: "
-        f"looked for {missing[0].path} in {where}. Name the folder that the paths are relative to with --set "
+        f"{table.name} lists {plural(len(missing), 'file')} in column {column!r}, none of which exists: "
+        f"looked for {missing[0]} in {where}. Name the folder that the paths are relative to with --set "
         "data.root=FOLDER, or the column of the files with --column path=NAME."
     )
