@@ -119,8 +119,34 @@ def test_the_headline_states_what_a_threshold_of_validation_reached_on_test() ->
         "the model covers 100.0% of these images, with a precision of 99.0% (95% interval 97.5% to 99.6%; at least "
         "97.7%" in line
     )
-    assert "these images do not confirm 99%" in line
+    assert "97.7% with 95% confidence): the target is not demonstrated." in line
     assert "the target is met" in headline(build_evaluation_report(make_outputs(labels, []), validation))
+
+
+def test_a_precision_below_the_target_is_said_to_miss_it() -> None:
+    """Every image is sure, and all test images are wrong: 0% is not merely a precision that shows too little."""
+    labels = [0, 1] * 100
+    validation, test = make_outputs(labels, []), make_outputs(labels, list(range(200)))
+    assert "0.0% with 95% confidence): the target is not met." in headline(build_evaluation_report(test, validation))
+    thresholds, _ = fit_thresholds(validation, ThresholdRequest(target_precision=0.9), None, OK)
+    value = to_metrics(build_evaluation_report(test, validation, thresholds=thresholds))
+    assert "The target of 90.0% is not met: the precision is at least 0.0%" in page_sentence("thresholds", value)
+
+
+def test_a_precision_without_an_interval_is_stated() -> None:
+    """All images above the threshold are in one group, so that nothing is known of others."""
+    labels = [0, 1] * 200
+    validation, test = make_outputs(labels, []), make_outputs(labels, [10, 50])
+    thresholds, _ = fit_thresholds(validation, ThresholdRequest(target_precision=0.98), None, OK)
+    value = to_metrics(build_evaluation_report(test, validation, thresholds=thresholds))
+    value["selective"] |= {"interval": None, "lower_bound": None, "met": False}
+    assert page_sentence("thresholds", value).endswith(
+        "of which 99.5% are correct. The target of 98.0% is not demonstrated: all images above the threshold are in "
+        "one group."
+    )
+    check = value["selective_check"] | {"evaluated": value["selective_check"]["evaluated"] | value["selective"]}
+    line = page_sentence("remarks", value | {"thresholds": None, "selective_check": check})
+    assert "99.5% (without an interval: all images above it are in one group): the target is not demonstrated." in line
 
 
 def test_a_class_without_an_image_is_named_wherever_metrics_are() -> None:

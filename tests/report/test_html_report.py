@@ -536,6 +536,7 @@ def test_many_classes_list_the_largest_confusions_before_the_matrix() -> None:
     text = render_html(report)
     section = text[text.index('<section id="confusion"') : text.index('<section id="classes"')]
     assert section.index("Largest confusions") < section.index('class="chart matrix"')
+    assert "Classes are numbered from 0 in the order of <code>classes</code>" in section
     assert [name for name in re.findall(r"</svg>([^<]+)</li>", section) if "%" in name] == [
         "correct, below 50%", "from 50%", "from 70%", "from 85%",
         "errors, below 5%", "from 5%", "from 10%", "from 25%",
