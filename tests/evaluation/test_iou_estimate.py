@@ -36,8 +36,18 @@ def test_intervals_hold_the_mean_iou_as_often_as_they_say(mean: float, count: in
 @pytest.mark.parametrize("count", [1, 2, 50, 1000])
 def test_the_regression_is_that_of_scikit_learn(count: int) -> None:
     rng = np.random.default_rng(count)
+    weights = rng.integers(1, 5, count)
     for values in (rng.random(count), rng.random(count).round(1), np.linspace(0, 1, count), np.linspace(1, 0, count)):
-        np.testing.assert_allclose(fit_increasing(values), isotonic_regression(values), rtol=1e-12)
+        expected = isotonic_regression(values, sample_weight=weights)
+        np.testing.assert_allclose(fit_increasing(values, weights), expected, rtol=1e-12)
+
+
+def test_masks_of_the_same_quality_have_the_same_expected_iou() -> None:
+    """A model that is sure of every pixel gives all masks the quality 1, whatever their IoU."""
+    ious = np.random.default_rng(0).random(200)
+    for quality in (np.ones(200), np.arange(200) // 100 / 2):
+        expected = np.mean([ious[quality == quality[-1]].mean(), ious[quality == quality[0]].mean()])
+        assert estimate_mean_iou(quality, ious, quality).iou.value == pytest.approx(expected)
 
 
 def test_a_poorly_calibrated_quality_is_corrected_by_validation_images() -> None:

@@ -80,8 +80,8 @@ def _estimate(
     rng: np.random.Generator | None = None,
 ) -> tuple[float, float]:
     """Return both estimates for `count` masks; with `rng`, for a resample of them, by the central limit theorem."""
-    order = np.argsort(quality, kind="stable")
-    fitted = np.interp(quantiles, quality[order], fit_increasing(ious[order]))
+    levels, level, sizes = np.unique(quality, return_inverse=True, return_counts=True)
+    fitted = np.interp(quantiles, levels, fit_increasing(np.bincount(level, ious) / sizes, sizes))
     errors = (0.0, 0.0)
     if rng is not None:
         first, second = (float(rng.normal() * values.std() / np.sqrt(count)) for values in (fitted, quantiles))
@@ -90,20 +90,21 @@ def _estimate(
     return float(np.clip(fitted.mean() + errors[0], 0, 1)), float(np.clip(by_difference, 0, 1))
 
 
-def fit_increasing(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def fit_increasing(values: NDArray[np.float64], weights: NDArray[np.integer]) -> NDArray[np.float64]:
     """Return the isotonic regression of `values` [N]: the nearest sequence that never falls, by pooling violators.
 
-    Its time grows with the length of the sequence; `label_estimate` has a few bins of many resamples, and fits them all
-    at once.
+    `weights` [N] say how many observations each value is the mean of. Its time grows with the length of the sequence;
+    `label_estimate` has a few bins of many resamples, and fits them all at once.
     """
-    sums, sizes = list[float](), list[int]()
-    for value in values.tolist():
-        total, size = value, 1
+    sums, sizes, lengths = list[float](), list[int](), list[int]()
+    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
+        total, size, length = value * weight, weight, 1
         while sums and sums[-1] * size >= total * sizes[-1]:  # the mean of the block before is no smaller
-            total, size = total + sums.pop(), size + sizes.pop()
+            total, size, length = total + sums.pop(), size + sizes.pop(), length + lengths.pop()
         sums.append(total)
         sizes.append(size)
-    return np.repeat(np.array(sums) / sizes, sizes)
+        lengths.append(length)
+    return np.repeat(np.array(sums) / sizes, lengths)
 
 
 def _list_caveats(
