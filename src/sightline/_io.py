@@ -35,14 +35,20 @@ def write_atomic(
     directory that contains `path`, is refused, so that an untrusted folder cannot redirect writes outside of it.
     On failure, leaves the old file at `path` and raises `OutputError`, whose message ends with `advice`.
     """
-    with _replacing(path, advice, root) as temporary_file, create_exclusive(temporary_file) as file:
+    with _replacing(path, advice, root) as temporary_file:
+        write_new(temporary_file, content)
+    return path
+
+
+def write_new(path: Path, content: bytes | Callable[[IO[bytes]], Any]) -> None:
+    """Write a file that does not exist yet, and sync it to disk; raises `OSError`."""
+    with create_exclusive(path) as file:
         if isinstance(content, bytes):
             file.write(content)
         else:
             content(file)
         file.flush()
         os.fsync(file.fileno())
-    return path
 
 
 def save_atomic(path: Path, save: Callable[[Path], Any], *, root: Path | None = None) -> Path:

@@ -438,7 +438,7 @@ def test_the_bundle_of_a_run_is_not_replaced(sightline: Command, run: Path) -> N
 @pytest.mark.parametrize(
     ("form", "owner", "method"),
     [
-        ("bundle", Path, "write_bytes"), ("bundle", os, "fsync"), ("onnx", Path, "write_bytes"),
+        ("bundle", os, "fsync"), ("onnx", os, "fsync"),
         ("vectors", Path, "write_bytes"), ("safetensors", Path, "write_bytes"),
     ],
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import stat
 import warnings
 import zipfile
@@ -108,6 +109,15 @@ def test_an_interrupted_replacement_leaves_the_former_bundle(
         bundle.write_folder(bundle.update_manifest(original, recipe="other"), folder)
     assert bundle.read(folder) == original
     assert [p.name for p in folder.parent.iterdir()] == ["bundle"]
+
+
+def test_a_power_failure_leaves_no_bundle_without_its_content(
+    original: Bundle, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = set[int]()
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.add(os.fstat(descriptor).st_ino))
+    bundle.write_folder(original, folder)
+    assert {path.stat().st_ino for path in folder.rglob("*") if path.is_file()} <= synced
 
 
 def test_a_place_that_cannot_be_written_is_named(original: Bundle, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def write_folder(bundle: Bundle, folder: Path) -> None:
             for name, content in to_files(bundle).items():
                 path = new_folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+                _io.write_new(path, content)  # on disk before the folder has its name
             _io.replace_folder(new_folder, folder)
     except OSError as error:
         raise OutputError(f"The bundle {folder} cannot be written: {error.strerror or error}.") from error
