@@ -30,7 +30,15 @@ from PIL import ExifTags, Image, ImageFile, features
 from PIL.JpegImagePlugin import JpegImageFile
 
 from sightline.errors import ImageError, ModelError, UsageError
-from sightline.preprocessing import ImageHeader, PreprocessingSpec, decode_preview, formats, inspect_image, spec
+from sightline.preprocessing import (
+    ImageHeader,
+    PreprocessingSpec,
+    decode_preview,
+    formats,
+    inspect_image,
+    spec,
+    translate_errors,
+)
 from synthetic_images import encode
 
 FILTERS = ("bilinear", "bicubic", "lanczos", "box", "nearest")
@@ -621,7 +629,7 @@ def test_warnings_stay_inside() -> None:
 
 def test_no_filter_stays_whatever_another_thread_does_to_the_filters() -> None:
     before = list(warnings.filters)
-    with formats.translate_errors():
+    with translate_errors():
         others = warnings.catch_warnings()
         others.__enter__()
         warnings.simplefilter("error")
@@ -640,7 +648,7 @@ def test_warnings_of_other_threads_are_left_alone() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with formats.translate_errors():
+        with translate_errors():
             warnings.warn("not shown", stacklevel=1)
             thread = threading.Thread(target=other)
             thread.start()

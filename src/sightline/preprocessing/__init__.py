@@ -29,8 +29,8 @@ from sightline.preprocessing.formats import (
     detect_format,
     encode_png,
     measure_image,
-    translate_errors,
 )
+from sightline.preprocessing.pillow_errors import translate_errors
 from sightline.preprocessing.spec import (
     LUMA,
     SCHEMA_VERSION,

@@ -6,10 +6,8 @@ import io
 import re
 import struct
 import sys
-import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
@@ -28,6 +26,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from sightline.errors import ImageError, suggest_install
 from sightline.preprocessing import box_limits, structure_limits, tiff_limits
 from sightline.preprocessing.counts import MAX_COUNTED_FRAMES
+from sightline.preprocessing.pillow_errors import translate_errors
 from sightline.preprocessing.ppm import open_ppm
 
 ImageBytes = bytes | bytearray | memoryview
@@ -80,7 +79,6 @@ _BITS, _SAMPLE_FORMAT, _PLANES = 258, 339, 284  # TIFF's tags BitsPerSample, Sam
 _MIN_VALUE_TAGS, _MAX_VALUE_TAGS = (340, 280), (341, 281)
 _SIGNED, _SEPARATE = 2, 2  # values of SampleFormat and PlanarConfiguration
 _ROTATING = frozenset(range(2, 9))  # values of the Orientation tag that rotate or flip
-_THREAD_STATE = threading.local()
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,67 +319,6 @@ def _read_significant_bits(data: bytes) -> int:
             break
         offset += 12 + length
     return 0
-
-
-class _ThreadCheckMeta(type):
-    def __subclasscheck__(cls, _other: type) -> bool:
-        return getattr(_THREAD_STATE, "reading", False)
-
-
-class _SilencedWarning(Warning, metaclass=_ThreadCheckMeta):
-    """The category of every warning in a thread that is within `translate_errors`."""
-
-
-_WARNING_FILTER: Any = ("ignore", None, _SilencedWarning, None, 0)
-_readers, _READERS_LOCK = 0, threading.Lock()
-_filter_lists: list[list[Any]] = []  # that the filter was put into, since one may be kept by `catch_warnings`
-
-
-@contextmanager
-def _silence_warnings() -> Iterator[None]:
-    """Silence the warnings of this thread in the block.
-
-    `warnings.catch_warnings` replaces a global list, so threads would restore each other's filters, and warnings that
-    are shown once would be shown again. A filter that checks the thread is safe; it is there while any thread reads.
-    """
-    global _readers  # noqa: PLW0603  # the filters are process-wide, too
-    with _READERS_LOCK:
-        _readers += 1
-        if _WARNING_FILTER not in warnings.filters:
-            _filter_lists.append([_WARNING_FILTER, *warnings.filters])
-            warnings.filters = _filter_lists[-1]
-    was_reading, _THREAD_STATE.reading = getattr(_THREAD_STATE, "reading", False), True
-    try:
-        yield
-    finally:
-        _THREAD_STATE.reading = was_reading
-        with _READERS_LOCK:
-            _readers -= 1
-            if not _readers:
-                warnings.filters = [each for each in warnings.filters if each is not _WARNING_FILTER]
-                for filters in _filter_lists:
-                    filters[:] = [each for each in filters if each is not _WARNING_FILTER]
-                _filter_lists.clear()
-
-
-@contextmanager
-def translate_errors() -> Iterator[None]:
-    """Turn whatever Pillow raises for bad data into ImageError, and silence its warnings.
-
-    What libjpeg and libtiff write to standard error cannot be suppressed.
-    """
-    try:
-        with _silence_warnings():
-            yield
-    except ImageError:
-        raise
-    except Exception as error:  # OSError, SyntaxError, KeyError, zlib.error, MemoryError...: Pillow may raise any
-        text = str(error) if " " in str(error) else repr(error)
-        truncation_match = re.search(
-            "truncat|not enough image data|reached eof|end of file|only got", text, re.IGNORECASE
-        )
-        is_truncated = truncation_match or {EOFError, IndexError, struct.error} & {type(error), type(error.__cause__)}
-        raise ImageError("truncated" if is_truncated else f"cannot be decoded: {text[:100]}") from error
 
 
 def measure_image(image: Image.Image) -> tuple[int, int]:

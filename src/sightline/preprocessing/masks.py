@@ -8,7 +8,8 @@ from PIL import ImageFile
 
 from sightline.errors import ImageError
 from sightline.preprocessing import formats
-from sightline.preprocessing.formats import ImageBytes, translate_errors
+from sightline.preprocessing.formats import ImageBytes
+from sightline.preprocessing.pillow_errors import translate_errors
 
 MASK_MODES = frozenset({"1", "L", "P"})
 COLOR_MODES = MASK_MODES | {"LA", "RGB", "RGBA"}

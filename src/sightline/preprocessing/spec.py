@@ -18,7 +18,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from sightline.errors import ModelError, UsageError
 from sightline.preprocessing import bit_depth, formats, structure_limits
 from sightline.preprocessing.array_hints import suggest_conversion
-from sightline.preprocessing.formats import ImageBytes, ImageHeader, ValueRange, translate_errors
+from sightline.preprocessing.formats import ImageBytes, ImageHeader, ValueRange
+from sightline.preprocessing.pillow_errors import translate_errors
 
 SCHEMA_VERSION = 2  # increase it with any change to pixels
 MAX_SIDE = 4096  # of the output
