@@ -32,6 +32,7 @@ from sightline.inference import bundle, embedding_files, exported_folder
 from sightline.inference.bundle import MANIFEST_FILE, Bundle
 from sightline.inference.embeddings import Embeddings
 from sightline.inference.manifest import Manifest, ReferenceExample
+from sightline.inference.reference_examples import hash_pixels
 from sightline.inference.safety import onnx_file
 from sightline.models.build import build_model
 from sightline.models.safetensors_file import LAYERS_FILE, WEIGHTS_FILE, encode_model
@@ -45,7 +46,7 @@ def make_bundle() -> Bundle:
     """Return a bundle of a one-layer network, with a reference example."""
     model = onnx_graphs.make_linear_classifier(np.full((192, 3), 0.01))
     pixels = SMALL.decode(encode_image())
-    example = ReferenceExample("reference/0.png", "bee", bundle.hash_pixels(pixels), (1 / 3,) * 3)
+    example = ReferenceExample("reference/0.png", "bee", hash_pixels(pixels), (1 / 3,) * 3)
     return bundle.make(
         Manifest("one-layer", CLASSES, SMALL, reference_examples=(example,), metrics={"test": {"accuracy": 0.5}}),
         model, {"reference/0.png": encode_image()},

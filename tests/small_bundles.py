@@ -10,6 +10,7 @@ import onnx_graphs
 from sightline.inference import bundle
 from sightline.inference.bundle import Bundle
 from sightline.inference.manifest import Manifest, ReferenceExample
+from sightline.inference.reference_examples import hash_pixels
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import encode_png
@@ -25,6 +26,6 @@ def make_bundle(seed: int, classes: tuple[str, ...] = ("ant", "bee", "cat"), spe
     content = encode_png(seed)
     pixels = spec.decode(content)
     answer = tuple(map(float, OnnxPredictor(graph, classes, spec).probabilities(pixels[None])[0]))
-    example = ReferenceExample("reference/0.png", classes[0], bundle.hash_pixels(pixels), answer)
+    example = ReferenceExample("reference/0.png", classes[0], hash_pixels(pixels), answer)
     manifest = Manifest("linear", classes, spec, reference_examples=(example,), weights_sha256=f"{seed:x}" * 64)
     return bundle.make(manifest, graph, {example.file: content})

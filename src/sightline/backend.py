@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-import platform
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -118,7 +117,7 @@ def configure(
     if deterministic:
         imports.set_determinism_flags()
     if program_folder is not None and choose_backend(requested).name == "jax":
-        processor = hashlib.sha256(repr(describe_processor()).encode()).hexdigest()
+        processor = hashlib.sha256(repr(process.describe_processor()).encode()).hexdigest()
         compilation.keep_compiled_programs(program_folder / f"jax-{processor[:8]}")
     global _pending  # noqa: PLW0603  # process-wide state
     count = threads or process.count_cores()
@@ -207,20 +206,6 @@ def tune_malloc(requested: str = "auto") -> None:
     with suppress(SightlineError):  # no backend, or an unknown one: reported where it is needed
         if choose_backend(requested).name == "tensorflow" and not accelerators.has_device_files():
             process_state.tune_malloc()
-
-
-def describe_processor() -> list[str]:
-    """Return the processor's name and features, which determine how sums are grouped."""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        if features := sorted({line for line in lines if line.startswith(("model name", "flags"))}):
-            return features
-    return [platform.processor(), platform.machine()]
-
-
-def has_int8_instructions() -> bool:
-    """Return whether the processor has AVX2, with which int8 networks are faster; False where none can tell."""
-    return any("avx2" in line.partition(":")[2].split() for line in describe_processor())
 
 
 def set_threads(count: int) -> None:

@@ -26,6 +26,7 @@ from sightline.errors import ModelError, OutputError, UsageError
 from sightline.inference import bundle, exported_folder
 from sightline.inference.exporters import EXPORTERS
 from sightline.inference.manifest import Manifest
+from sightline.inference.reference_examples import hash_pixels
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.describe import weights_sha256
 
@@ -601,7 +602,7 @@ def test_vectors_hold_what_a_decoder_needs(sightline: Command, run: Path) -> Non
         raw = np.frombuffer((folder / example["pixels"]).read_bytes(), np.uint8).reshape(example["shape"])
         again = classifier.preprocess.decode((folder / example["file"]).read_bytes())
         np.testing.assert_array_equal(raw, again)
-        assert bundle.hash_pixels(raw) == example["sha256"]
+        assert hash_pixels(raw) == example["sha256"]
         assert raw.ravel()[:24].tolist() == example["first_values"]
         np.testing.assert_allclose(raw.mean((0, 1)), example["mean"])
         np.testing.assert_allclose(

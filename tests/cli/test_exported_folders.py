@@ -119,8 +119,8 @@ def folder(tmp_path: Path) -> Path:
     """A folder for OpenVINO whose model is not one: nothing here gets as far as the runtime."""
     from dataclasses import replace
 
-    from sightline.inference.bundle import hash_pixels
     from sightline.inference.manifest import ReferenceExample
+    from sightline.inference.reference_examples import hash_pixels
 
     path = tmp_path / "openvino"
     path.mkdir()

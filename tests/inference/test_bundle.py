@@ -24,9 +24,10 @@ from sightline import _io
 from sightline.api import load
 from sightline.errors import ModelError, OutputError, UsageError
 from sightline.export import keras_to_onnx
-from sightline.inference import bundle
+from sightline.inference import bundle, reference_examples
 from sightline.inference.bundle import Bundle
 from sightline.inference.manifest import Manifest, ReferenceExample
+from sightline.inference.reference_examples import hash_pixels
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.inference.safety import onnx_file
 from sightline.models.build import build_model
@@ -58,7 +59,7 @@ def original(graph: bytes) -> Bundle:
         files[f"reference/{i}.png"] = encode_png(i)
         pixels = PREPROCESS.decode(encode_png(i))
         answer = tuple(map(float, predictor.probabilities(pixels[None])[0]))
-        examples.append(ReferenceExample(f"reference/{i}.png", CLASSES[i], bundle.hash_pixels(pixels), answer))
+        examples.append(ReferenceExample(f"reference/{i}.png", CLASSES[i], hash_pixels(pixels), answer))
     manifest = Manifest(
         "cifar10-simple", CLASSES, PREPROCESS, reference_examples=tuple(examples), metrics={"test": {"accuracy": 0.5}}
     )
@@ -317,7 +318,7 @@ def test_reference_examples_run_in_batches_whose_memory_was_counted(
             return super().probabilities(pixels)
 
     monkeypatch.setattr(bundle, "OnnxPredictor", Counting)
-    monkeypatch.setattr(bundle, "choose_batch_size", lambda _: 1)
+    monkeypatch.setattr(reference_examples, "choose_batch_size", lambda _: 1)
     bundle.load(folder)
     assert sizes == [1] * len(original.manifest.reference_examples)
 

@@ -16,6 +16,7 @@ from sightline.inference import bundle, exported_folder, stream
 from sightline.inference.inputs import make_items
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.predictor import FakePredictor, Outputs, check_finite
+from sightline.inference.reference_examples import hash_pixels
 from sightline.inference.results import Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.build import build_model
@@ -60,9 +61,7 @@ def test_reference_examples_are_refused_too(graph: bytes, tmp_path: Path) -> Non
     from synthetic_images import encode_png
 
     content = encode_png(1, 0, 8)
-    example = ReferenceExample(
-        "reference/0.png", "ant", bundle.hash_pixels(PREPROCESS.decode(content)), (1.0, 0.0, 0.0)
-    )
+    example = ReferenceExample("reference/0.png", "ant", hash_pixels(PREPROCESS.decode(content)), (1.0, 0.0, 0.0))
     manifest = Manifest("cifar10-simple", CLASSES, PREPROCESS, reference_examples=(example,))
     bundle.write_folder(bundle.make(manifest, graph, {example.file: content}), tmp_path / "b")
     with pytest.raises(ModelError, match="reference examples give probabilities that are NaN or infinite"):

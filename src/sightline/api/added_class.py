@@ -25,6 +25,7 @@ from sightline.inference.embeddings import ADDED_CLASS, Embeddings
 from sightline.inference.inputs import InputItem
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.parity import Parity, Tolerance
+from sightline.inference.reference_examples import check_reference_examples, hash_pixels
 from sightline.inference.results import Thresholds
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.intervals import Interval
@@ -125,7 +126,7 @@ def add_class(
         lineage=(*source.manifest.lineage, _describe_step(source.manifest, result)),
     )
     extended = bundle.make(manifest, extension.graph, files)
-    bundle.check_reference_examples(extended, extended.make_predictor())
+    check_reference_examples(extended.manifest, extended.files, extended.make_predictor())
     bundle.write(extended, target)
     return result
 
@@ -226,7 +227,7 @@ def _extend_references(
     for file, image in files.items():
         pixels = predictor.preprocess.decode(image)
         probabilities = tuple(float(p) for p in predictor.probabilities(pixels[None])[0])
-        examples.append(ReferenceExample(file, labels[file], bundle.hash_pixels(pixels), probabilities))
+        examples.append(ReferenceExample(file, labels[file], hash_pixels(pixels), probabilities))
     return tuple(examples), files
 
 

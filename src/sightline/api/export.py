@@ -23,6 +23,7 @@ from sightline.inference.exporters import EXPORTERS, Exporter, ExportInput
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.parity import TOLERANCES, Parity, Tolerance
 from sightline.inference.predictor import Predictor
+from sightline.inference.reference_examples import average_pixels
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.runs import finalize
 
@@ -277,7 +278,7 @@ class _ExportJob:
         examples: list[ReferenceExample] = []
         for example in manifest.reference_examples if self.source.reference_files else ():  # a lone file has none
             pixels = manifest.preprocess.decode(self.source.reference_files[example.file])
-            probabilities = bundle.average_pixels(predictor.probabilities(pixels[None]))[0]
+            probabilities = average_pixels(predictor.probabilities(pixels[None]))[0]
             examples.append(replace(example, probabilities=tuple(map(float, probabilities))))
         return replace(manifest, reference_examples=tuple(examples))
 

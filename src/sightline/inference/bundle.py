@@ -19,7 +19,7 @@ import re
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,17 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import _io, _packed, jsonio
-from sightline.errors import ImageError, ModelError, OutputError, first_line
+from sightline.errors import ModelError, OutputError, first_line
 from sightline.inference.device_choice import Device, choose_device
 from sightline.inference.manifest import (
-    IMAGE_TASKS,
-    MASK_TASK,
     REFERENCE_FILE,
     Manifest,
-    ReferenceExample,
     SchemaError,
 )
-from sightline.inference.predictor import Predictor, check_finite
+from sightline.inference.reference_examples import check_random_image, check_reference_examples
 from sightline.inference.runner import choose_batch_size
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.inference.safety import onnx_file
@@ -56,8 +53,6 @@ MAX_BUNDLE_BYTES = 4 << 30  # bytes of all files, uncompressed
 MAX_MODEL_BYTES = 2 << 30  # bytes of one file, the limit of a protocol buffer
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_COMPRESSION_RATIO = 200  # largest compression ratio of a zip member
-REFERENCE_TOLERANCE = {"float32": 1e-3, "float16": 1e-3, "bfloat16": 1e-3, "int8": 0.1}
-"""Largest difference of a reference probability: processors add in different orders; int8 also rounds differently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +174,7 @@ def load(path: Path, threads: int = 0, device: Device = "cpu") -> tuple[Bundle, 
         bundle = _read(path)
         check_limits(parse_graph(bundle.model), choose_batch_size(bundle.manifest.preprocess.shape))
         predictor = bundle.make_predictor(threads)
-        check_reference_examples(bundle, predictor)
+        check_reference_examples(bundle.manifest, bundle.files, predictor)
         check_random_image(bundle.manifest, predictor)
     return bundle, move_to_device(bundle, predictor, device)
 
@@ -222,61 +217,6 @@ def _explain_errors(path: Path) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise ModelError(f"The model {path} cannot be read: {error}.") from error
-
-
-def hash_pixels(pixels: NDArray[np.uint8]) -> str:
-    """Return the sha256 of a decoded image uint8 [H, W, C], rows from the top."""
-    return hashlib.sha256(pixels.tobytes()).hexdigest()
-
-
-def check_reference_examples(bundle: Bundle, predictor: Predictor) -> None:
-    """Raise `ModelError` if a reference example of `bundle` no longer gives its recorded pixels and probabilities.
-
-    They are compared in batches of the size for which `check_limits` has counted the memory.
-    """
-    examples = [reference for reference in bundle.manifest.reference_examples if reference.file in bundle.files]
-    size = choose_batch_size(bundle.manifest.preprocess.shape)
-    for start in range(0, len(examples), size):
-        _check_batch(bundle, predictor, examples[start : start + size])
-
-
-def _check_batch(bundle: Bundle, predictor: Predictor, examples: Sequence[ReferenceExample]) -> None:
-    pixels = []
-    for example in examples:
-        try:
-            pixels.append(bundle.manifest.preprocess.decode(bundle.files[example.file]))
-        except ImageError as error:
-            raise ModelError(f"the reference example {example.file} cannot be read: {error}") from error
-        if hash_pixels(pixels[-1]) != example.pixels_sha256:
-            raise ModelError(
-                f"{example.file} decodes to different pixels here than where the model was made: its preprocessing was "
-                "changed, or this version of Pillow decodes differently"
-            )
-    probabilities = average_pixels(predictor.probabilities(np.stack(pixels)))
-    if not np.isfinite(probabilities).all():
-        raise ModelError("its reference examples give probabilities that are NaN or infinite: its weights are damaged")
-    difference = np.abs(probabilities - np.array([example.probabilities for example in examples])).max()
-    if not difference <= REFERENCE_TOLERANCE.get(bundle.manifest.precision, 1e-3):  # a recorded NaN is caught too
-        raise ModelError(
-            f"its reference examples give probabilities that differ by {difference:.2g} from the recorded ones"
-        )
-
-
-def check_random_image(manifest: Manifest, predictor: Predictor) -> None:
-    """Raise `ModelError` if a random image gives NaN or infinity, or outputs of another kind than the task has."""
-    has_masks = check_finite(predictor.outputs, predictor.preprocess).probabilities.ndim == 4
-    if manifest.task in ({*IMAGE_TASKS} if has_masks else {MASK_TASK}):
-        raise ModelError(
-            f"its task is {manifest.task}, but its outputs are those of {'a pixel' if has_masks else 'an image'}"
-        )
-
-
-def average_pixels(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return probabilities [N, K]: of a model of masks, the means over the pixels of each image."""
-    if probabilities.ndim == 2:
-        return probabilities
-    means: NDArray[np.float32] = probabilities.mean((1, 2), dtype=np.float64).astype(np.float32)
-    return means
 
 
 def _read(path: Path) -> Bundle:

@@ -20,10 +20,11 @@ from typing import Any, TypedDict
 from sightline import _io, jsonio
 from sightline.errors import ModelError, OutputError, SightlineError, first_line
 from sightline.inference import bundle
-from sightline.inference.bundle import MANIFEST_FILE, Bundle
+from sightline.inference.bundle import MANIFEST_FILE
 from sightline.inference.exporters import EXPORTERS, Exporter
 from sightline.inference.manifest import REFERENCE_FILE, Manifest, SchemaError
 from sightline.inference.predictor import Predictor
+from sightline.inference.reference_examples import check_random_image, check_reference_examples
 
 MAX_FILES = 1_000  # and folders
 
@@ -84,8 +85,8 @@ def load(folder: Path, threads: int = 0) -> tuple[Manifest, Predictor]:
     with _explain_errors(folder):
         manifest, exporter, contents = _read(folder)
         predictor = _open_files(exporter, contents, manifest, threads)
-        bundle.check_reference_examples(Bundle(manifest, b"", contents), predictor)
-        bundle.check_random_image(manifest, predictor)
+        check_reference_examples(manifest, contents, predictor)
+        check_random_image(manifest, predictor)
     return manifest, predictor
 
 

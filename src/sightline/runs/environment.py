@@ -43,7 +43,7 @@ def installed_versions() -> dict[str, str]:
 
 def processor_id() -> str:
     """Return the processor's name, and a short hash of its name and features."""
-    cpu_info = backend.describe_processor()
+    cpu_info = process.describe_processor()
     name = cpu_info[-1].partition(":")[2].strip() or cpu_info[0]
     return f"{name} ({hashlib.sha256(repr(cpu_info).encode()).hexdigest()[:8]})"
 

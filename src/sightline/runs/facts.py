@@ -125,7 +125,7 @@ class Machine:
 
     def prefers_int8(self) -> bool:
         """Return whether layers run faster in int8: with instructions for it, and memory to quantize them in."""
-        return backend.has_int8_instructions() and not process.is_memory_short()
+        return process.has_int8_instructions() and not process.is_memory_short()
 
     def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
         """Return the precision of the device, or the faster one, measured with the network of `config`."""

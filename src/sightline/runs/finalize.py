@@ -28,6 +28,7 @@ from sightline.inference.bundle import Bundle
 from sightline.inference.manifest import Manifest, ReferenceExample
 from sightline.inference.parity import Parity, Tolerance
 from sightline.inference.predictor import ModelOutputs, Predictor
+from sightline.inference.reference_examples import average_pixels, hash_pixels
 from sightline.inference.results import ThresholdRequest, Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
@@ -96,20 +97,9 @@ def finalize(
         run.update(no_bundle_reason=no_bundle_reason)
         callback.on_message(f"No bundle is written: {no_bundle_reason}.")
         outputs_by_split = collect_split_outputs(task, keras_predictor, data, callback.on_progress)
-    if calibrated.other_outputs is not None:
-        outputs_by_split.pop("validation", None)
-        outputs_by_split = {"validation": calibrated.other_outputs, **outputs_by_split}
-    outputs_by_split = {
-        split: add_groups(outputs, labeled[split].subset.paths, labeled[split].groups)
-        for split, outputs in outputs_by_split.items()
-    }
+    outputs_by_split = _complete_outputs(outputs_by_split, calibrated.other_outputs, labeled)
     held_out = outputs_by_split.get("validation")
-    request = ThresholdRequest.from_config(config.evaluation)
-    if request and held_out is None:
-        callback.on_message("No thresholds are fitted for the targets of evaluation: there are no validation images.")
-    thresholds = None if held_out is None else task.fit_thresholds(classes, held_out, request)
-    if thresholds is not None:
-        run.write_thresholds(thresholds)
+    thresholds = _fit_thresholds(run, prepared, held_out, callback)
     reports = {
         split: _evaluate_split(run, prepared, split, outputs_by_split, labeled[split], thresholds)
         for split in outputs_by_split
@@ -150,6 +140,36 @@ def _label_held_out(run: RunDirectory, data: DecodedDataset, config: RunConfig) 
             folds=folds.list_folds(run, config.split.folds),
         )  # fmt: skip
     return labeled
+
+
+def _complete_outputs(
+    outputs_by_split: Mapping[Split, ModelOutputs], other: ModelOutputs | None, labeled: Mapping[Split, LabeledSubset]
+) -> dict[Split, ModelOutputs]:
+    """Return the outputs with the groups of their images; `other` take the place of those of the validation split."""
+    if other is not None:
+        rest: dict[Split, ModelOutputs] = {k: v for k, v in outputs_by_split.items() if k != "validation"}
+        outputs_by_split = {"validation": other, **rest}
+    return {
+        split: add_groups(outputs, labeled[split].subset.paths, labeled[split].groups)
+        for split, outputs in outputs_by_split.items()
+    }
+
+
+def _fit_thresholds(
+    run: RunDirectory, prepared: PreparedRun, held_out: ModelOutputs | None, callback: Callback
+) -> Thresholds | None:
+    """Fit the thresholds that the settings ask for, and save them; None without any, or without validation images."""
+    request = ThresholdRequest.from_config(prepared.config.evaluation)
+    if held_out is None:
+        if request:
+            callback.on_message(
+                "No thresholds are fitted for the targets of evaluation: there are no validation images."
+            )
+        return None
+    thresholds = find_task(prepared.config.model.task).fit_thresholds(prepared.data.classes, held_out, request)
+    if thresholds is not None:
+        run.write_thresholds(thresholds)
+    return thresholds
 
 
 def _evaluate_split(
@@ -336,8 +356,8 @@ def _choose_reference_examples(
     for number, (i, pixels, (stored, suffix)) in enumerate(decoded):
         name = f"reference/{number}.{suffix}"
         files[name] = stored
-        probabilities = tuple(map(float, bundle.average_pixels(predictor.probabilities(pixels[None]))[0]))
-        examples.append(ReferenceExample(name, data.images[i].label, bundle.hash_pixels(pixels), probabilities))
+        probabilities = tuple(map(float, average_pixels(predictor.probabilities(pixels[None]))[0]))
+        examples.append(ReferenceExample(name, data.images[i].label, hash_pixels(pixels), probabilities))
     return tuple(examples), files
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sightline import _io, backend, jsonio
+from sightline import _io, backend, jsonio, process
 from sightline._keras import graphs, training_steps
 from sightline._keras.fused_kernels import must_stay_float32
 from sightline.config import RunConfig, TrainConfig
@@ -119,7 +119,7 @@ def _load_cached_gain(cache_path: Path) -> float | None:
 def _make_cache_key(spec: ModelSpec, config: RunConfig) -> str:
     shape_spec = replace(spec, seed=0, precision="float32", pixel_stats=None, weights=None)
     facts = [
-        backend.describe_processor(), backend.name(), backend.keras().__version__, backend.get_threads(),
+        process.describe_processor(), backend.name(), backend.keras().__version__, backend.get_threads(),
         backend.list_devices(),
         repr(shape_spec), config.train.batch_size, config.train.optimizer.name, KERNELS_VERSION,
     ]  # fmt: skip
