@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from sightline.api import training_process
 from sightline.callbacks import Callback, EpochRecord
 from sightline.errors import DataError, DivergedError, Interrupted, MissingExtraError, ProcessError, UsageError
 from sightline.training.result import TrainResult
+from waiting import is_running, wait_until
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent to one process on Windows")
 
@@ -186,41 +186,22 @@ def test_a_keyboard_interrupt_of_another_program_ends_it_too(monkeypatch: pytest
 
 def test_it_does_not_outlive_its_parent(tmp_path: Path) -> None:
     """The parent is killed without warning; the child notices that its standard input is closed."""
-    body = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    started = tmp_path / "pid"
+    body = f"open({str(started)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
     code = f"""
 import pytest, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(folder) for folder in Path(__file__).parents[:2]]!r}
 from test_training_process import replace_train, train_in_child
 replace_train(pytest.MonkeyPatch(), {body!r})
 train_in_child()
 """
     parent = subprocess.Popen([sys.executable, "-c", code])
     try:
-        pid = _wait_for(lambda: int((tmp_path / "pid").read_text()))
+        wait_until(lambda: started.is_file() and started.read_text())
     finally:
         parent.kill()
         parent.wait()
-    _wait_for(lambda: _gone(pid))
-
-
-def _wait_for(what: Any) -> Any:
-    until = time.monotonic() + 120
-    while True:
-        try:
-            if value := what():
-                return value
-        except (OSError, ValueError):
-            pass
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
-def _gone(pid: int) -> bool:
-    """Return whether a process has ended, even if it is still a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
+    wait_until(lambda: not is_running(int(started.read_text())))
 
 
 def test_what_cannot_be_sent_is_refused_before_a_process_starts() -> None:

@@ -20,7 +20,7 @@ from sightline import load
 from sightline.inference import bundle
 from small_bundles import make_bundle
 from synthetic_images import encode_png
-from waiting import wait_until
+from waiting import is_running, wait_until
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -64,13 +64,6 @@ def count_sockets(process: int) -> int:
         with suppress(OSError):  # closed in the meantime
             count += str(link.readlink()).startswith("socket:")
     return count
-
-
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def ask(server: Server, path: str, body: bytes | None = None) -> int:
