@@ -188,10 +188,13 @@ def test_two_pages_show_different_images(index: Index, patch: Path) -> None:
 
 def test_the_images_of_a_closed_page_are_those_of_the_next_one(index: Index, patch: Path) -> None:
     labeling, _ = open_labeling(index, patch)
-    queue = labeling.describe("a")["queue"]
+    queue = labeling.describe("a", visit="first")["queue"]
     assert labeling.describe("b")["queue"] != queue
-    labeling.release("a")
+    labeling.release("a", "first")
+    labeling.describe("a", queue[0]["sha256"], "first")  # a request that was under way
     assert labeling.describe("c")["queue"] == queue
+    labeling.release("c")
+    assert labeling.describe("a", visit="second")["queue"] == queue
 
 
 def test_the_image_that_a_page_shows_stays_its_own_until_somebody_labels_it(index: Index, patch: Path) -> None:

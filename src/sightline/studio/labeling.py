@@ -86,6 +86,7 @@ class Labeling:
         self._accuracy: AuditedAccuracy | AuditedF1 | None = None
         self._gain: LabelGain | None = None
         self._reserved: dict[int, tuple[str, float]] = {}
+        self._closed: set[str] = set()  # visits
         self.features = BackgroundTask("features", self._prepare)
         self.training = RepeatedTask("head", self._train)
         self.forecast = RepeatedTask("gain", self._predict_gain)
@@ -110,16 +111,18 @@ class Labeling:
             if name not in self._classes:
                 self._classes.append(name)
 
-    def describe(self, page: str = "", current_image: str = "") -> dict[str, Any]:
+    def describe(self, page: str = "", current_image: str = "", visit: str = "") -> dict[str, Any]:
         """Return all that a page shows, as JSON values; the images that a named page gets are reserved for it.
 
         `current_image` is the SHA-256 of the image on the page, which stays its own until somebody has labeled it.
+        Nothing is reserved for a `visit` of the page that has been closed: its last request may arrive late.
         """
         with self._lock:
             self._update()
             number = self._number_of_sha256.get(current_image)
             remains = number is not None and bool(self._labels[number] == UNLABELED)
-            if number is not None and remains and page:
+            is_open = bool(page) and visit not in self._closed
+            if number is not None and remains and is_open:
                 self._reserved[number] = (page, time.monotonic())
             queue = [n for n in self._queue if self._labels[n] == UNLABELED]
             changed = int((self._labels != self._trained).sum())
@@ -133,7 +136,7 @@ class Labeling:
                 "remaining": int((self._labels == UNLABELED).sum()),
                 "shown": remains,
                 "earlier": self._corrections.has_earlier,
-                "queue": [self._describe_image(n) for n in self._reserve(queue, page)],
+                "queue": [self._describe_image(n) for n in (self._reserve(queue, page) if is_open else queue)],
                 "audited": 0 if accuracy is None else accuracy.count,
                 "needed": MIN_AUDITED,
                 "accuracy": None if accuracy is None else {
@@ -154,17 +157,17 @@ class Labeling:
 
     def _reserve(self, queue: list[int], page: str) -> list[int]:
         """Return the images of the queue for a page: some that no other page asked for lately, if there are any."""
-        if not page:
-            return queue
         now = time.monotonic()
         others = {n for n, (name, at) in self._reserved.items() if name != page and now - at < RESERVED_S}
         own = [n for n in queue if n not in others][:RESERVED]
         self._reserved |= dict.fromkeys(own, (page, now))
         return own or queue
 
-    def release(self, page: str) -> None:
-        """Give the images that are reserved for a page to the others: it was closed."""
+    def release(self, page: str, visit: str = "") -> None:
+        """Give the images that are reserved for a page to the others: this visit of it was closed."""
         with self._lock:
+            if visit:
+                self._closed.add(visit)
             self._reserved = {n: reserved for n, reserved in self._reserved.items() if reserved[0] != page}
 
     def _describe_image(self, number: int) -> dict[str, Any]:
@@ -258,7 +261,7 @@ def make_routes(labeling: Labeling, name: str, pages: Pages, patch: str) -> list
 
     def describe(request: Request) -> StrictJSONResponse:
         query = request.query_params
-        state = labeling.describe(query.get("page", "")[:64], query.get("shown", ""))
+        state = labeling.describe(query.get("page", "")[:64], query.get("shown", ""), query.get("visit", "")[:64])
         return StrictJSONResponse(state | {"features": translate_state(request, state["features"])})
 
     def start(request: Request) -> StrictJSONResponse:
@@ -266,7 +269,8 @@ def make_routes(labeling: Labeling, name: str, pages: Pages, patch: str) -> list
         return describe(request)
 
     def leave(request: Request) -> StrictJSONResponse:
-        labeling.release(request.query_params.get("page", "")[:64])
+        query = request.query_params
+        labeling.release(query.get("page", "")[:64], query.get("visit", "")[:64])
         return StrictJSONResponse({})
 
     async def add_class(request: Request) -> StrictJSONResponse:

@@ -15,10 +15,13 @@ const RELOAD_MS = [500, 1000, 2000]; // waits before it is
 const $ = (selector) => document.querySelector(selector);
 const texts = JSON.parse($("#texts").textContent);
 const NAME = "label"; // where a page that is left keeps its name for the next one in its tab; a copy of the tab gets its own
-const name = sessionStorage.getItem(NAME) ?? `${Date.now()}-${Math.random()}`; // of this tab, whose images others do not get
+const makeName = () => `${Date.now()}-${Math.random()}`;
+const name = sessionStorage.getItem(NAME) ?? makeName(); // of this tab, whose images others do not get
+let visit = makeName(); // until the page is left
 addEventListener("pagehide", () => {
   sessionStorage.setItem(NAME, name);
-  post(`/label/leave?page=${name}`, {}, { keepalive: true }).catch(() => {}); // others get its images at once
+  post(`/label/leave?page=${name}&visit=${visit}`, {}, { keepalive: true }).catch(() => {}); // others get its images at once
+  visit = makeName(); // a browser may show the page again as it is
 });
 addEventListener("pageshow", () => sessionStorage.removeItem(NAME));
 const hasSeveral = document.body.dataset.several === "1";
@@ -48,7 +51,7 @@ async function update(send, onError = showLookError) {
   const request = ++requests;
   const asked = current;
   try {
-    const answered = await send(new URLSearchParams({ page: name, shown: asked?.sha256 ?? "" }));
+    const answered = await send(new URLSearchParams({ page: name, visit, shown: asked?.sha256 ?? "" }));
     if (request > received) show(answered, request, asked);
     hideLost();
     return true;
