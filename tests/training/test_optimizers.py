@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
+from sklearn.utils import class_weight
 
 from sightline import backend
 from sightline.config import OptimizerConfig, TrainConfig
@@ -223,12 +224,15 @@ def test_balanced_weights_give_every_class_the_same_total(sample: tuple[int, lis
     assert np.isfinite(weights).all()
     totals = [weights[label] * labels.count(label) for label in sorted(set(labels))]
     np.testing.assert_allclose(totals, totals[0], rtol=1e-5)
-    if len(set(labels)) == classes:
-        assert weights[labels].mean() == pytest.approx(1, rel=1e-5)
+    assert weights[labels].mean() == pytest.approx(1, rel=1e-5), "also where classes have no image"
+    present = np.unique(labels)
+    expected = class_weight.compute_class_weight("balanced", classes=present, y=labels)
+    np.testing.assert_allclose(weights[present], expected, rtol=1e-5)
 
 
 def test_equal_weights_are_none() -> None:
     assert compute_class_weights(np.array([0, 0, 1], np.int32), 2, "none") is None
+    assert compute_class_weights(np.zeros(0, np.int32), 2, "balanced") is None, "weights of 0 would train nothing"
     balanced = compute_class_weights(np.array([0, 0, 0, 1], np.int32), 2, "balanced")
     assert balanced is not None
     assert balanced.tolist() == pytest.approx([4 / 6, 2])

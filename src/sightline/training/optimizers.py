@@ -101,8 +101,11 @@ def smooth_labels(labels: NDArray[np.int32], classes: int, smoothing: float) -> 
 
 
 def compute_class_weights(labels: NDArray[np.int32], classes: int, mode: str) -> NDArray[np.float32] | None:
-    """Return balanced class weights (float32 [K], mean over the images 1), or None for equal weights."""
-    if mode == "none":
+    """Return balanced class weights (float32 [K], mean over the images 1), or None for equal weights.
+
+    They are those of scikit-learn for the classes of the `labels`. A class without an image counts as one with one.
+    """
+    if mode == "none" or not len(labels):
         return None
     counts = np.bincount(labels, minlength=classes)
-    return (len(labels) / (classes * np.maximum(counts, 1))).astype(np.float32)
+    return (len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
