@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +43,6 @@ class StoredModel:
     def key(self) -> tuple[str | None, str | None]:
         """The name and the version, as `ServedModel.key`."""
         return self.name, self.number
-
-    def with_name(self, name: str | None) -> StoredModel:
-        """Return the same entry, called `name`."""
-        return replace(self, name=name)
 
     def read_signature(self) -> tuple[Any, ...]:
         """Return a value that changes when a file of the model is written or replaced; nothing is read."""

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sightline.errors import SightlineError, first_line
@@ -65,7 +65,7 @@ class Reloader:
         signatures = [entry.read_signature() for entry in entries]
         models = load_all(entries, self._options)
         self._loaded = {
-            entry.with_name(served.name): signature
+            replace(entry, name=served.name): signature
             for entry, served, signature in zip(entries, models, signatures, strict=True)
         }
         return models
@@ -129,7 +129,7 @@ class Reloader:
     def _read_signatures(self) -> dict[StoredModel, Any]:
         entries = self._list_entries()
         if len(entries) == len(self._loaded) == 1 and entries[0].name is None:  # the name of the first time
-            entries = [entries[0].with_name(next(iter(self._loaded)).name)]
+            entries = [replace(entries[0], name=next(iter(self._loaded)).name)]
         return {entry: entry.read_signature() for entry in entries}
 
     async def _start(
