@@ -51,6 +51,14 @@ class FileStore(Store, Protocol):
         """Return whether there is a file with this relative path."""
 
 
+def read_file(store: FileStore, key: str) -> bytes:
+    """Return the content of a file that is not an image; raises `DataError` if it cannot be read."""
+    try:
+        return bytes(store.read(key))
+    except ImageError as error:
+        raise DataError(f"{store.name}/{key} cannot be read: {error}.") from error
+
+
 def holds_model(folder: Path) -> bool:
     """Return whether a folder is a run or a bundle, whose images are figures and reference examples."""
     return (folder / "run.json").is_file() or all((folder / name).is_file() for name in ("manifest.json", "model.onnx"))

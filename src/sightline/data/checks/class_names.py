@@ -68,13 +68,13 @@ def _missing_classes(rows: Sequence[tuple[ImageRecord, tuple[str, ...]]], counts
         else []
     )
     missing = [(label, name) for name in splits for label in sorted(set(counts) - classes_by_split[name])]
-    labels = [*unknown, *(label for label, _ in missing)]
-    reasons = [*("not in the training split" for _ in unknown), *(f"not in the {name} split" for _, name in missing)]
+    absent = [*((label, "training") for label in unknown), *missing]
     return image_finding(
         "missing-classes", "error" if unknown else "warning",
         ("class is missing from a split", "classes are missing from a split"),
         "A class absent from training cannot be predicted, and one absent from the test split is not evaluated: add "
-        "images of it to that split, or remove it from the others.", labels, reasons,
+        "images of it to that split, or remove it from the others.",
+        [(label, f"not in the {name} split") for label, name in absent],
     )  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def _class_balance(counts: Counter[str]) -> list[Finding]:
         (f"class has fewer than {MIN_CLASS_SIZE} training images",
         f"classes have fewer than {MIN_CLASS_SIZE} training images"),
         "A class with so few images is learned and evaluated less reliably: collect more, or merge classes.",
-        *_transpose([(label, plural(n, "image")) for label, n in sorted(counts.items()) if n < MIN_CLASS_SIZE]),
+        [(label, plural(n, "image")) for label, n in sorted(counts.items()) if n < MIN_CLASS_SIZE],
     )  # fmt: skip
     if len(counts) < 2:
         return findings
@@ -95,7 +95,6 @@ def _class_balance(counts: Counter[str]) -> list[Finding]:
     if largest_count < MIN_IMBALANCE * smallest_count:
         return findings
     ordered = [(label, plural(n, "image")) for label, n in sorted(counts.items(), key=lambda at: (-at[1], at[0]))]
-    names, reasons = _transpose(ordered)
     what = (
         f"classes are imbalanced: {largest!r} has {plural(largest_count, 'training image')}, "
         f"{smallest!r} only {smallest_count:,}"
@@ -103,11 +102,7 @@ def _class_balance(counts: Counter[str]) -> list[Finding]:
     advice = (
         "Check the metrics per class; consider --set train.class_weights=balanced, or collect more of the rare ones."
     )
-    return [*findings, Finding("class-imbalance", "warning", len(names), what, advice, names, reasons)]
-
-
-def _transpose(rows: Sequence[tuple[str, str]]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(name for name, _ in rows), tuple(reason for _, reason in rows)
+    return [*findings, *image_finding("class-imbalance", "warning", what, advice, ordered)]
 
 
 def normalize_class_name(label: str) -> str:
@@ -134,12 +129,11 @@ def find_similar_names(index: Index) -> list[list[str]]:
 
 def _similar_names(index: Index) -> list[Finding]:
     groups = find_similar_names(index)
-    names = [name for group in groups for name in group]
-    reasons = [f"also {', '.join(repr(o) for o in group if o != name)}" for group in groups for name in group]
+    rows = [(name, f"also {', '.join(repr(o) for o in group if o != name)}") for group in groups for name in group]
     return image_finding(
         "similar-class-names", "warning",
         "class names differ only in case, spaces, dashes, underscores or leading zeros",
-        "If they mean the same class, give them one name (--write-fixes relabels the smaller class).", names, reasons,
+        "If they mean the same class, give them one name (--write-fixes relabels the smaller class).", rows,
     )  # fmt: skip
 
 
@@ -148,7 +142,7 @@ def _missing_values(counts: Counter[str]) -> list[Finding]:
     return image_finding(
         "missing-value-names", "warning",
         ("class is named like a missing value", "classes are named like missing values"),
-        "If these images have no label, clear their cells or remove their rows.", *_transpose(named),
+        "If these images have no label, clear their cells or remove their rows.", named,
     )  # fmt: skip
 
 

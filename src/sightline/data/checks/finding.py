@@ -86,13 +86,17 @@ def pluralize(text: CountedText, count: int) -> str:
 
 
 def image_finding(
-    kind: str, severity: Severity, text: CountedText, advice: str, paths: Sequence[str], reasons: Sequence[str] = ()
+    kind: str, severity: Severity, text: CountedText, advice: str, rows: Sequence[str] | Sequence[tuple[str, str]]
 ) -> list[Finding]:
-    """Return a list with one finding on images, classes or folders; empty if `paths` is empty."""
-    if not paths:
+    """Return a list with one finding on images, classes or folders; empty if `rows` is empty.
+
+    `rows` are their paths, or pairs of a path and a reason.
+    """
+    if not rows:
         return []
-    count = len(paths)
-    return [Finding(kind, severity, count, pluralize(text, count), advice, tuple(paths), tuple(reasons))]
+    pairs = [(row, "") if isinstance(row, str) else row for row in rows]
+    reasons = () if isinstance(rows[0], str) else tuple(reason for _, reason in pairs)
+    return [Finding(kind, severity, len(rows), pluralize(text, len(rows)), advice, tuple(p for p, _ in pairs), reasons)]
 
 
 def group_finding(

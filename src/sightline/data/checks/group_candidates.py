@@ -72,8 +72,7 @@ def find_group_findings(index: Index) -> list[Finding]:
          "settings would keep together images that seem related"),
         "Images of one patient, scene, video or specimen in several splits make metrics too optimistic. If these "
         "are such images, train with --set " + (f"'split.group={suggestions[0].setting}'" if suggestions else "") + ".",
-        [f"split.group={candidate.setting}" for candidate in suggestions],
-        [candidate.description for candidate in suggestions],
+        [(f"split.group={candidate.setting}", candidate.description) for candidate in suggestions],
     )  # fmt: skip
 
 

@@ -39,12 +39,9 @@ def image_findings(index: Index, stats: DatasetStats, sample_range: SampleRange 
     """
     pairs = [(p, stats.images[p.sha256]) for p in index.images]
     remarked_paths = {r.path for r in index.notes}  # these have findings of their own kinds
-    classless = [r for r in index.unreadable if r.reason in NO_CLASS_REASONS]
-    unreadable = [
-        (r.path, r.reason)
-        for r in index.unreadable
-        if r.reason not in NO_CLASS_REASONS and r.path not in remarked_paths
-    ]
+    rejected = [(r.path, r.reason) for r in index.unreadable]
+    classless = [(path, reason) for path, reason in rejected if reason in NO_CLASS_REASONS]
+    unreadable = [row for row in rejected if row[1] not in NO_CLASS_REASONS and row[0] not in remarked_paths]
     unreadable += [(p.path, look.error) for p, look in pairs if look.error]
     unreadable.sort()
     readable = [(p, look) for p, look in pairs if not look.error]
@@ -52,13 +49,11 @@ def image_findings(index: Index, stats: DatasetStats, sample_range: SampleRange 
     return [
         *image_finding(
             "unreadable", "warning", ("file cannot be read", "files cannot be read"),
-            "Replace or remove them; training ignores them.",
-            [path for path, _ in unreadable], [reason for _, reason in unreadable],
+            "Replace or remove them; training ignores them.", unreadable,
         ),
         *image_finding(
             "unlabeled-images", "warning", ("image has no class", "images have no class"),
-            "Move or rename them like the others; training ignores them.",
-            [r.path for r in classless], [r.reason for r in classless],
+            "Move or rename them like the others; training ignores them.", classless,
         ),
         *image_finding(
             "not-images", "note", ("file is not an image", "files are not images"),
@@ -73,39 +68,38 @@ def image_findings(index: Index, stats: DatasetStats, sample_range: SampleRange 
 
 
 def _file_findings(files: Sequence[tuple[ImageRecord, ImageHeader]]) -> list[Finding]:
-    def matching(describe: Callable[[ImageRecord, ImageHeader], str | None]) -> tuple[list[str], list[str]]:
-        matches = [(p.path, reason) for p, header in files if (reason := describe(p, header))]
-        return [path for path, _ in matches], [reason for _, reason in matches]
+    def matching(describe: Callable[[ImageRecord, ImageHeader], str | None]) -> list[tuple[str, str]]:
+        return [(p.path, reason) for p, header in files if (reason := describe(p, header))]
 
     rotated = matching(lambda _, h: f"orientation {h.orientation}" if h.orientation != 1 else None)
-    fraction = len(rotated[0]) / max(1, len(files))
+    fraction = len(rotated) / max(1, len(files))
     return [
         *image_finding(
             "wrong-extension", "warning",
             ("file has the extension of another format", "files have the extension of another format"),
             "Sightline detects the format from the content; rename them for programs that rely on the extension.",
-            *matching(_wrong_extension),
+            matching(_wrong_extension),
         ),
         *image_finding(
             "exif-rotated", "note",
             (f"image ({fraction:.0%}) is stored rotated, with an EXIF orientation tag",
              f"images ({fraction:.0%}) are stored rotated, with an EXIF orientation tag"),
-            "Sightline applies the tag; programs that ignore it will see these images rotated.", *rotated,
+            "Sightline applies the tag; programs that ignore it will see these images rotated.", rotated,
         ),
         *image_finding(
             "odd-modes", "note", ("image is not plain color or grayscale", "images are not plain color or grayscale"),
             "They are converted (see docs/data.md): make sure that no class is stored differently from the others.",
-            *matching(lambda _, h: UNUSUAL_MODES.get(h.mode)),
+            matching(lambda _, h: UNUSUAL_MODES.get(h.mode)),
         ),
         *image_finding(
             "animated", "note", ("file has several frames", "files have several frames"),
             f"Only one frame of each is used: {_PAGE_ADVICE}",
-            *matching(lambda _, h: f"{h.frames} frames" if h.frames > 1 and h.format != "TIFF" else None),
+            matching(lambda _, h: f"{h.frames} frames" if h.frames > 1 and h.format != "TIFF" else None),
         ),
         *image_finding(
             "multi-page", "warning", ("TIFF file has several pages", "TIFF files have several pages"),
             f"Only one page of each is used: {_PAGE_ADVICE}",
-            *matching(lambda _, h: f"{h.frames} pages" if h.frames > 1 and h.format == "TIFF" else None),
+            matching(lambda _, h: f"{h.frames} pages" if h.frames > 1 and h.format == "TIFF" else None),
         ),
     ]  # fmt: skip
 
@@ -123,7 +117,7 @@ def _bit_depth_findings(readable: Sequence[tuple[ImageRecord, ImageStats]], samp
         (f"image has {description}", f"images have {description}"),
         "Values outside the range are clipped. Training stores the range with the model; change it with "
         "--set input.value_range=[LOW,HIGH].",
-        [path for path, _ in deep_images], [kind for _, kind in deep_images],
+        deep_images,
     )  # fmt: skip
 
 
@@ -155,14 +149,14 @@ def _size_findings(images: Sequence[ImageRecord]) -> list[Finding]:
             (f"image is far smaller or larger than the median of {side:g} pixels",
              f"images are far smaller or larger than the median of {side:g} pixels"),
             "Small images show little detail when enlarged: check whether they belong in the data set.",
-            [p.path for p in sizes], [f"{p.width}x{p.height}" for p in sizes],
+            [(p.path, f"{p.width}x{p.height}") for p in sizes],
         ),
         *image_finding(
             "extreme-aspect", "warning",
             (f"image has an aspect ratio above {MAX_ASPECT_RATIO:g}",
              f"images have an aspect ratio above {MAX_ASPECT_RATIO:g}"),
             "Stretching distorts them: crop them, or train with --set input.resize=pad.",
-            [p.path for p in aspects], [f"{p.width}x{p.height}" for p in aspects],
+            [(p.path, f"{p.width}x{p.height}") for p in aspects],
         ),
     ]  # fmt: skip
 
@@ -191,7 +185,6 @@ def _exposure_findings(readable: Sequence[tuple[ImageRecord, ImageStats]]) -> li
         ),
         *image_finding(
             "blurred", "warning",
-            ("image is blurred, even at 128 pixels", "images are blurred, even at 128 pixels"), advice,
-            [path for path, _ in blurred], [reason for _, reason in blurred],
+            ("image is blurred, even at 128 pixels", "images are blurred, even at 128 pixels"), advice, blurred,
         ),
     ]  # fmt: skip

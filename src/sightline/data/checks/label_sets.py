@@ -66,8 +66,10 @@ def _cooccurrence(sets: list[tuple[str, ...]]) -> list[Finding]:
         CO_OCCURRENCE, "note",
         ("pair of labels occurs most often together", "pairs of labels occur most often together"),
         "A label that seldom occurs without another is hard to tell from it.",
-        [f"{a} and {b}" for (a, b), _ in most],
-        [f"in {plural(n, 'image')}: {n / counts[a]:.0%} of {a}, {n / counts[b]:.0%} of {b}" for (a, b), n in most],
+        [
+            (f"{a} and {b}", f"in {plural(n, 'image')}: {n / counts[a]:.0%} of {a}, {n / counts[b]:.0%} of {b}")
+            for (a, b), n in most
+        ],
     )  # fmt: skip
 
 

@@ -217,9 +217,6 @@ def remark_findings(index: Index) -> list[Finding]:
         [path for path in index.other_files if holds_unread_images(path)],
     )  # fmt: skip
     for kind, wording in REMARK_FINDINGS.items():
-        remarks = [r for r in index.notes if r.kind == kind]
-        paths, reasons = [r.path for r in remarks], [r.reason for r in remarks]
-        result += image_finding(
-            kind, wording.severity, (wording.singular, wording.plural), wording.advice, paths, reasons
-        )
+        rows = [(note.path, note.reason) for note in index.notes if note.kind == kind]
+        result += image_finding(kind, wording.severity, (wording.singular, wording.plural), wording.advice, rows)
     return result

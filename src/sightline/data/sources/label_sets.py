@@ -10,6 +10,7 @@ from sightline.data.sources.columns import Columns
 from sightline.data.sources.file_labels import normalize_label
 from sightline.data.sources.table import Row, Table
 from sightline.data.targets import SEPARATOR, join_classes
+from sightline.data.types import SourceNote
 from sightline.errors import DataError
 
 _PLURAL_COLUMNS = {"finding labels", "labels", "tags", "classes", "categories"}
@@ -79,10 +80,9 @@ def find_separator(table: Table, columns: Columns) -> str:
     return next((separator for separator in _SURE_SEPARATORS if any(separator in cell for cell in cells)), "")
 
 
-def read_rows_as_labels(table: Table, columns: Columns, row: Row, path: str) -> LabelSets:
-    """Return label sets for a table with a row for labels of an image; `row` is the second one of `path`."""
-    place = f"{table.name}, {table.describe_row(row.line)}"
-    evidence = f"{place}: an earlier row gives {path} another label"
+def read_rows_as_labels(table: Table, columns: Columns, conflict: SourceNote) -> LabelSets:
+    """Return label sets for a table with a row for each label of an image, of which `conflict` is the second one."""
+    evidence = f"{table.name}, {conflict.reason}: an earlier row gives {conflict.path} another label"
     return LabelSets(table, columns, evidence, find_separator(table, columns))
 
 

@@ -19,9 +19,9 @@ from sightline.data.sources.listing import SourceItem, SourceListing, assign_spl
 from sightline.data.sources.manifest import LabelTable, is_table, list_from_table, parse_table, read_content
 from sightline.data.sources.split_names import find_folder_split, parse_split, parse_split_name
 from sightline.data.sources.table import LIST_SUFFIXES, TABLE_SUFFIXES, may_be_table
-from sightline.data.storage import FileStore, FolderStore
+from sightline.data.storage import FileStore, FolderStore, read_file
 from sightline.data.types import SPLITS, SourceNote, Split
-from sightline.errors import DataError, ImageError, plural
+from sightline.errors import DataError, plural
 
 _MOST_SIBLINGS = 20  # tables beside an archive; more are of other things
 
@@ -108,13 +108,10 @@ def _read_tables(store: FileStore, folder: Path | None, options: DataConfig) -> 
         path = PurePosixPath(key)
         is_box = path.suffix.lower() in LIST_SUFFIXES and path.stem in names  # of YOLO
         if not is_box:
-            try:
-                content = store.read(key)
-            except ImageError as error:
-                raise DataError(f"{store.name}/{key} cannot be read: {error}.") from error
+            content = read_file(store, key)
             finder = finders[parse_split(path.stem) or find_folder_split(key)]
             with suppress(DataError):
-                yield parse_table(bytes(content), f"{store.name}/{key}", finder, options, key)
+                yield parse_table(content, f"{store.name}/{key}", finder, options, key)
     for sibling in _find_siblings(folder) if folder is not None else ():
         with suppress(DataError):
             yield parse_table(read_content(sibling, options), str(sibling), finders[None], options)
@@ -178,7 +175,7 @@ def read_label_table(store: FileStore, options: DataConfig, prefix: str) -> Sour
     key = file.relative_to(root).as_posix() if root is not None and file.is_relative_to(root) else ""
     finder = FileFinder(store, parse_split(path.stem))
     if root is None and not _io.exists(path) and store.contains(options.labels):  # of an archive
-        key, content = options.labels, bytes(store.read(options.labels))
+        key, content = options.labels, read_file(store, options.labels)
     else:
         content = read_content(path, options)
     table = parse_table(content, str(path), finder, options, key)

@@ -108,11 +108,8 @@ def read_rows(
 
     Paths are those of the store of `finder`; without it, relative to ``data.root``, else to the current directory.
     """
-    finder = finder or _open_root(Path(), name, options)
-    table = join_split_flags(build_table(rows, name))
-    return list_from_table(
-        LabelTable(table, choose_columns(table, options.columns, finder.is_file), finder), options, prefix
-    )
+    labels = _choose_columns(build_table(rows, name), finder or _open_root(Path(), name, options), options)
+    return list_from_table(labels, options, prefix)
 
 
 def _open_root(default: Path, name: str, options: DataConfig) -> FileFinder:
@@ -145,11 +142,14 @@ def parse_table(
     requested = {normalize_name(name) for name in (options.columns.path, options.columns.label, options.columns.split)}
     known_columns = KNOWN_COLUMNS | {a for a in requested if not a.isdigit()} - {""}
     max_rows = options.limits.table_rows
-    table = join_split_flags(
-        read_table(content, name, known_columns, finder.is_file, options.encoding, max_rows, may_be_spaced=True)
-    )
+    table = read_table(content, name, known_columns, finder.is_file, options.encoding, max_rows, may_be_spaced=True)
     is_guessed = not options.encoding and detect_encoding(content) == GUESSED_ENCODING
-    return LabelTable(table, choose_columns(table, options.columns, finder.is_file), finder, is_guessed, key)
+    return replace(_choose_columns(table, finder, options), is_guessed=is_guessed, key=key)
+
+
+def _choose_columns(table: Table, finder: FileFinder, options: DataConfig) -> LabelTable:
+    table = join_split_flags(table)
+    return LabelTable(table, choose_columns(table, options.columns, finder.is_file), finder)
 
 
 def list_from_table(
@@ -160,8 +160,13 @@ def list_from_table(
     `store_is_source`: their store itself is the source, so the listing says which table was used, and a folder such as
     ``train`` states the split if the table does not.
     """
-    table, columns = labels.table, labels.columns
-    listing = _list_rows(table, columns, labels.finder, prefix, by_folder=store_is_source and not columns.split)
+    table, columns, finder = labels.table, labels.columns, labels.finder
+    by_folder = store_is_source and not columns.split
+    label_sets = None if columns.mask else find_label_sets(table, columns)
+    mask_classes = _read_mask_classes(table, finder) if columns.mask else None
+    listing = _RowReader(table, columns, finder, prefix, by_folder, label_sets, mask_classes).to_listing()
+    if not listing.items:
+        raise DataError(_no_items_message(table, columns, listing, finder))
     if options.class_tree == "column":
         listing = label_by_parents(listing, table)
     if columns.label and not options.columns.label and (others := find_other_classes(table, columns)):
@@ -173,17 +178,6 @@ def list_from_table(
         reason = f"columns {describe_names(columns.one_hot or columns.labels)}"
         reason = f"column {columns.label}" if columns.label else "" if columns.mask else reason
         listing.notes.append(SourceNote("labels-from-table", table.name, reason))
-    return listing
-
-
-def _list_rows(
-    table: Table, columns: Columns, finder: FileFinder, prefix: str = "", *, by_folder: bool = False
-) -> SourceListing:
-    label_sets = None if columns.mask else find_label_sets(table, columns)
-    mask_classes = _read_mask_classes(table, finder) if columns.mask else None
-    listing = _RowReader(table, columns, finder, prefix, by_folder, label_sets, mask_classes).to_listing()
-    if not listing.items:
-        raise DataError(_no_items_message(table, columns, listing, finder))
     return replace(listing, origins=frozenset({"table"}))
 
 
@@ -210,7 +204,7 @@ class _RowReader:
     prefix: str
     by_folder: bool
     label_sets: LabelSets | None
-    mask_classes: MaskClasses | None = None
+    mask_classes: MaskClasses | None
 
     def to_listing(self) -> SourceListing:
         """Return an entry for each file, which has the labels of all its rows if there may be several."""
@@ -223,24 +217,12 @@ class _RowReader:
         )
         first_rows: dict[str, tuple[int, str]] = {}
         positions: dict[str, int] = {}
-        conflicts: list[tuple[Row, str]] = []
         for row in self.table.rows:
             label = self._read_label(row)
             label = _drop_fraction(label) if are_integers else label
             key = self.finder.find(row.get_text(self.columns.path))
-            problem = self._find_problem(row, label, key, first_rows)
-            if problem:
-                kind, reason = problem
-                place = self.table.describe_row(row.line)
-                display_path = self._display_path(row, key) or place
-                listing.notes.append(SourceNote(kind, display_path, place))
-                stated_label = label if kind == "missing-files" and not self.columns.mask else ""
-                listing.unusable.append(UnreadableImage(display_path, reason, stated_label))
-                if kind == "conflicting-rows" and key is not None:
-                    conflicts.append((row, display_path))
-                    listing.other_rows.append(self._to_item(row, label, key))
-                if kind == "empty-labels" and key is not None and not self.columns.mask:
-                    listing.to_label.append(self._to_item(row, "", key))
+            if (problem := self._find_problem(row, label, key, first_rows)) is not None:
+                self._leave_out(listing, row, label, key, *problem)
             elif key is not None and key not in first_rows:  # an equal row is a repetition
                 first_rows[key] = row.line, label
                 positions[key] = len(listing.items)
@@ -251,9 +233,22 @@ class _RowReader:
                 listing.items[positions[key]] = replace(item, label=label)
         if self.columns.mask and listing.items:
             return replace(listing, several_labels=describe_masks(listing.items[0].path, len(listing.items)))
+        conflicts = [note for note in listing.notes if note.kind == "conflicting-rows"]
         if len(conflicts) > MAX_CONFLICT_FRACTION * len(first_rows):
-            return replace(self, label_sets=read_rows_as_labels(self.table, self.columns, *conflicts[0])).to_listing()
+            return replace(self, label_sets=read_rows_as_labels(self.table, self.columns, conflicts[0])).to_listing()
         return listing
+
+    def _leave_out(self, listing: SourceListing, row: Row, label: str, key: str | None, kind: str, reason: str) -> None:
+        """Note why a row is left out, and keep it where another task can use it."""
+        place = self.table.describe_row(row.line)
+        path = self._display_path(row, key) or place
+        listing.notes.append(SourceNote(kind, path, place))
+        stated_label = label if kind == "missing-files" and not self.columns.mask else ""
+        listing.unusable.append(UnreadableImage(path, reason, stated_label))
+        if key is not None and kind == "conflicting-rows":
+            listing.other_rows.append(self._to_item(row, label, key))
+        elif key is not None and kind == "empty-labels" and not self.columns.mask:
+            listing.to_label.append(self._to_item(row, "", key))
 
     def _read_label(self, row: Row) -> str:
         if self.columns.mask:

@@ -16,7 +16,7 @@ from sightline.data.sources.folder import list_visible
 from sightline.data.sources.folder_layout import PathParts
 from sightline.data.sources.listing import MaskFile, SourceItem, SourceListing
 from sightline.data.sources.split_names import find_folder_split
-from sightline.data.storage import FileStore, read_untrusted_file
+from sightline.data.storage import FileStore, read_file, read_untrusted_file
 from sightline.data.types import SourceNote, UnreadableImage
 from sightline.errors import DataError, ImageError
 
@@ -153,11 +153,7 @@ def find_classes_file(store: FileStore) -> tuple[bytes, str] | None:
     if not keys:
         return None
     key = min(keys, key=lambda key: (key.count("/"), CLASSES_FILES.index(names[key]), key))
-    try:
-        content = store.read(key)
-    except ImageError as error:
-        raise DataError(f"{store.name}/{key} cannot be read: {error}.") from error
-    return bytes(content), f"{store.name}/{key}"
+    return read_file(store, key), f"{store.name}/{key}"
 
 
 def _find_classes(store: FileStore, folder: Path | None) -> tuple[bytes, str] | None:

@@ -10,7 +10,8 @@ from sightline import jsonio
 from sightline.data.archives import TarStore
 from sightline.data.sources.filenames import IMAGE_SUFFIXES, is_hidden
 from sightline.data.sources.folder import is_flat, list_visible
-from sightline.errors import DataError, ImageError
+from sightline.data.storage import read_file
+from sightline.errors import DataError
 
 IMAGE_COLUMN = "image"
 _CLASS, _FIELDS = "cls", "json"
@@ -41,22 +42,15 @@ def _make_row(store: TarStore, files: Mapping[str, str]) -> Mapping[str, Any]:
     row: dict[str, Any] = {}
     if key := files.get(_FIELDS):
         try:
-            fields = jsonio.loads(_read(store, key))
+            fields = jsonio.loads(read_file(store, key))
         except ValueError as error:
             raise DataError(f"{store.name}/{key} is not JSON: {error}.") from error
         if not isinstance(fields, dict):
             raise DataError(f"{store.name}/{key}: expected a JSON object with the fields of a sample.")
         row |= {name: value for name, value in fields.items() if not isinstance(value, dict)}
     if key := files.get(_CLASS):
-        content = _read(store, key)
+        content = read_file(store, key)
         if len(content) > _MAX_CLASS_BYTES:
             raise DataError(f"{store.name}/{key} has {len(content):,} bytes, but expected the name of a class.")
         row["label"] = content.decode("utf-8", "replace").strip()
     return row | {IMAGE_COLUMN: files[IMAGE_COLUMN]}
-
-
-def _read(store: TarStore, key: str) -> bytes:
-    try:
-        return store.read(key)
-    except ImageError as error:
-        raise DataError(f"{store.name}/{key} cannot be read: {error}.") from error
