@@ -29,6 +29,11 @@ _unpacked: WeakValueDictionary[object, TarStore] = WeakValueDictionary()  # what
 _unpacking = threading.Lock()
 
 
+def is_archive(name: str) -> bool:
+    """Return whether a file has the extension of an archive."""
+    return name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
 def is_container(name: str) -> bool:
     """Return whether a file has the extension of an archive or of a table of images.
 

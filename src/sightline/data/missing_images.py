@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from sightline.data.containers import ARCHIVE_SUFFIXES
+from sightline.data.containers import is_archive
 from sightline.data.sources.filenames import holds_unread_images, is_placeholder
 from sightline.data.sources.folder import NOT_IN_CLASS_FOLDER
 from sightline.data.sources.unread_labels import UNREAD_LABELS, advise_on_unread_labels
@@ -14,6 +14,16 @@ from sightline.errors import plural
 
 NO_ITEMS = "the arrays"  # the name of a source in memory that lists nothing
 _CIFAR = re.compile(r"(^|/)(data_batch_\d|test_batch|cifar-100-(python|binary)/(train|test))(\.bin)?$")
+_KINDS: Mapping[Callable[[str], object], str] = {
+    _CIFAR.search: (
+        "is a batch of CIFAR in a form that is not read, because a pickle can run code: use the name cifar10 or "
+        "cifar100 instead of the folder."
+    ),
+    is_placeholder: "stands for a file that is only in iCloud: download the folder first.",
+    holds_unread_images: "may hold images in a format that is not read: export them as PNG or JPEG.",
+    is_archive: "is an archive inside an archive: unpack the outer one.",
+}
+"""What to say of files that may hold images, the surest first."""
 
 
 def explain_no_images(
@@ -31,35 +41,30 @@ def explain_no_images(
     if source_names == NO_ITEMS:
         return "There are no images: the arrays are empty."
     if not unreadable:
-        archives = [path for path in others if path.lower().endswith(ARCHIVE_SUFFIXES)]
-        hint = f" {archives[0]} is an archive inside an archive: unpack the outer one." if archives else ""
-        if foreign := [path for path in others if holds_unread_images(path)]:
-            hint = f" {foreign[0]} may hold images in a format that is not read: export them as PNG or JPEG."
-        placeholders = [path for path in others if is_placeholder(path)]
-        if placeholders:
-            hint = f" {placeholders[0]} stands for a file that is only in iCloud: download the folder first."
-        batches = [path for path in others if _CIFAR.search(path)]
-        if batches:
-            hint = (
-                f" {batches[0]} is a batch of CIFAR in a form that is not read, because a pickle can run code: use the "
-                "name cifar10 or cifar100 instead of the folder."
-            )
         expected = "one folder per class with images inside, as in cat/1.jpg, dog/2.jpg"
         if unlabeled:
             expected = "images without a class, as in 1.jpg, or one folder per class, as in cat/1.jpg, dog/2.jpg"
-        return f"No images in {source_names}: expected {expected}.{hint}"
+        return f"No images in {source_names}: expected {expected}.{_explain_others(others)}"
     first = unreadable[0]
-    advice = ""
-    if all(reject.reason == NOT_IN_CLASS_FOLDER for reject in unreadable):
-        advice = (
-            " Sort the images into one folder per class, and name the folder that holds these, or say where the labels "
-            "are: in the file names with --set data.label_pattern=..., or in a table with --set data.labels=FILE."
-        )
-        if unread := {note.path: note.reason for note in notes if note.kind == UNREAD_LABELS}:
-            path = min(unread, key=lambda path: (not unread[path].startswith("a table"), path))
-            advice = f" {path} may hold labels ({unread[path]}). {advise_on_unread_labels([unread[path]])}"
+    count = plural(len(unreadable), "image")
+    advice = _advise_on_labels(notes) if all(each.reason == NOT_IN_CLASS_FOLDER for each in unreadable) else ""
+    return f"None of the {count} in {source_names} can be used; the first, {first.path}: {first.reason}.{advice}"
+
+
+def _explain_others(paths: Sequence[str]) -> str:
+    """Return a sentence on one of these files that may hold images, of the kind that is surest to, or ""."""
+    for is_one, sentence in _KINDS.items():
+        if path := next(filter(is_one, paths), None):
+            return f" {path} {sentence}"
+    return ""
+
+
+def _advise_on_labels(notes: Sequence[SourceNote]) -> str:
+    """Return what to do with images that are in no class folder."""
+    if unread := {note.path: note.reason for note in notes if note.kind == UNREAD_LABELS}:
+        path = min(unread, key=lambda path: (not unread[path].startswith("a table"), path))
+        return f" {path} may hold labels ({unread[path]}). {advise_on_unread_labels([unread[path]])}"
     return (
-        f"None of the {plural(len(unreadable), 'image')} in {source_names} can be used; the first, "
-        f"{first.path}: {first.reason}."
-        f"{advice}"
+        " Sort the images into one folder per class, and name the folder that holds these, or say where the labels "
+        "are: in the file names with --set data.label_pattern=..., or in a table with --set data.labels=FILE."
     )

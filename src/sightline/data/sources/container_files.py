@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sightline.config import DataConfig
-from sightline.data.containers import ARCHIVE_SUFFIXES, skip_predictions, strip_suffix
+from sightline.data.containers import is_archive, skip_predictions, strip_suffix
 from sightline.data.image_tables import ImageTable, is_image_table
 from sightline.data.sources.class_name_files import is_wordnet_id
 from sightline.data.sources.file_finder import FileFinder
@@ -44,7 +44,7 @@ def find_container_files(store: FileStore) -> list[str]:
     if any(is_image_name(key) for key in keys):
         return []
     tables = [key for key in keys if is_image_table(key)]
-    return tables or [key for key in keys if key.lower().endswith(ARCHIVE_SUFFIXES)]
+    return tables or list(filter(is_archive, keys))
 
 
 def read_container_files(

@@ -50,7 +50,7 @@ def read_class_folders(
     Raises `DataError` for other folders next to the splits, unless `lenient` or allowed by `options`.
     """
     paths = list_visible(store)
-    image_paths = [p for k, p in paths.items() if is_image_name(k)] or list(paths.values())  # skips a README
+    image_paths = _list_image_paths(paths)
     if options.label_pattern:
         return list_by_file_name(store, prefix, image_paths, compile_pattern(options.label_pattern))
     masks = frozenset[str]() if MASK_FOLDERS in options.allow_findings else find_class_masks(paths)
@@ -84,7 +84,12 @@ def read_class_folders(
 
 def is_flat(paths: Mapping[str, PathParts]) -> bool:
     """Return whether files have no class folders, so that their labels must come from elsewhere."""
-    return infer_layout([p for k, p in paths.items() if is_image_name(k)] or list(paths.values())).flat
+    return infer_layout(_list_image_paths(paths)).flat
+
+
+def _list_image_paths(paths: Mapping[str, PathParts]) -> list[PathParts]:
+    """Return the paths that are called as images, without a README; all of them if none is."""
+    return [path for key, path in paths.items() if is_image_name(key)] or list(paths.values())
 
 
 def are_named_by_class(store: FileStore) -> bool:
@@ -109,34 +114,34 @@ def _list_by_folder(
     """List the entries of `paths`, the class folders and the remaining files."""
     listing = SourceListing([], origins=frozenset({"folders"}))
     classes: dict[tuple[Split | None, str], ClassFolder] = {}
-    depth = 1 if level in (None, "leaf", "path") else int(level or 1)
+    is_deepest = level in ("leaf", "path")
+    depth = 1 if level is None or isinstance(level, str) else level  # of class folders, unless the deepest ones are
 
     def find_class_folder(path: PathParts, *, is_folder: bool = False) -> ClassFolder | None:
+        """Return the class folder of a file, or of a folder that is one itself."""
         location = layout.locate((*path, "") if is_folder else path)
         if location is None:
             return None
         split, below = location
-        label_index = len(below) - 2 if level in ("leaf", "path") else depth - 1
-        if label_index < 0 or len(below) < label_index + 2 or (is_folder and len(below) != label_index + 2):
+        above = below[:-1] if is_deepest else below[:depth]
+        if not above or len(below) <= len(above) or (is_folder and len(below) > len(above) + 1):
             return None
-        names = below[: label_index + 1] if level == "path" else below[label_index : label_index + 1]
+        names = above if level == "path" else above[-1:]
         label = PATH_SEPARATOR.join(normalize_label(name) or name for name in names)  # macOS decomposes accents
-        folder = path[: len(path) - len(below) + label_index + 1 + is_folder]
-        return classes.setdefault((split, "/".join(folder)), ClassFolder(prefix + "/".join(folder), label, split))
+        folder = "/".join(path[: len(path) + is_folder - len(below) + len(above)])
+        return classes.setdefault((split, folder), ClassFolder(prefix + folder, label, split))
 
     for key, path in paths.items():
         if (class_folder := find_class_folder(path)) is not None:
             listing.items.append(SourceItem(store, key, prefix + key, class_folder.label, class_folder.split))
+        elif is_image_name(key) and layout.is_unlabeled(path):
+            listing.unlabeled.append(prefix + key)
         elif is_image_name(key):
-            if layout.is_unlabeled(path):
-                listing.unlabeled.append(prefix + key)
-            else:
-                listing.unusable.append(
-                    UnreadableImage(prefix + key, NOT_IN_CLASS_FOLDER if depth == 1 else ABOVE_CLASS_FOLDERS)
-                )
-                listing.to_label.append(SourceItem(store, key, prefix + key, ""))
+            reason = NOT_IN_CLASS_FOLDER if depth == 1 else ABOVE_CLASS_FOLDERS
+            listing.unusable.append(UnreadableImage(prefix + key, reason))
+            listing.to_label.append(SourceItem(store, key, prefix + key, ""))
     for folder in folders:
-        if not is_hidden(folder) and level not in ("leaf", "path"):
+        if not is_hidden(folder) and not is_deepest:
             find_class_folder(PurePosixPath(folder).parts, is_folder=True)
     _skip_rest(listing, store, prefix)
     listing.classes.extend(classes.values())

@@ -9,7 +9,7 @@ from typing import Any
 
 from sightline import _io
 from sightline.config import DataConfig
-from sightline.data.containers import ARCHIVE_SUFFIXES
+from sightline.data.containers import is_archive
 from sightline.data.image_tables import is_image_table
 from sightline.data.masks import MaskClasses, describe_masks, read_mask_classes
 from sightline.data.sources.class_parents import label_by_parents
@@ -341,7 +341,7 @@ def _no_items_message(table: Table, columns: Columns, listing: SourceListing, fi
         )
     store = finder.store
     where = store.root.absolute() if isinstance(store, FolderStore) else store.name
-    archives = [key for key in store.keys() if key.lower().endswith(ARCHIVE_SUFFIXES)]  # noqa: SIM118  # a method
+    archives = list(filter(is_archive, store.keys()))
     file = Path(table.name)
     if archives and isinstance(store, FolderStore) and file.is_file():
         likely = min(archives, key=lambda key: (Path(key).stem != file.stem, parse_split(Path(key).stem) == "test"))
