@@ -105,7 +105,7 @@ def build_index(
     With `records`, files that are unchanged since are not read, and what was read is recorded.
 
     Raises `DataError` if a source is missing, has no images, or gives a split for only some of them; also for folders
-    next to train, validation and test, unless `lenient` is true: then they are ignored with a remark.
+    next to train, validation and test, unless `lenient` is true: then they are ignored with a note.
     """
     source_list = drop_label_files(list_of_sources(sources))
     listing = _join_sources(source_list, options, targets, lenient=lenient, unlabeled=unlabeled)

@@ -49,36 +49,30 @@ def read_class_folders(
     folders, including empty ones. Without class folders, classes are read from file names if those are unambiguous.
     Raises `DataError` for other folders next to the splits, unless `lenient` or allowed by `options`.
     """
-    paths = list_visible(store)
-    image_paths = _list_image_paths(paths)
+    paths, level, are_masks_allowed = list_visible(store), options.folder_level, MASK_FOLDERS in options.allow_findings
     if options.label_pattern:
-        return list_by_file_name(store, prefix, image_paths, compile_pattern(options.label_pattern))
-    masks = frozenset[str]() if MASK_FOLDERS in options.allow_findings else find_class_masks(paths)
-    if masks:
-        paths = {key: path for key, path in paths.items() if key not in masks}
-        image_paths = [path for key, path in paths.items() if is_image_name(key)]
-    as_classes, level = SPLIT_FOLDERS in options.allow_findings, options.folder_level
-    layout = infer_layout(image_paths, as_classes=as_classes, level=level is not None)
+        return list_by_file_name(store, prefix, _list_image_paths(paths), compile_pattern(options.label_pattern))
+    masks = frozenset[str]() if are_masks_allowed else find_class_masks(paths)
+    paths = {key: path for key, path in paths.items() if key not in masks}
+    image_paths = _list_image_paths(paths)
+    layout = infer_layout(image_paths, as_classes=SPLIT_FOLDERS in options.allow_findings, level=level is not None)
     if layout.flat and level is None and (class_names := _infer_classes(image_paths)):
         return list_by_file_name(store, prefix, image_paths, parse_label, class_names)
-    parent = prefix + "".join(f"{folder}/" for folder in layout.wrapper)
-    notes = [*(replace(r, path=parent + r.path) for r in layout.notes), *_note_unlabeled(layout, paths, prefix)]
     if layout.unexpected and not (lenient or UNEXPECTED_FOLDER in options.allow_findings):
         raise DataError(_unexpected_folders_message(store.name, layout))
-    notes += [
-        SourceNote(UNEXPECTED_FOLDER, parent + top, _describe_unexpected(top)) for top in sorted(layout.unexpected)
-    ]
-    notes += [SourceNote(CLASS_MASKS, prefix + key, "") for key in sorted(masks)]
     listing = _list_by_folder(store, prefix, layout, folders, level, paths)
     listing.skipped_files[:] = [path for path in listing.skipped_files if path.removeprefix(prefix) not in masks]
-    looks_split = any(r.kind == SPLIT_FOLDERS for r in notes)
+    notes = listing.notes
+    notes += _note_layout(layout, paths, prefix)
+    notes += [SourceNote(CLASS_MASKS, prefix + key) for key in sorted(masks)]
+    looks_split = any(note.kind == SPLIT_FOLDERS for note in layout.notes)
     if looks_split or len({item.label for item in listing.items if is_image_name(item.key)}) < 2:
         unread = find_unread_labels(store.keys())
         notes += [SourceNote(UNREAD_LABELS, prefix + key, kind) for key, kind in sorted(unread.items())]
     if level is None and not looks_split:
         notes += _note_nested_classes(layout, image_paths, prefix)
     notes += _note_copied_folders(listing)
-    listing.notes.extend([*notes, *([] if MASK_FOLDERS in options.allow_findings else _note_masks(listing))])
+    notes += () if are_masks_allowed else _note_masks(listing)
     return listing
 
 
@@ -209,15 +203,20 @@ def _infer_classes(image_paths: Sequence[PathParts]) -> set[str]:
     return {parse_label(path) or "" for path in train} if are_class_names(train) else set()
 
 
-def _note_unlabeled(layout: FolderLayout, paths: Mapping[str, PathParts], prefix: str) -> Iterator[SourceNote]:
-    depth = len(layout.wrapper)
+def _note_layout(layout: FolderLayout, paths: Mapping[str, PathParts], prefix: str) -> Iterator[SourceNote]:
+    """Yield the notes on the folders at the top: those in doubt, those without labels, and those beside the splits."""
+    depth, parent = len(layout.wrapper), prefix + "".join(f"{folder}/" for folder in layout.wrapper)
+    for note in layout.notes:
+        yield replace(note, path=parent + note.path)
     for top in sorted(layout.unlabeled):
         count = sum(layout.is_unlabeled(p) and p[depth] == top and is_image_name(key) for key, p in paths.items())
-        yield SourceNote("unlabeled-folders", prefix + "/".join((*layout.wrapper, top)), plural(count, "image"))
+        yield SourceNote("unlabeled-folders", parent + top, plural(count, "image"))
+    for top in sorted(layout.unexpected):
+        yield SourceNote(UNEXPECTED_FOLDER, parent + top, _describe_unexpected(top))
 
 
 def _note_nested_classes(layout: FolderLayout, image_paths: Sequence[PathParts], prefix: str) -> Iterator[SourceNote]:
-    """Yield a remark for each class folder whose images are all in two or more subfolders, also of its only one.
+    """Yield a note for each class folder whose images are all in two or more subfolders, also of its only one.
 
     Subfolders that are splits, as in ``casting_data/casting_data/train/``, are an error.
     """
@@ -239,7 +238,7 @@ def _note_nested_classes(layout: FolderLayout, image_paths: Sequence[PathParts],
 
 
 def _note_copied_folders(listing: SourceListing) -> Iterator[SourceNote]:
-    """Yield a remark for each class folder whose images are beside it too: ``set/cat/1.jpg`` as ``cat/1.jpg``."""
+    """Yield a note for each class folder whose images are beside it too: ``set/cat/1.jpg`` as ``cat/1.jpg``."""
     items = {item.path: item for item in listing.items}
     by_class: dict[tuple[str, Split | None], list[str]] = defaultdict(list)
     for item in listing.items:
@@ -262,7 +261,7 @@ def _is_equal(item: SourceItem, twin: SourceItem) -> bool:
 
 
 def _note_masks(listing: SourceListing) -> Iterator[SourceNote]:
-    """Yield a remark for each class folder if they look like the images and masks of a segmentation data set."""
+    """Yield a note for each class folder if they look like the images and masks of a segmentation data set."""
     images = (item for item in listing.items if is_image_name(item.key) or not PurePosixPath(item.key).suffix)
     labels = {item.label.casefold() for item in images}
     if labels & IMAGE_FOLDERS and labels & MASK_FOLDER_NAMES and labels <= IMAGE_FOLDERS | MASK_FOLDER_NAMES:

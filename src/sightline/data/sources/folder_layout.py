@@ -40,7 +40,7 @@ class FolderLayout:
 
     `splits` are the top folders that are splits; `inner_wrappers` maps a split to the folders that wrap its content.
     `unlabeled` are splits without class folders next to others that have them; `unexpected` are other folders next to
-    the splits, with the depth of their content. With `split_below` each class contains the splits
+    the splits. With `split_below` each class contains the splits
     (``cat/train/1.jpg``). A `flat` tree has no class folders. `notes` name what is in doubt.
     """
 
@@ -48,7 +48,7 @@ class FolderLayout:
     splits: Mapping[str, Split] = field(default_factory=dict)
     inner_wrappers: Mapping[str, PathParts] = field(default_factory=dict)
     unlabeled: frozenset[str] = frozenset()
-    unexpected: Mapping[str, int] = field(default_factory=dict)
+    unexpected: frozenset[str] = frozenset()
     split_below: bool = False
     flat: bool = False
     notes: tuple[SourceNote, ...] = ()
@@ -86,45 +86,38 @@ def infer_layout(
     split, whatever its name. `level`: the user states which level names the classes, so nothing is in doubt.
     """
     wrapper = _find_wrapper(paths)
-    below = [p[len(wrapper) :] for p in paths]
-    by_top_folder: dict[str, list[PathParts]] = defaultdict(list)
-    for path in below:
-        if len(path) > 1:
-            by_top_folder[path[0]].append(path[1:])
     if as_classes:
         return FolderLayout(wrapper)
+    below = [p[len(wrapper) :] for p in paths]
+    tops: dict[str, list[PathParts]] = defaultdict(list)  # the paths in each top folder, from there on
+    for path in below:
+        if len(path) > 1:
+            tops[path[0]].append(path[1:])
     has_direct_files = any(len(path) == 1 for path in below)
-    split_names = find_splits(by_top_folder)
-    inner_wrappers = {top: _find_inner_wrapper(top, by_top_folder[top]) for top in split_names}
-    labeled = {top for top in split_names if _holds_folders(inner_wrappers[top], by_top_folder[top])}
+    split_names = find_splits(tops)
+    is_split = bool(tops) and len(split_names) == len(tops)
+    inner_wrappers = {top: _find_inner_wrapper(top, tops[top]) for top in split_names}
+    splits: dict[str, Split] = {top: name.split for top, name in split_names.items()}
     if not by_folder:
-        all_splits = (
-            bool(by_top_folder)
-            and not has_direct_files
-            and len(split_names) == len(by_top_folder)
-            and _denote_splits(split_names)
-        )
-        return FolderLayout(wrapper, {t: s.split for t, s in split_names.items()} if all_splits else {}, inner_wrappers)
-    if labeled and _are_splits(split_names, labeled, len(by_top_folder)):
-        others = {top: max(map(len, rest)) for top, rest in by_top_folder.items() if top not in split_names}
-        named = {top for top in others if UNLABELED_WORDS & set(re.split(r"[\W_]+", top.casefold()))}
-        unlabeled = {
-            top for top in named
-            if not _holds_folders(_find_inner_wrapper(top, by_top_folder[top]), by_top_folder[top])
-        }  # fmt: skip
-        splits: dict[str, Split] = {top: s.split for top, s in split_names.items()} | dict.fromkeys(unlabeled, "test")
+        has_splits = is_split and not has_direct_files and _denote_splits(split_names)
+        return FolderLayout(wrapper, splits if has_splits else {}, inner_wrappers)
+    labeled = {top for top in split_names if _holds_folders(inner_wrappers[top], tops[top])}
+    if labeled and _are_splits(split_names, labeled, len(tops)):
+        others = set(tops).difference(split_names)
+        unlabeled = {top for top in others if _is_unlabeled_folder(top, tops[top])}
+        unexpected = frozenset(others - unlabeled)
+        splits |= dict.fromkeys(unlabeled, "test")
         unlabeled |= set(split_names) - labeled
-        unexpected = {top: depth for top, depth in others.items() if top not in unlabeled}
         return FolderLayout(wrapper, splits, inner_wrappers, frozenset(unlabeled), unexpected)
-    if _has_splits_in_classes(by_top_folder) and not has_direct_files:
+    if _has_splits_in_classes(tops) and not has_direct_files:
         return FolderLayout(wrapper, split_below=True)
-    children = {top: {p[0] for p in rest if len(p) > 1} for top, rest in by_top_folder.items()}
+    children = {top: {p[0] for p in rest if len(p) > 1} for top, rest in tops.items()}
     has_classes = bool(labeled) or any(
-        children[top] for top in by_top_folder if top not in split_names or inner_wrappers[top] == ()
+        children[top] for top in tops if top not in split_names or inner_wrappers[top] == ()
     )
-    is_one_folder = len(by_top_folder) == 1 or len(split_names) == len(by_top_folder)  # or one that is split
-    flat = not has_classes and (not by_top_folder or (not has_direct_files and is_one_folder))
-    notes = _note_suspected_splits(split_names, by_top_folder, children, level=level)
+    is_one_folder = len(tops) == 1 or is_split  # or one that is split
+    flat = not has_classes and (not tops or (not has_direct_files and is_one_folder))
+    notes = _note_suspected_splits(split_names, tops, children, level=level)
     return FolderLayout(wrapper, flat=flat, notes=tuple(notes))
 
 
@@ -185,6 +178,12 @@ def _holds_folders(inner: PathParts, rest: Sequence[PathParts]) -> bool:
     return any(len(path) > len(inner) + 1 for path in rest)
 
 
+def _is_unlabeled_folder(top: str, rest: Sequence[PathParts]) -> bool:
+    """Return whether a folder is called as one of unlabeled images, and holds no folders."""
+    is_called = UNLABELED_WORDS & set(re.split(r"[\W_]+", top.casefold()))
+    return bool(is_called) and not _holds_folders(_find_inner_wrapper(top, rest), rest)
+
+
 def _denote_splits(names: Mapping[str, SplitName]) -> bool:
     """Return whether names denote two or more splits, or the training split by its exact name."""
     return len({s.split for s in names.values()}) > 1 or any(s.exact and s.split == "train" for s in names.values())
@@ -218,7 +217,7 @@ def _note_suspected_splits(
     *,
     level: bool,
 ) -> list[SourceNote]:
-    """Return a remark for each class folder that looks like a split: by name, or because all hold the same folders."""
+    """Return a note for each class folder that looks like a split: by name, or because all hold the same folders."""
     splits = {s.split for s in names.values()}
     if len(splits) > 1 and (len(names) == len(tops) or "train" in splits):
         return [SourceNote(SPLIT_FOLDERS, top, f"named like the {names[top].split} split") for top in sorted(names)]
