@@ -41,42 +41,36 @@ def list_array_items(
             f"{hint}."
         )
     store = ArrayStore(pixels, name)
-    if classes is not None:
-        classes = _list_classes(classes)
+    class_names = None if classes is None else _list_classes(classes)
     if isinstance(labels, list | tuple):  # as an array of text, a missing label would be 'None' or 'nan'
         for i, label in enumerate(labels):
             _name_label(label, i, name)
     labels = _to_label_array(labels, name)
-    label_shape = labels.shape
-    labels = labels.reshape(-1)
-    if len(labels) != len(pixels):
-        hint = ""
-        if len(label_shape) > 1 and label_shape[0] == len(pixels):
-            is_one_hot = len(label_shape) == 2 and labels.dtype.kind not in "OSU"
-            hint = ": for one-hot rows, use y.argmax(1)" if is_one_hot else f": {ONE_LABEL}"
-        raise DataError(f"{name}: {plural(len(pixels), 'image')} but {plural(len(labels), 'label')}{hint}.")
+    if labels.size != len(pixels):
+        hint = ": for one-hot rows, use y.argmax(1)" if labels.ndim > 1 and len(labels) == len(pixels) else ""
+        raise DataError(f"{name}: {plural(len(pixels), 'image')} but {plural(labels.size, 'label')}{hint}.")
     are_numbers = labels.dtype.kind in "iu"
-    if are_numbers:
-        if labels.min(initial=0) < 0 or (classes and labels.max(initial=0) >= len(classes)):
-            there_are = f"there are {len(classes)} classes," if classes else "classes are"
-            raise DataError(
-                f"{name}: labels run from {labels.min()} to {labels.max()}, but {there_are} numbered from 0."
-            )
-        label_names = [classes[i] if classes else str(i) for i in labels.tolist()]
-    else:
-        label_names = [_name_label(label, i, name) for i, label in enumerate(labels.tolist())]
-        if classes is not None and (unknown := sorted(set(label_names) - set(classes))):
-            advice = (
-                " Integers index them: use y.astype(int)."
-                if labels.dtype.kind in "bf"
-                else suggest(unknown[0], classes)
-            )
-            raise DataError(f"{name}: {unknown[0]!r} is a label but not one of `classes`.{advice}")
-    is_number = are_numbers and not classes
+    name_labels = _name_numbers if are_numbers else _name_texts
     return [
-        SourceItem(store, str(i), f"{name}[{i}]", label_name, split, is_number=is_number)
-        for i, label_name in enumerate(label_names)
+        SourceItem(store, str(i), f"{name}[{i}]", label, split, is_number=are_numbers and not class_names)
+        for i, label in enumerate(name_labels(labels.reshape(-1), name, class_names))
     ]
+
+
+def _name_numbers(labels: NDArray[Any], name: str, classes: Sequence[str] | None) -> list[str]:
+    """Return the class of each number; raises `DataError` for one that is not a position in `classes`."""
+    if labels.min(initial=0) < 0 or (classes and labels.max(initial=0) >= len(classes)):
+        there_are = f"there are {len(classes)} classes," if classes else "classes are"
+        raise DataError(f"{name}: labels run from {labels.min()} to {labels.max()}, but {there_are} numbered from 0.")
+    return [classes[i] if classes else str(i) for i in labels.tolist()]
+
+
+def _name_texts(labels: NDArray[Any], name: str, classes: Sequence[str] | None) -> list[str]:
+    """Return each label as the name of a class; raises `DataError` for one that is not in `classes`."""
+    names = [_name_label(label, i, name) for i, label in enumerate(labels.tolist())]
+    if classes is not None and (unknown := sorted(set(names) - set(classes))):
+        raise DataError(f"{name}: {unknown[0]!r} is a label but not one of `classes`.{suggest(unknown[0], classes)}")
+    return names
 
 
 def _list_classes(classes: Sequence[str]) -> list[str]:
