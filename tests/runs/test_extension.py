@@ -211,6 +211,8 @@ def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: P
     assert listener.messages[0].endswith(
         "the stage 'all' had 4 epochs and now has 3; the cosine schedule is recomputed for all of them"
     )
+    assert "resuming after 2 epochs" in listener.messages
+    assert "all: stopped early, as epoch 1 is still the best after 1 more epoch" in listener.messages
     assert result.epochs == 3, "one more epoch without a gain, then early stopping again"
     after = read_history_rows(out)
     assert after[:2] == before

@@ -184,9 +184,9 @@ def fit(job: Job, prepared: PreparedRun, trackers: TrackerList, early: EarlyFeat
     history = list(read_history(checkpoint))
     run.write_history(history)
     if checkpoint:
-        job.callback.on_message(
-            f"resuming after {plural(len(history), 'epoch')} and {plural(checkpoint.state['step'], 'step')} of the next"
-        )
+        step = checkpoint.state["step"]
+        rest = f" and {plural(step, 'step')} of the next" if step else ""
+        job.callback.on_message(f"resuming after {plural(len(history), 'epoch')}{rest}")
 
     def record_epoch(record: EpochRecord) -> None:
         history.append(record)

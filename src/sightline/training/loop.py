@@ -19,7 +19,7 @@ from sightline.config.stage_epochs import count_epochs
 from sightline.data.masks import VOID
 from sightline.data.types import Subset
 from sightline.distributed import cluster
-from sightline.errors import DivergedError, Interrupted, ModelError
+from sightline.errors import DivergedError, Interrupted, ModelError, plural
 from sightline.models.build import Network
 from sightline.tasks.protocol import Objective, Task, find_task
 from sightline.training import checkpoints, linear_head
@@ -214,6 +214,16 @@ def _run_stage(
     if stop.is_due:
         checkpoint_manager.save(make_checkpoint())
         stop.check(f"after epoch {len(state.history)}")
+    if (
+        state.best
+        and early_stop.patience
+        and state.since_best >= early_stop.patience
+        and state.epoch < stage_run.epochs
+    ):
+        epochs = plural(state.since_best, "more epoch")
+        callback.on_message(
+            f"{stage_run.stage.name}: stopped early, as epoch {state.best.epoch} is still the best after {epochs}"
+        )
     if last:
         checkpoint_manager.after_all(make_checkpoint)
     apply_ema(stage_run.training_model)
