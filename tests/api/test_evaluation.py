@@ -283,8 +283,12 @@ def test_what_does_not_fit_the_classes_is_refused() -> None:
         check_request(ThresholdRequest(specificity=0.9), three)
     with pytest.raises(UsageError, match="needs exactly two classes"):
         check_request(ThresholdRequest(positive="a"), three)
-    with pytest.raises(UsageError, match="The target sensitivity must be between 0 and 1"):
-        check_request(ThresholdRequest(sensitivity=95), OK)
+    for name, request in (
+        ("target sensitivity", ThresholdRequest(sensitivity=95)), ("target precision", ThresholdRequest(95)),
+        ("coverage", ThresholdRequest(coverage=1)),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=f"The {name} must be between 0 and 1"):
+            check_request(request, OK)
     assert to_metrics(build_evaluation_report(make_outputs([0, 1, 2], [], three), None, three))["binary"] is None
 
 

@@ -263,11 +263,13 @@ def check_request(request: ThresholdRequest, classes: Sequence[str]) -> None:
     if request.min_iou is not None:
         raise UsageError("--min-iou is for models of masks: leave it out.")
     binary.check_positive_class(classes, request.positive)
-    for rate, target in request.rates.items():
-        if len(classes) != 2:
-            raise UsageError(f"A target {rate} needs a model with two classes; this one has {len(classes)}.")
-        if not 0 < target < 1:
-            raise UsageError(f"The target {rate} must be between 0 and 1, e.g. 0.95; got {target}.")
+    if request.rates and len(classes) != 2:
+        rate = next(iter(request.rates))
+        raise UsageError(f"A target {rate} needs a model with two classes; this one has {len(classes)}.")
+    targets = {f"target {rate}": target for rate, target in request.rates.items()}
+    for name, target in {"target precision": request.target_precision, "coverage": request.coverage, **targets}.items():
+        if target is not None and not 0 < target < 1:
+            raise UsageError(f"The {name} must be between 0 and 1, e.g. 0.95; got {target}.")
 
 
 def evaluate_binary(
