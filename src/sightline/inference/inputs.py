@@ -27,7 +27,7 @@ from sightline.data.remote import RemotePath, is_url
 from sightline.data.sources.arrays import is_missing
 from sightline.data.sources.encoding import decode_text, has_byte_order_mark
 from sightline.data.sources.filenames import is_hidden, is_image_name, is_placeholder
-from sightline.data.storage import LIMITS, FolderStore, iterate_files, read_untrusted_file
+from sightline.data.storage import LIMITS, FolderStore, holds_model, iterate_files, read_untrusted_file
 from sightline.errors import DataError, ImageError, UsageError, plural
 from sightline.escaping import hide_secrets
 from sightline.preprocessing import detect_format, inspect_image
@@ -77,7 +77,8 @@ def expand_inputs(
 
     Of an archive, or of a Parquet or Arrow file, its images; a folder may hold those in place of images.
     Standard input is the bytes of one image, or a list of paths, one per line. A path that does not exist is yielded
-    too and becomes an unreadable row. Raises `DataError` for a folder without images or a glob without matches.
+    too and becomes an unreadable row. Raises `DataError` for a model, a folder without images or a glob that
+    matches nothing.
     """
     for argument in arguments:
         text = os.path.expanduser(argument)  # noqa: PTH111
@@ -86,6 +87,8 @@ def expand_inputs(
             yield from _list_stdin(stdin(), limits)
         elif is_url(text):
             yield from _list_url(text, limits)
+        elif exists and holds_model(Path(text)):
+            raise DataError(f"{text} is a model, not images: name the images to use it on.")
         elif exists and Path(text).is_dir():
             yield from _require_images(text, _list_folder(text, limits))
         elif not exists and has_range(text):
