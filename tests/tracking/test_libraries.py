@@ -80,7 +80,7 @@ def test_mlflow_has_one_run_with_settings_every_epoch_the_result_and_the_bundle(
 
     (note,) = [text for text in messages if text.startswith("mlflow: the run is written to ")]
     assert f"{own_folder / 'mlflow.db'}; " in note
-    assert f"`mlflow ui --backend-store-uri sqlite:///{own_folder / 'mlflow.db'}` shows it" in note
+    assert f"`mlflow ui --backend-store-uri sqlite:///{own_folder / 'mlflow.db'}` shows it under Model training" in note
 
     client = mlflow.MlflowClient(f"sqlite:///{own_folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("sightline")

@@ -46,7 +46,7 @@ class MlflowTracker(Tracker):
         if store.startswith(SQLITE):
             self.note = (
                 f"mlflow: the run is written to {store.removeprefix(SQLITE)}; with the package mlflow, "
-                f"`mlflow ui --backend-store-uri {quote_path(store)}` shows it"
+                f"`mlflow ui --backend-store-uri {quote_path(store)}` shows it under Model training"
             )
         params = [
             self._entities.Param(key, str(value)[:MAX_VALUE])
