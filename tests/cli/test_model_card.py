@@ -109,8 +109,8 @@ def test_a_metric_that_is_not_defined_is_not_stated() -> None:
         (None, "It always predicts one of them"),
         ({"count": 9, "ood_limit": 1.0}, "It always predicts one of them"),
         (
-            {"count": 9, "target_precision": 0.95, "confidence": 0.8125},
-            "It abstains when its probability is below 0.8125",
+            {"count": 9, "target_precision": 0.95, "confidence": 0.8125, "ood_limit": 1.0},
+            "otherwise predicts one of them. It abstains on images that are less like its training images",
         ),
         ({"count": 9, "target_precision": 0.95}, "It abstains on every image"),
         (

@@ -25,7 +25,7 @@ from sightline.runs.directory import RunDirectory
 Engine = Literal["onnx", "keras"]
 IMAGENET = "imagenet"  # the name of the pretrained classifier
 MODEL_KINDS = (
-    "a run (the folder that `sightline train` wrote), a bundle (a folder, .zip or .onnx file), or a folder that "
+    "a run (the folder that `sightline train` wrote), a bundle (a folder, .zip or .onnx file), a folder that "
     "`sightline export` wrote, or imagenet, a pretrained classifier for 1,000 classes"
 )
 MAX_MODELS = 5  # models listed in a message

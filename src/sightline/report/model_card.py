@@ -109,7 +109,7 @@ def _describe_scope(manifest: Manifest) -> str:
 def _describe_decision(manifest: Manifest) -> str:
     """Return what the model predicts for an image of something else, and when it abstains."""
     limits = Thresholds.from_dict(manifest.thresholds or {"count": 0})
-    anything = "even for an image of something else"
+    anything = ", even for an image of something else" if limits.ood_limit is None else ""
     precision = f"a precision of {limits.target_precision:g}" if limits.target_precision is not None else ""
     sets = ""
     if limits.conformal_quantile is not None:
@@ -118,22 +118,22 @@ def _describe_decision(manifest: Manifest) -> str:
         text = (
             f"It predicts {_escape_markdown(limits.positive)} when its probability is at least "
             f"{limits.positive_threshold:.4g}, a threshold chosen for a {limits.rate} of {limits.target_rate:g}, and "
-            f"otherwise the other class, {anything}."
+            f"otherwise the other class{anything}."
         )
     elif limits.confidence is not None:
         text = (
             f"It {sets or 'abstains'} when its probability is below {limits.confidence:.4g}, a threshold chosen for "
-            f"{precision}, and otherwise predicts one of them, {anything}."
+            f"{precision}, and otherwise predicts one of them{anything}."
         )
     elif sets:
         text = f"It {sets}, and abstains when the set holds all classes."
     elif precision:
         return f"It abstains on every image, because its validation images do not show that {precision} can be reached."
     else:
-        return f"It always predicts one of them, {anything}."
+        return "It always predicts one of them, even for an image of something else."
     if limits.ood_limit is not None:
-        text += " It abstains on images that are less like its training images than at least 99% of the validation "
-        text += "images are."
+        text += " It abstains on images that are less like its training images than at least 99% of the "
+        text += "validation images are, which does not catch every image of something else."
     return text
 
 
