@@ -74,7 +74,7 @@ OTHER_OPTIONS = {
     ),
     **dict.fromkeys(("--val-split", "--validation-split"), "--set split.validation=..."),
     **dict.fromkeys(("--name", "--output", "--output-dir", "--project"), "--out"),
-    "--device": "--set device.gpus=...",
+    **dict.fromkeys(("--device", "--gpu"), "--set device.gpus=..."),
     "--optimizer": "--set train.optimizer.name=...",
     "--pretrained": "--weights imagenet",
     **dict.fromkeys(("--arch", "--backbone", "--network"), "--model"),
