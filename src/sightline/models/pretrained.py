@@ -89,9 +89,11 @@ def _download(entry: ModelEntry, pretrained: PretrainedWeights, alpha: float | N
     name, url = _format_file_and_url(pretrained, alpha, size)
     keras: Any = backend.keras()
     home = backend.keras_home()
+    temporary_name = _io.temporary_path(Path(name)).name  # a process may be killed before it has the whole file
     try:
         with redirect_stdout(sys.stderr):  # Keras prints its progress to stdout, which is for results
-            return Path(keras.utils.get_file(name, url, cache_dir=str(home), cache_subdir="models"))
+            path = Path(keras.utils.get_file(temporary_name, url, cache_dir=str(home), cache_subdir="models"))
+        return path.replace(path.with_name(name))
     except Exception as error:
         raise ModelError(
             f"The ImageNet weights of {entry.name} are not cached and could not be downloaded ({error}). "
