@@ -755,6 +755,11 @@ def test_predictions_are_a_table(run: sl.Run, tmp_path: Path) -> None:
         assert (len(more), repr(more).count("broken.jpg")) == (4, 2)
 
 
+def test_a_prediction_shows_what_it_has(run: sl.Run) -> None:
+    (p,) = run.classifier.predict(draw(1)[0], top=1)
+    assert repr(p) == f"Prediction(path='[0]', label={p.label!r}, probability={p.probability}, top={p.top})"
+
+
 def test_a_table_without_rows_has_columns(run: sl.Run) -> None:
     predictions = run.classifier.predict([])
     assert list(predictions.to_frame().columns) == ["path", "label", "probability", "decision"]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sightline import _io
 from sightline.api.argument_types import check_method_types
-from sightline.api.options import Settings, data_assignments, to_assignments
+from sightline.api.options import Settings, data_assignments, parse_split, to_assignments
 from sightline.api.record_list import format_html_table
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.config import RunConfig, resolve_config
@@ -163,8 +163,7 @@ class Dataset:
             >>> Dataset.from_arrays(x, ["night", "night", "day", "day"]).counts
             {'day': 2, 'night': 2}
         """
-        if split is not None and split not in SPLITS:
-            raise UsageError(f"There is no split {split!r}: expected {', '.join(SPLITS)}.")
+        split = parse_split(split)
         try:
             pixels = to_numpy(x, "x")
         except ValueError as error:  # a list of arrays, or a data set of PyTorch

@@ -176,7 +176,8 @@ def train(
 class Run:
     """A training run and everything that it wrote; in a notebook it shows its report.
 
-    [`train`][sightline.train] returns one, and ``Run(path)`` opens an earlier one, complete or not.
+    [`train`][sightline.train] returns one, and ``Run(path)`` opens an earlier one, complete or not. `status`, `config`
+    and `history` read their files each time, so they follow a training that another process runs.
 
     Attributes:
         path: The run directory.

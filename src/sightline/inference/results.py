@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sightline import jsonio
@@ -220,7 +220,7 @@ class Decision:
     ood_score: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Prediction:
     """The prediction for one image, or the reason why there is none.
 
@@ -262,6 +262,10 @@ class Prediction:
     levels: tuple[ClassProbability, ...] | None = None
     expected_grade: float | None = None
 
+    def __repr__(self) -> str:
+        values = ((each.name, getattr(self, each.name)) for each in fields(self))
+        return f"Prediction({', '.join(f'{name}={value!r}' for name, value in values if value is not None)})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values, those of the decision at the same level; for an error, only its reason."""
         if self.error is not None:
@@ -269,5 +273,5 @@ class Prediction:
         optional = ("labels", "undecided", "label_set", "quality", "expected_grade")
         absent = [name for name in optional if getattr(self, name) is None]
         absent += ["node", "node_probability", "levels"] if self.levels is None else []
-        fields = jsonio.fields_to_dict(self, skip=["error", "decision", *absent])
-        return fields if self.decision is None else fields | jsonio.fields_to_dict(self.decision)
+        values = jsonio.fields_to_dict(self, skip=["error", "decision", *absent])
+        return values if self.decision is None else values | jsonio.fields_to_dict(self.decision)
