@@ -23,7 +23,7 @@ _KINDS: Mapping[Callable[[str], object], str] = {
     holds_unread_images: "may hold images in a format that is not read: export them as PNG or JPEG.",
     is_archive: "is an archive inside an archive: unpack the outer one.",
 }
-"""What to say of files that may hold images, the surest first."""
+"""What to say of files that may hold images, the most certain first."""
 
 
 def explain_no_images(
@@ -52,7 +52,7 @@ def explain_no_images(
 
 
 def _explain_others(paths: Sequence[str]) -> str:
-    """Return a sentence on one of these files that may hold images, of the kind that is surest to, or ""."""
+    """Return a sentence on one of these files that may hold images, of the kind that most certainly does, or ""."""
     for is_one, sentence in _KINDS.items():
         if path := next(filter(is_one, paths), None):
             return f" {path} {sentence}"

@@ -25,7 +25,7 @@ CLASS_NAMES = "class-names"
 """Finding: a file gives the names of classes that are numbers."""
 
 UNREAD_CLASS_NAMES = "unread-class-names"
-"""Finding: a table has a row for each class, and none of its columns is called as one of names."""
+"""Finding: a table has a row for each class, and none of its columns has the name of a column of names."""
 
 FILES = (
     "classes.txt", "class_names.txt", "labels.txt", "synset_words.txt", "LOC_synset_mapping.txt", "words.txt",

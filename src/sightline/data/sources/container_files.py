@@ -68,7 +68,7 @@ def read_container_files(
 
 
 def _are_class_names(names: Collection[str]) -> bool:
-    """Return whether archives are called as classes: ``cat`` and ``dog``, but neither ``shard-0`` nor ``train``."""
+    """Return whether archives are named like classes: ``cat`` and ``dog``, but neither ``shard-0`` nor ``train``."""
     are_different = len({re.sub(r"\d+", "", name) for name in names}) > 1 or all(map(is_wordnet_id, names))
     return len(set(names)) > 1 and are_different and not any(map(_names_other_folder, names))
 

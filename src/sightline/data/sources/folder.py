@@ -82,7 +82,7 @@ def is_flat(paths: Mapping[str, PathParts]) -> bool:
 
 
 def _list_image_paths(paths: Mapping[str, PathParts]) -> list[PathParts]:
-    """Return the paths that are called as images, without a README; all of them if none is."""
+    """Return the paths with the extension of an image, without a README; all of them if none has one."""
     return [path for key, path in paths.items() if is_image_name(key)] or list(paths.values())
 
 

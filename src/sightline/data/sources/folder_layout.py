@@ -179,7 +179,7 @@ def _holds_folders(inner: PathParts, rest: Sequence[PathParts]) -> bool:
 
 
 def _is_unlabeled_folder(top: str, rest: Sequence[PathParts]) -> bool:
-    """Return whether a folder is called as one of unlabeled images, and holds no folders."""
+    """Return whether a folder is named like one of unlabeled images, and holds no folders."""
     is_called = UNLABELED_WORDS & set(re.split(r"[\W_]+", top.casefold()))
     return bool(is_called) and not _holds_folders(_find_inner_wrapper(top, rest), rest)
 

@@ -118,7 +118,7 @@ def _read_tables(store: FileStore, folder: Path | None, options: DataConfig) -> 
 
 
 def _find_siblings(folder: Path) -> list[Path]:
-    """Return the tables beside a folder that are called as it or ``labels``.
+    """Return the tables beside a folder that are named after it or ``labels``.
 
     Beside an archive, which then is the folder that it would be unpacked to, they are all but those of another split,
     as ``train.csv`` beside ``images.zip``: where nothing is unpacked, they are few.
