@@ -123,13 +123,16 @@ def test_the_headline_states_what_a_threshold_of_validation_reached_on_test() ->
     assert "the target is met" in headline(build_evaluation_report(make_outputs(labels, []), validation))
 
 
-def test_a_precision_below_the_target_is_said_to_miss_it() -> None:
+def test_a_precision_below_the_target_is_said_to_miss_it(capsys: pytest.CaptureFixture[str]) -> None:
     """Every image is sure, and all test images are wrong: 0% is not merely a precision that shows too little."""
     labels = [0, 1] * 100
     validation, test = make_outputs(labels, []), make_outputs(labels, list(range(200)))
     assert "0.0% with 95% confidence): the target is not met." in headline(build_evaluation_report(test, validation))
     thresholds, _ = fit_thresholds(validation, ThresholdRequest(target_precision=0.9), None, OK)
-    value = to_metrics(build_evaluation_report(test, validation, thresholds=thresholds))
+    report = build_evaluation_report(test, validation, thresholds=thresholds)
+    evaluation_view.print_report(report)
+    assert "  target 0.9 not met: the precision is at least 0.0000" in capsys.readouterr().out
+    value = to_metrics(report)
     assert "The target of 90.0% is not met: the precision is at least 0.0%" in page_sentence("thresholds", value)
 
 

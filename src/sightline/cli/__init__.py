@@ -127,7 +127,7 @@ def _run_command() -> int:
         message = error.format_message()
         if name and (option := getattr(error, "option_name", None)):
             options = [opt for parameter in context.command.params for opt in parameter.opts]
-            message = verbs.explain_unknown_option(option, options) or message
+            message = verbs.explain_unknown_option(option, name, options) or message
             if file := next((path for path in sys.argv[1:] if path.startswith(option) and Path(path).exists()), None):
                 message = f"{file} begins with a dash, as options do: write ./{file}"
         print_error(

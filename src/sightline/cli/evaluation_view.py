@@ -219,7 +219,16 @@ def _operating_point_lines(point: OperatingPoint, positive: str, fitted: str) ->
         f"{name} {value or 'not defined'} ({ends or note})" for name, (value, ends, note) in rates
     )
     bound = "has no bound" if point.lower_bound is None else f"is at least {point.lower_bound:.4f} with 95% confidence"
-    yield f"  target {'met' if point.met else 'not shown to be met'}: the {point.rate} {bound}"
+    metric: Metric = getattr(point.rates, point.rate)
+    verdict = describe_verdict(point.met, metric.interval, point.target)
+    yield f"  target {verdict}: the {point.rate} {bound}"
+
+
+def describe_verdict(met: bool | None, interval: Interval | None, target: float | None) -> str:
+    """Return whether a rate reaches its target, by its lower bound, or, by its 95% interval, does not."""
+    if met:
+        return "met"
+    return "not met" if interval and target and interval.high < target else "not shown to be met"
 
 
 def _shift_lines(report: EvaluationReport) -> Iterator[str]:
@@ -280,7 +289,7 @@ def _selective_lines(report: EvaluationReport, fitted: str) -> Iterator[str]:
         )
         if a.met is not None and a.lower_bound is not None:
             bound = f"is at least {a.lower_bound:.4f} with 95% confidence"
-            yield f"  target {a.target:g} {'met' if a.met else 'not shown to be met'}: the precision {bound}"
+            yield f"  target {a.target:g} {describe_verdict(a.met, a.interval, a.target)}: the precision {bound}"
         elif a.target is not None and a.lower_bound is not None:
             yield f"  the threshold was chosen {fitted}"
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from sightline.cli.evaluation_view import (
+    describe_verdict,
     format_interval,
     format_number,
     list_calibration_lines,
@@ -90,6 +91,6 @@ def _list_decision_lines(report: SegmentationReport, fitted: str) -> Iterator[st
     if decisions.met is None:
         yield f"  the threshold was chosen {fitted}"
     elif decisions.lower_bound is not None:
-        met = "met" if decisions.met else "not shown to be met"
+        verdict = describe_verdict(decisions.met, decisions.interval, decisions.target)
         bound = f"is at least {decisions.lower_bound:.4f} with 95% confidence"
-        yield f"  target {decisions.target:g} {met}: the precision {bound}"
+        yield f"  target {decisions.target:g} {verdict}: the precision {bound}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Annotated, Any
 
 import typer
@@ -81,6 +81,9 @@ OTHER_OPTIONS = {
 }
 """What other tools call an option of `train`, or a setting whose name is another; only for messages, as above."""
 
+ARGUMENTS = ("--data", "--data-dir", "--dataset", "--image", "--images", "--input", "--model", "--path", "--source")
+"""Options of other tools for what is an argument here; only for messages, as above."""
+
 
 def epilog(name: str) -> str:
     """Return the last lines of a command's help: its example."""
@@ -93,12 +96,18 @@ def explain_unknown_verb(name: str) -> str:
     return f"There is no command {name!r}.{hint} `sightline help` lists all commands."
 
 
-def explain_unknown_option(name: str, known: Collection[str]) -> str | None:
-    """Return the message for an option that a command with the options `known` does not have, if it has another name.
+def explain_unknown_option(name: str, verb: str, known: Collection[str]) -> str | None:
+    """Return the message for an option that `verb`, with the options `known`, does not have, if it has another name.
 
-    >>> explain_unknown_option("--task", ["--recipe", "--set"])
+    >>> explain_unknown_option("--task", "train", ["--recipe", "--set"])
     'There is no option --task: use `--set model.task=...`.'
+    >>> explain_unknown_option("--data", "train", ["--recipe", "--set"])
+    'There is no option --data: give its value alone, as in `sightline train photos/`.'
     """
+    example = VERBS[verb][1].split()
+    if name in ARGUMENTS and not "".join(example[1:2]).startswith("-"):
+        arguments = " ".join(takewhile(lambda word: not word.startswith("-"), example))
+        return f"There is no option {name}: give its value alone, as in `sightline {arguments}`."
     if not {"--set", "--recipe"} <= set(known):  # of others, the settings are few, as the limits of `predict`
         return None
     settings = find_settings(RunConfig, name.lstrip("-").replace("-", "_"))
