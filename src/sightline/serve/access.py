@@ -21,10 +21,10 @@ from sightline.serve.responses import make_error_response
 
 TOKEN_VARIABLE = "SIGHTLINE_TOKEN"  # noqa: S105  # the name of a variable
 MAX_TOKEN_BYTES = 4096
-OPEN_PATHS = {"/", "/health", "/v2/health/live", "/v2/health/ready"}  # of the page and of probes, which have no token
-PAGE_FILES = "/page"  # the address of the files of the page, which are public
-DETAILS = "X-Prediction"  # the header of a mask as a PNG file: its quality, and the model that it is from
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")  # browsers write it in lower case
+OPEN_PATHS = {"/", "/health", "/v2/health/live", "/v2/health/ready"}  # the page and probes, which send no token
+PAGE_FILES = "/page"  # address of the page's files, which are public
+DETAILS = "X-Prediction"  # header sent with a PNG mask: its quality, and the model that predicted it
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#\sA-Z]+")  # browsers send origins in lower case
 EXPOSED_HEADERS = ("X-Request-ID", "Inference-Header-Content-Length", "Retry-After", DETAILS)
 
 
@@ -33,13 +33,13 @@ class Access:
     """Who may use a server.
 
     Attributes:
-        token: What a request must state as ``Authorization: Bearer TOKEN``, except to `OPEN_PATHS` and `PAGE_FILES`;
-            None: nothing.
-        hosts: The names, without port, of which a request must state one as its ``Host``; none: any. It protects a
-            server on a private address from web pages whose own name was made to point there.
+        token: The token that a request must send as ``Authorization: Bearer TOKEN``, except to `OPEN_PATHS` and
+            `PAGE_FILES`; None if no token is needed.
+        hosts: The names, without ports, that are accepted as the ``Host`` of a request; empty to accept any. This
+            protects a server on a private address from web pages whose own name was made to point there.
         origins: The origins of web pages whose scripts may use the server, such as ``https://example.org``, or ``*``.
 
-    Raises `UsageError` for hosts and origins that no request states, such as a host with a port.
+    Raises `UsageError` for hosts and origins that no request can send, such as a host with a port.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -58,7 +58,7 @@ class Access:
                 )
 
     def make_cors_middleware(self) -> list[Middleware]:
-        """Return what lets web pages of `origins` read all answers, refusals included."""
+        """Return the middleware that lets web pages of `origins` read all responses, including refusals."""
         cors = Middleware(
             CORSMiddleware,
             allow_origins=self.origins,
@@ -69,11 +69,11 @@ class Access:
         return [cors] if self.origins else []
 
     def make_checks_middleware(self) -> list[Middleware]:
-        """Return what refuses requests without the token, or to another host."""
+        """Return the middleware that refuses requests without the token or to another host."""
         return [Middleware(AccessMiddleware, self)] if self.token or self.hosts else []
 
     def check(self, path: str, headers: Headers) -> None:
-        """Raise the HTTPException that refuses a request, if any."""
+        """Raise an HTTPException if the request must be refused."""
         if self.hosts and strip_port(headers.get("host", "")) not in {host.lower() for host in self.hosts}:
             raise HTTPException(400, "The Host header is not a name of this server.")
         if self.token is None or path in OPEN_PATHS or path.startswith(f"{PAGE_FILES}/"):
@@ -105,7 +105,7 @@ class AccessMiddleware:
 
 
 def read_token(path: Path | None) -> str | None:
-    """Return the token in the file `path`, else that of the environment variable `SIGHTLINE_TOKEN`, else None.
+    """Return the token from the file `path`, or else from the environment variable `SIGHTLINE_TOKEN`, or else None.
 
     Raises `UsageError` if the file cannot be read, or the token is empty or not printable ASCII without spaces.
     """

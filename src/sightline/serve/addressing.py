@@ -14,9 +14,9 @@ _ABSOLUTE = re.compile(rb"https?://([^/?#@]+)(/.*)?", re.IGNORECASE | re.DOTALL)
 
 
 def resolve_target(scope: Scope) -> Scope:
-    """Return the scope of a request whose target may be a whole address, as a proxy gets it, as if it were a path.
+    """Return a scope whose target is a path, for a request that may name a whole URL, as requests to proxies do.
 
-    Its host counts, whatever the header says (RFC 9112, 3.2.2).
+    The host in the URL overrides the Host header (RFC 9112, 3.2.2).
     """
     absolute = _ABSOLUTE.fullmatch(scope.get("raw_path") or b"")
     if absolute is None:
@@ -37,7 +37,7 @@ def read_path(scope: Scope) -> str:
 
 
 def check_host(host: str) -> None:
-    """Raise `UsageError` for what is never the name or address in a Host header, such as an address of a web page."""
+    """Raise `UsageError` for text that cannot be the name or address in a Host header, such as the URL of a page."""
     if not _HOST.fullmatch(host):
         raise UsageError(
             f"--allowed-host {host!r} is not a host name: expected a name or an address alone, without scheme, "

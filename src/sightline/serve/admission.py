@@ -15,18 +15,18 @@ from sightline.serve.listening import STOPPING_REASON
 from sightline.serve.responses import RETRY, make_error_response, refuse_busy
 
 CLOSE = (b"connection", b"close")
-MAX_DIGITS = 20  # of a number in a request: Python refuses to convert more than 4,300
+MAX_DIGITS = 20  # limit for a number in a request: Python refuses to convert more than 4,300
 UNCOUNTED_METHODS = {"GET", "HEAD", "OPTIONS"}  # answered even when nothing else is, as probes must be
 
 
 class Admission:
-    """How many requests and bytes are in flight, and whether more may be; bodies may have up to `max_bytes` bytes.
+    """Counts the requests and bytes in flight, and decides whether there is room for more.
 
     Attributes:
-        limits: What is allowed.
-        max_bytes: Of one body.
-        requests: The number of requests in flight, without those of `UNCOUNTED_METHODS`.
-        bytes: The bytes of their bodies: stated, or arrived if no length was stated.
+        limits: The limits to enforce.
+        max_bytes: The maximum size of one body.
+        requests: The number of requests in flight, except those with `UNCOUNTED_METHODS`.
+        bytes: The total size of their bodies: the stated length, or the bytes received if no length was stated.
         draining: Whether the server is about to stop, so that it refuses new requests.
         on_change: Called when `requests` or `bytes` have changed.
     """
@@ -38,7 +38,7 @@ class Admission:
         self.on_change: Callable[[], None] = lambda: None
 
     def check(self, method: str, length: int | None) -> None:
-        """Raise the HTTPException that refuses a request with a body of `length` bytes (None: not stated), if any."""
+        """Raise an HTTPException if a request with a body of `length` bytes (None: not stated) must be refused."""
         if length is not None and length > self.max_bytes:
             raise self.refuse_size()
         if method in UNCOUNTED_METHODS:
@@ -53,13 +53,13 @@ class Admission:
         return self.bytes + size <= max(self.limits.body_bytes, self.max_bytes)
 
     def take(self, size: int) -> None:
-        """Count `size` more bytes as in flight; raises HTTPException if there is no room for them."""
+        """Count `size` more bytes as in flight; raise HTTPException if there is no room for them."""
         if not self.has_room(size):
             raise refuse_busy()
         self.add(0, size)
 
     def add(self, requests: int, size: int) -> None:
-        """Count so many more requests and bytes as in flight, or fewer."""
+        """Add to the counts of requests and bytes in flight; negative values subtract."""
         self.requests += requests
         self.bytes += size
         self.on_change()
@@ -102,17 +102,17 @@ class _Exchange:
             name == b"transfer-encoding" or (name == b"content-length" and value != b"0")
             for name, value in self._headers
         )
-        self._complete = self._started = self._ended = False  # body received, response started and ended
-        self._size = self._counted = 0  # bytes of the body that arrived, and that are counted
+        self._complete = self._started = self._ended = False  # body received, response started, response ended
+        self._size = self._counted = 0  # body bytes received; body bytes counted as in flight
         self._start = asyncio.get_running_loop().time()
         self._expects_body = self._has_body or scope["method"] not in UNCOUNTED_METHODS
-        seconds = self._limits.body if self._expects_body else self._limits.request  # of the body, then of the request
+        seconds = self._limits.body if self._expects_body else self._limits.request  # the body's limit first
         self._deadline = asyncio.timeout_at(self._start + seconds)
         self._disconnected = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
 
     def read_length(self) -> int | None:
-        """Return the stated length of the body, None if none is; raises HTTPException if it is ambiguous."""
+        """Return the stated length of the body, or None; raise HTTPException if it is ambiguous."""
         lengths = [value for name, value in self._headers if name == b"content-length"]
         if not lengths:
             return None
@@ -126,7 +126,7 @@ class _Exchange:
 
     @contextmanager
     def count(self, length: int | None) -> Iterator[None]:
-        """Count the request as in flight, unless it takes nothing."""
+        """Count the request as in flight during the block, unless its method is one of `UNCOUNTED_METHODS`."""
         number = int(self._scope["method"] not in UNCOUNTED_METHODS)
         self._counted = number * (length or 0)
         self._admission.add(number, self._counted)
@@ -160,7 +160,7 @@ class _Exchange:
         await make_error_response(error)(self._scope, self._receive, self.send)
 
     async def receive(self) -> Message:
-        """Return the next message of the client; raises HTTPException when the body exceeds a limit."""
+        """Return the client's next message; raise HTTPException when the body exceeds a limit."""
         if self._complete:
             await self._disconnected.wait()
             return {"type": "http.disconnect"}
@@ -193,7 +193,7 @@ class _Exchange:
             self._counted += more
 
     async def _wait_for_disconnect(self) -> None:
-        """Cancel what runs when the client leaves after its body has arrived."""
+        """Cancel the running request if the client disconnects after its body has arrived."""
         if (await self._receive())["type"] == "http.disconnect" and not self._ended:
             self._disconnected.set()
             self._reschedule(asyncio.get_running_loop().time())
@@ -204,14 +204,14 @@ class _Exchange:
 
 
 def check_encoding(request: Request) -> None:
-    """Raise 415 if the body of a request is compressed, unless it has been unpacked (see `encodings`)."""
+    """Raise 415 if the body of a request is still compressed (see `encodings` for those that are unpacked)."""
     encoding = ",".join(request.headers.getlist("content-encoding")).strip().lower()
     if encoding not in {"", "identity"}:
         raise HTTPException(415, f"Content-Encoding is {encoding[:80]!r}: send gzip, deflate or an uncompressed body.")
 
 
 async def read_body(request: Request) -> bytearray:
-    """Return the body of a request, at least one byte; an encoding that is not known is refused before it is read."""
+    """Return the body of a request, at least one byte; an unknown encoding is refused before the body is read."""
     check_encoding(request)
     body = bytearray()  # not a list of chunks: a client may send a byte at a time
     async for chunk in request.stream():

@@ -36,7 +36,7 @@ from sightline.serve.tracing import Tracing
 _LOG = logging.getLogger(__name__)
 
 
-def create_app(  # noqa: PLR0913  # each one is a part of the server that can be left out
+def create_app(  # noqa: PLR0913  # each argument is an optional part of the server
     model: Classifier | Iterable[ServedModel],
     *,
     max_bytes: int,
@@ -50,19 +50,19 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
     feature_logs: FeatureLogs | None = None,
     reloader: Reloader | None = None,
 ) -> Starlette:
-    """Return an ASGI application for a classifier, or for several models, which accepts bodies of `max_bytes` bytes.
+    """Return an ASGI application for a classifier or several models; bodies may have up to `max_bytes` bytes.
 
     ``GET /health`` returns the status, ``GET /model`` describes the model; ``POST /predict?top=5`` takes images in any
-    form of `uploads` and returns what ``sightline predict`` prints as JSON, and which model it is from; ``POST
-    /explain`` returns the heat map of an image. The same is below ``/models/NAME`` and
-    ``/models/NAME/versions/VERSION``, for each of several models. ``GET /`` is a page to try them. Below ``/v2`` is the
-    Open Inference Protocol, see `open_inference`. A classifier is called `name`.
+    form that `uploads` accepts and returns the JSON that ``sightline predict`` prints, with the identity of the model;
+    ``POST /explain`` returns the heat map of an image. With several models, each has the same endpoints below
+    ``/models/NAME`` and ``/models/NAME/versions/VERSION``. ``GET /`` is a page to try the models. Below ``/v2`` is the
+    Open Inference Protocol, see `open_inference`. `name` is the name of a classifier for clients.
 
-    ``GET /metrics`` is for Prometheus. `access` says who may use the server; with a `log_format`, each request is
-    logged to standard error; with `tracing`, it is traced. What was computed for each image is added to `feature_logs`,
-    and ``log_id`` in its answer is its id there. With `warm_up`, models and what decodes images have run before the
-    first request; with a `reloader`, models that change on disk are replaced. ``app.state.admission`` is the
-    `Admission` that counts what is in flight, ``app.state.metrics`` the `Metrics`.
+    ``GET /metrics`` is for Prometheus. `access` restricts who may use the server; with a `log_format`, each request is
+    logged to standard error; with `tracing`, it is traced. The outputs computed for each image are added to
+    `feature_logs`, and ``log_id`` in the response is the image's id there. With `warm_up`, the models and the decoders
+    run once before the first request; with a `reloader`, models that change on disk are replaced.
+    ``app.state.admission`` is the `Admission` that counts requests in flight, ``app.state.metrics`` the `Metrics`.
 
     Errors are ``{"error": message}`` with status 400 (unreadable image), 408 (sent too slowly), 413 (too large), 415
     (an unknown encoding) or 503 (too many requests in flight, too slow, or stopping).
@@ -115,17 +115,17 @@ def create_app(  # noqa: PLR0913  # each one is a part of the server that can be
             Middleware(AdmissionMiddleware, admission),
             *access.make_checks_middleware(),
             Middleware(UnpackingMiddleware, admission),
-            Middleware(ServerErrorMiddleware, handler=_error_response),  # inside, so that the others see its answer
+            Middleware(ServerErrorMiddleware, handler=_error_response),  # inside, so that the others see its response
         ],
         lifespan=lifespan,
     )
-    app.router.redirect_slashes = False  # to an address of http, even if a proxy in front encrypts
+    app.router.redirect_slashes = False  # redirects would go to http, even if a proxy in front encrypts
     app.state.admission, app.state.metrics = admission, metrics
     return app
 
 
 def _log_models(models: RunningModels) -> None:
-    """Log which models are ready; a function, as its caller would keep the last one while the server runs."""
+    """Log which models are ready; a function of its own, as its variables would otherwise keep the last model alive."""
     for served in models.served:
         _LOG.info("The model %s, version %s, is ready.", served.name, served.version)
 
@@ -162,7 +162,7 @@ async def _error_response(request: Request, error: Exception) -> JSONResponse:
 
 
 def _explain_refusal(request: Request, error: HTTPException) -> HTTPException:
-    """Return the error of an address or a method that no route has, as a sentence: Starlette only names its status."""
+    """Return a full sentence for an unknown path or method: Starlette's error only names the status."""
     path = request.url.path[:80]
     if error.status_code == 405:
         methods = (error.headers or {}).get("Allow", "another method")
@@ -175,5 +175,5 @@ def _explain_refusal(request: Request, error: HTTPException) -> HTTPException:
 
 
 async def _ignore_disconnect(_request: Request, _error: Exception) -> Response:
-    """Answer a client that left before its image was sent: nobody reads it, and it is not an error of the server."""
+    """Answer a client that left before sending its image: nobody reads the response, and the server did not fail."""
     return Response(status_code=CLIENT_LEFT)

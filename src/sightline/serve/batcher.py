@@ -32,14 +32,14 @@ from sightline.serve.tracing import Tracing, trace_step
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-MAX_WAITING_BATCHES = 16  # maximum batches waiting; beyond that, the server is busy
+MAX_WAITING_BATCHES = 16  # with more batches waiting, the server is busy
 
 
 @dataclass(slots=True, eq=False)
 class _PendingImage:
-    """An image that waits for its prediction, of at least the `top` classes; times are those of `time.perf_counter`.
+    """An image that waits for its prediction, with at least the `top` classes; times are from `time.perf_counter`.
 
-    A tile is one of several of an image, which is counted when all of them are there.
+    A tile is a part of a larger image, which is counted once all of its tiles are predicted.
     """
 
     pixels: DecodedItem
@@ -47,13 +47,13 @@ class _PendingImage:
     top: int = 1
     is_tile: bool = False
     arrival: float = field(default_factory=time.perf_counter)
-    start: float | None = None  # of its batch
+    start: float | None = None  # when its batch started
     batch_size: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class _Batch:
-    """Images that are classified together; `start` is when, in seconds of `time.perf_counter`."""
+    """Images that are classified together, from `start` on, in seconds of `time.perf_counter`."""
 
     images: list[_PendingImage]
     start: float | None = None
@@ -63,18 +63,18 @@ class _Batch:
         return len(self.images)
 
     def begin(self) -> None:
-        """Leave out the images whose clients have left in the meantime, and note the time."""
+        """Drop the images whose clients have left in the meantime, and record the start time."""
         self.images = [image for image in self.images if not image.future.done()]
         self.start = time.perf_counter()
         for image in self.images:
             image.start, image.batch_size = self.start, self.size
 
     def count_remaining(self, seconds: float) -> float:
-        """Return how many of the `seconds` that it may take are left: all, before it began."""
+        """Return how many of the allowed `seconds` are left; before the start, all of them."""
         return seconds if self.start is None else max(0.0, self.start + seconds - time.perf_counter())
 
     def fail(self, error: Exception) -> None:
-        """Raise `error` in the requests that still wait."""
+        """Raise `error` in the requests that are still waiting."""
         for image in self.images:
             if not image.future.done():
                 image.future.set_exception(error)
@@ -82,9 +82,10 @@ class _Batch:
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How images share batches: up to `size` of them (None: `choose_batch_size`), the first of which waits for others.
+    """How images share batches: up to `size` images each (None: `choose_batch_size`).
 
-    `wait` is in seconds; 0: an image that arrives while the model is idle is classified at once.
+    The first image of a batch waits up to `wait` seconds for others; with 0, an image that arrives while the model is
+    idle is classified at once.
     """
 
     size: int | None = None
@@ -94,12 +95,12 @@ class Batching:
 class Batcher:
     """Classifies encoded images in batches; for one event loop.
 
-    Images are decoded in processes as they arrive: those of `decoders`, or of its own. The model runs in threads of its
-    own, one for each of the predictor's `Streams`, as far as their batches have together no more images than
-    `choose_batch_size`; on all images that arrived since the previous batch began, and in the time that `batching`
-    gives them. With streams, each thread has another batch ready, so that it need not wait for the event loop. A
-    request that is cancelled leaves the queue. `size` is the largest number of images in a batch, `capacity` that in
-    all batches at the same time.
+    Images are decoded in processes as they arrive, in those of `decoders` if given. The model runs in its own threads:
+    one for each of the predictor's `Streams`, as long as their batches together have no more images than
+    `choose_batch_size`. A batch has all images that arrived since the previous one began, and those that arrive while
+    it waits as `batching` allows. With streams, each thread has another batch ready, so that it need not wait for the
+    event loop. A cancelled request leaves the queue. `size` is the maximum number of images in a batch, `capacity` the
+    maximum in all concurrent batches together.
     """
 
     def __init__(
@@ -121,11 +122,11 @@ class Batcher:
         capacity = choose_batch_size(classifier.preprocess.shape)
         streams = find_streams(classifier.predictor)
         self._runs = 1 if streams is None else max(1, min(streams.count, capacity // (batching.size or 1)))
-        self._ahead = 0 if streams is None else self._runs  # else larger batches are the faster ones
+        self._ahead = 0 if streams is None else self._runs  # without streams, larger batches are faster
         self.size, self._wait = batching.size or math.ceil(capacity / self._runs), batching.wait
         self.capacity = self._runs * self.size
         self._queue: asyncio.Queue[_PendingImage] = asyncio.Queue(MAX_WAITING_BATCHES * max(self.size, capacity))
-        self._collecting = asyncio.Lock()  # an image that waits for others is not given to another batch
+        self._collecting = asyncio.Lock()  # keeps other batches from taking images while one is filled
         self._limits = limits or Limits()
         self._decoders, self._owns_decoders = decoders or DecoderPool(seconds=self._limits.decode), decoders is None
         self._overdue: list[_Batch] = []
@@ -143,11 +144,11 @@ class Batcher:
 
     @property
     def hangs(self) -> bool:
-        """Whether a batch has been running for longer than a request may take: only a new process may help."""
+        """Whether a batch has been running for longer than a request may take, so that only a new process may help."""
         return any(not batch.count_remaining(self._limits.request) for batch in self._overdue)
 
     async def warm_up(self) -> None:
-        """Start what decodes, and run the model once, so that the first images do not wait for either."""
+        """Start the decoders and run the model once, so that the first images do not wait for either."""
         await self._decoders.warm_up()
         blank = np.zeros(self._classifier.preprocess.shape, np.uint8)
         for size in {1, self.size}:
@@ -155,9 +156,9 @@ class Batcher:
             await asyncio.gather(*map(asyncio.wrap_future, work))
 
     async def predict(self, content: bytes | bytearray, top: int = 1) -> Prediction:
-        """Return the prediction for one encoded image; if it cannot be read, one with its `error`.
+        """Return the prediction for one encoded image; if the image cannot be read, the prediction has an `error`.
 
-        It has the `top` most probable classes, or more; listing 1,000 of them takes a millisecond.
+        The prediction lists at least the `top` most probable classes; listing 1,000 takes a millisecond.
 
         Raises TimeoutError if the model exceeds its limit.
         """
@@ -167,15 +168,15 @@ class Batcher:
             return Prediction("", error=str(error))
         if not self._needs_size:
             return await self.predict_pixels(pixels, top)
-        size = find_size(self._classifier.preprocess, content)  # harmless: it has been decoded
+        size = find_size(self._classifier.preprocess, content)  # harmless: the image has been decoded before
         return await self.predict_pixels(SizedImage(pixels, *size), top)
 
     async def decode(
         self, content: bytes | bytearray, preprocess: PreprocessingSpec | None = None
     ) -> NDArray[np.uint8]:
-        """Return the pixels [H, W, C] of one encoded image, by default those that the network takes.
+        """Return the pixels [H, W, C] of one encoded image, by default as the network takes them.
 
-        Raises `ImageError` if it cannot be read.
+        Raises `ImageError` if the image cannot be read.
         """
         with self.count_unreadable(), self._metrics.decode_seconds.time(), trace_step(self._tracing, "decode"):
             return await self._decoders.decode(content, preprocess or self._classifier.preprocess)
@@ -190,21 +191,21 @@ class Batcher:
             raise
 
     def compute_outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
-        """Return the outputs for pixels [N, H, W, C], computed between batches; for another thread than the loop's."""
+        """Return the outputs for pixels [N, H, W, C], computed between batches; call from outside the event loop."""
         return self._model.submit(self._classifier.predictor.outputs, pixels).result()
 
     async def predict_pixels(self, pixels: DecodedItem, top: int = 1) -> Prediction:
         """Return the prediction for the decoded pixels [H, W, C] of one image; see `predict`.
 
-        That of a model of masks is a `PixelPrediction` without probabilities, which would take too much memory.
+        A segmentation model returns a `PixelPrediction` without probabilities, which would take too much memory.
         """
         prediction = await self._enqueue(pixels, top)
         return replace(prediction, probabilities=None) if isinstance(prediction, PixelPrediction) else prediction
 
     async def predict_tile(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Return the probabilities [H, W, K] of the pixels [H, W, C] of a tile, of a model of masks; see `predict`.
+        """Return a segmentation model's probabilities [H, W, K] for the pixels [H, W, C] of a tile; see `predict`.
 
-        None if they are not finite. The image that it is from is not counted: see `count_tiled`.
+        None if they are not finite. The image of the tile is not counted here: see `count_tiled`.
         """
         prediction = await self._enqueue(pixels, is_tile=True)
         return prediction.probabilities if isinstance(prediction, PixelPrediction) else None
@@ -229,9 +230,9 @@ class Batcher:
     async def predict_all(
         self, images: Sequence[bytes | bytearray] | NDArray[np.uint8], top: int = 1
     ) -> list[Prediction]:
-        """Return the predictions for encoded images or pixels [N, H, W, C]; at most `capacity` of them wait at a time.
+        """Return the predictions for encoded images or pixels [N, H, W, C]; at most `capacity` images wait at a time.
 
-        If one of them fails, the others are given up.
+        If one image fails, the others are cancelled.
         """
 
         async def predict(image: bytes | bytearray | NDArray[np.uint8]) -> Prediction:
@@ -248,7 +249,7 @@ class Batcher:
                 group.create_task(self._process_batches())
 
     async def _process_batches(self) -> None:
-        """Process one batch after the other."""
+        """Process one batch after another."""
         while True:
             batch = _Batch(await self._collect())
             try:
@@ -274,14 +275,14 @@ class Batcher:
             return batch
 
     async def _fill(self, batch: list[_PendingImage]) -> None:
-        """Add the images that arrive until the first one has waited for its time, or the batch is full."""
+        """Add the images that arrive until the first one has waited long enough or the batch is full."""
         with suppress(TimeoutError):
             async with asyncio.timeout(batch[0].arrival + self._wait - time.perf_counter()):
                 while len(batch) < self.size:
                     batch.append(await self._queue.get())
 
     async def _run_model(self, batch: _Batch) -> list[Prediction]:
-        """Return the predictions for a batch; the requests of a late one fail, but its thread is awaited."""
+        """Return the predictions for a batch; if it is late, its requests fail, but its thread is still awaited."""
         limit = self._limits.model
         work = asyncio.get_running_loop().run_in_executor(self._model, self._predict_batch, batch)
         while not work.done() and (remaining := batch.count_remaining(limit)):
@@ -296,19 +297,19 @@ class Batcher:
             self._overdue.remove(batch)
 
     def close(self) -> None:
-        """End the threads, and the processes if they are its own."""
+        """End the threads, and the decoding processes unless the caller provided them."""
         if self._owns_decoders:
             self._decoders.close()
         self._model.shutdown(wait=False, cancel_futures=True)
 
     def _predict_blank(self, pixels: list[NDArray[np.uint8]]) -> None:
-        """Run all that a batch runs, without a trace in the log."""
+        """Run everything that a batch runs, without adding to the log."""
         self._compute(pixels)
-        if self._log is not None:  # it takes more outputs
+        if self._log is not None:  # the log needs more outputs
             self._classifier.predictor.outputs(np.stack(pixels))
 
     def _predict_batch(self, batch: _Batch) -> list[Prediction]:
-        """Return the predictions for the images of a batch whose requests still wait, and leave out the others."""
+        """Return the predictions for those images of a batch whose requests are still waiting."""
         batch.begin()
         if not batch.images:
             return []
@@ -330,7 +331,7 @@ class Batcher:
 async def gather_limited(
     compute: Callable[[Item], Awaitable[Result]], items: Iterable[Item], limit: int
 ) -> list[Result]:
-    """Return the result of `compute` for each item, at most `limit` at a time; if one fails, others are given up."""
+    """Return the result of `compute` for each item, at most `limit` at a time; if one fails, cancel the others."""
     free = asyncio.Semaphore(limit)
 
     async def run(item: Item) -> Result:

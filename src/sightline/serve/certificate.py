@@ -9,7 +9,7 @@ from typing import Any
 
 from sightline.errors import UsageError
 
-KINDS = ((b"CERTIFICATE-", "certificate"), (b"PRIVATE KEY-", "private key"))  # what PEM files are recognized by
+KINDS = ((b"CERTIFICATE-", "certificate"), (b"PRIVATE KEY-", "private key"))  # PEM markers of each kind
 _LOG = logging.getLogger(__name__)
 
 
@@ -17,7 +17,7 @@ class Certificate:
     """A certificate chain and its private key, in PEM files; the key may be in the first.
 
     Attributes:
-        context: What a server encrypts its connections with: TLS 1.2 or later.
+        context: The context that encrypts a server's connections, with TLS 1.2 or later.
     """
 
     def __init__(self, certfile: Path, keyfile: Path | None = None) -> None:
@@ -29,7 +29,7 @@ class Certificate:
         self._signature = self._read_signature()
         try:
             self._load(self.context)
-        except (OSError, ValueError) as error:  # also of ssl
+        except (OSError, ValueError) as error:  # ssl raises either
             files = " with the key ".join(map(str, self._files))
             raise UsageError(
                 f"The certificate {files} cannot be used: {self._explain(error)}. "
@@ -37,13 +37,13 @@ class Certificate:
             ) from error
 
     def refresh(self) -> None:
-        """Use the files for new connections if they have changed; files that cannot be used are logged, once."""
+        """Use the files for new connections if they have changed; log files that cannot be used, once."""
         signature = self._read_signature()
         if signature == self._signature:
             return
         self._signature = signature
         try:
-            self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))  # a half that does not fit would spoil the other one
+            self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))  # a mismatched pair would break the other context
             self._load(self.context)
         except (OSError, ValueError) as error:
             _LOG.error(
@@ -57,7 +57,7 @@ class Certificate:
         context.load_cert_chain(self._certfile, self._keyfile, _refuse_password)
 
     def _explain(self, error: OSError | ValueError) -> str:
-        """Return what is wrong, with the file that it is wrong with as far as OpenSSL leaves that open."""
+        """Return what is wrong, naming the file where OpenSSL does not."""
         for path, words in zip((self._files[0], self._files[-1]), KINDS, strict=True):
             try:
                 content = path.read_bytes()
@@ -82,12 +82,12 @@ class Certificate:
 
 
 def read_certificate(certfile: Path | None, keyfile: Path | None) -> Certificate | None:
-    """Return the certificate of these files, None without any; raises `UsageError` if they cannot be used."""
+    """Return the certificate from these files, or None without any; raise `UsageError` if they cannot be used."""
     if certfile is None and keyfile is not None:
         raise UsageError("A key needs its certificate: give it with --ssl-certfile.")
     return None if certfile is None else Certificate(certfile, keyfile)
 
 
 def _refuse_password() -> str:
-    """Return no password, so that OpenSSL does not ask for one on the terminal."""
+    """Return no password, so that OpenSSL does not prompt for one on the terminal."""
     return ""

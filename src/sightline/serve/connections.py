@@ -1,4 +1,4 @@
-"""What uvicorn does not limit: how long a connection may take, how it closes, and shutdown.
+"""Limits that uvicorn lacks: how long a connection may take, how it closes, and how the server shuts down.
 
 This relies on parts of uvicorn that a release may change without notice. Raise `CHECKED_VERSION` and the upper bound in
 ``pyproject.toml`` together, after ``tests/serve`` and ``tests/cli/test_serve*.py`` have passed with the new release.
@@ -30,20 +30,19 @@ from sightline.serve.limits import Limits
 from sightline.serve.listening import BACKLOG, Listener, make_answer
 
 CHECKED_VERSION = "0.54"  # the newest release of uvicorn that this module was checked with
-END_SECONDS = 0.5  # of the grace, kept for ending what did not end by itself
+END_SECONDS = 0.5  # part of the grace period reserved for aborting whatever has not ended by itself
 POLL_SECONDS = 0.02
-MAX_REASON = 80  # characters: h11 quotes what it cannot read
-LINGER_SECONDS = 10.0  # after the end of a response, for the rest of a body that nobody reads, and for a slow reader
-CERTIFICATE_TICKS = 100  # of uvicorn, ten a second, between looks at the files of the certificate
-_QUOTED = re.compile(r"""bytearray\(b(['"].*['"])\)""")  # as h11 quotes
+MAX_REASON = 80  # characters: h11 quotes the bytes that it cannot parse
+LINGER_SECONDS = 10.0  # time after a response for a client that still sends its body or reads slowly
+CERTIFICATE_TICKS = 100  # uvicorn's ticks, ten per second, between checks of the certificate files
+_QUOTED = re.compile(r"""bytearray\(b(['"].*['"])\)""")  # h11's way of quoting
 
 
 class Connection(H11Protocol):
     """uvicorn's connection, with a deadline for each header, each exchange and each close.
 
-    uvicorn limits only the time between two requests, and closes a connection at once: a client that still sends its
-    body then loses the answer. `limits`, and what counts the statuses of its own answers, are set in a subclass of each
-    server.
+    uvicorn limits only the time between two requests, and closes a connection at once: a client that is still sending
+    its body then loses the response. Each server sets `limits` and the counter of refusals in a subclass of its own.
     """
 
     limits = Limits()
@@ -58,19 +57,19 @@ class Connection(H11Protocol):
         self._idle_since: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Start the time for the first header."""
+        """Start the timer for the first header."""
         self._raw = transport
         super().connection_made(cast("asyncio.Transport", _ClosingTransport(transport, self)))
         self._start_timer("header", self.limits.header, self._refuse_header)
 
     def data_received(self, data: bytes) -> None:
-        """Pass on what arrives, unless the connection is closing."""
+        """Pass on the data, unless the connection is closing."""
         if not self._is_closing:
             super().data_received(data)
             self._update_timer()
 
     def on_response_complete(self) -> None:
-        """Stop the time of the exchange."""
+        """Stop the timer of the exchange."""
         super().on_response_complete()
         self._update_timer()
 
@@ -80,15 +79,15 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
-        """Close the connection after its response, as the server stops; at once, if it has been sent."""
+        """Close the connection because the server stops: after its response, or at once if that has been sent."""
         if self._running_cycle is None:
             assert self._raw is not None
-            self._raw.close()  # sends what is written, and reads no more
+            self._raw.close()  # still sends what has been written, but reads no more
         else:
             super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, in place of uvicorn's plain text, which leaves the reason out."""
+        """Refuse data that is not HTTP; uvicorn's plain-text response would leave out the reason."""
         assert self._raw is not None
         if (error := sys.exc_info()[1]) is not None:
             is_long = str(error) == "Receive buffer too long"
@@ -101,19 +100,19 @@ class Connection(H11Protocol):
         self.close()
 
     def abort(self) -> None:
-        """Close the connection now; what is not sent is lost."""
+        """Close the connection now; unsent data is lost."""
         if self._raw is not None:
             self._raw.abort()
 
     @property
     def idle_since(self) -> float | None:
-        """When the last response was sent, in the time of the loop; None while there is anything to receive or send."""
+        """When the last response was sent, in the loop's time; None while there is anything to receive or send."""
         is_idle = not self.is_closing and self._raw is not None and not self._raw.get_write_buffer_size()
         return self._idle_since if is_idle else None
 
     @property
     def is_closing(self) -> bool:
-        """Whether the connection takes no more requests."""
+        """Whether the connection accepts no more requests."""
         return self._is_closing or self._raw is None or self._raw.is_closing()
 
     @property
@@ -122,7 +121,7 @@ class Connection(H11Protocol):
         return None if cycle is None or cycle.response_complete else cycle
 
     def close(self) -> None:
-        """Close the connection when the client has got what was sent; called by uvicorn through its transport."""
+        """Close the connection once the client has received everything; uvicorn calls this through the transport."""
         if self.is_closing:
             return
         assert self._raw is not None
@@ -131,7 +130,7 @@ class Connection(H11Protocol):
         if (cycle := self._running_cycle) is not None:
             cycle.disconnected = True
             cycle.message_event.set()
-        # the client is sending: read on, to no purpose
+        # the client is still sending: read on and discard
         if self.conn.their_state in {h11.SEND_BODY, h11.ERROR} or self.conn.trailing_data[0]:
             self._raw.resume_reading()
             if self._raw.can_write_eof():
@@ -175,7 +174,7 @@ class Connection(H11Protocol):
 
 
 class _ClosingTransport:
-    """The transport of a connection, which is closed as `Connection.close` does."""
+    """The transport of a connection, closed by `Connection.close`."""
 
     def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
         self._transport, self._connection = transport, connection
@@ -193,9 +192,10 @@ class _ClosingTransport:
 class Server(uvicorn.Server):
     """uvicorn's server, which stops within `grace` seconds of a signal, whatever clients do, and then exits with 0.
 
-    `app.state.admission` is told that the server stops, and says what is in flight; `app.state.metrics` counts what is
-    refused without reaching `app`. With a `certificate`, connections are encrypted. `on_ready` is called when requests
-    are answered. Logs are those of the process: uvicorn's settings would close all handlers that there are.
+    `app.state.admission` counts the requests in flight and learns that the server is stopping; `app.state.metrics`
+    counts what is refused before it reaches `app`. With a `certificate`, connections are encrypted. `on_ready` is
+    called once requests are answered. Logging is left to the process: uvicorn's settings would close all existing
+    handlers.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app, loop="asyncio", http=connection, ws="none", log_level="error", backlog=BACKLOG,
             timeout_graceful_shutdown=1, log_config=None,
-            timeout_keep_alive=limits.idle,  # type: ignore[arg-type]  # any number of seconds
+            timeout_keep_alive=limits.idle,  # type: ignore[arg-type]  # fractions work too
         )  # fmt: skip
         super().__init__(config)
         self._admission, self._grace, self._certificate = app.state.admission, grace, certificate
@@ -220,7 +220,7 @@ class Server(uvicorn.Server):
         self._stop_time: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to serve `sockets`; uvicorn would let a TLS handshake take a minute."""
+        """Start serving `sockets`, with a time limit for TLS handshakes: uvicorn allows a minute."""
         for listener in sockets or ():
             if isinstance(listener, Listener):
                 listener.close_idle = self._close_idle
@@ -257,7 +257,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop, or stop at once at a second signal.
 
-        uvicorn would raise the signal again at the end, so that the exit code is not 0.
+        uvicorn would raise the signal again at the end, and the exit code would not be 0.
         """
         del sig, frame
         if self._stop_time is not None:
@@ -269,7 +269,7 @@ class Server(uvicorn.Server):
             threading.Thread(target=_exit_after, args=(self._grace,), name="exit", daemon=True).start()
 
     async def on_tick(self, counter: int) -> bool:
-        """Return whether to shut down: when nothing is in flight, or when the time is up."""
+        """Return whether to shut down: nothing is in flight, or the time is up."""
         if self._stop_time is not None:
             self.should_exit = not self._admission.requests or self._remaining <= 0
         if self._certificate is not None and counter % CERTIFICATE_TICKS == 0:
@@ -277,13 +277,13 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close what is idle, wait for the responses that are being sent, and abort the rest."""
+        """Close idle connections, wait for the responses that are being sent, and abort the rest."""
         for listener in sockets or ():
             if isinstance(listener, Listener):
                 listener.refuse_waiting()
         for server in self.servers:
             server.close()
-        await asyncio.sleep(POLL_SECONDS)  # requests that have arrived are answered
+        await asyncio.sleep(POLL_SECONDS)  # lets requests that have already arrived be answered
         connections = self.server_state.connections
         for connection in list(connections):
             connection.shutdown()
@@ -292,7 +292,7 @@ class Server(uvicorn.Server):
         for connection in list(connections):
             assert isinstance(connection, Connection)
             connection.abort()
-        await asyncio.sleep(POLL_SECONDS)  # their requests see that the clients have left
+        await asyncio.sleep(POLL_SECONDS)  # lets their requests see that the clients have left
         await super().shutdown(sockets)
 
     @property
@@ -302,7 +302,7 @@ class Server(uvicorn.Server):
 
 
 def _exit_after(seconds: float) -> None:
-    """End this process with exit code 0 after `seconds`, if it has not ended: a thread may run a model without end."""
+    """End this process with exit code 0 after `seconds`, if it has not ended: a thread may run a model forever."""
     time.sleep(seconds)
     with suppress(OSError, ValueError):
         sys.stdout.flush()

@@ -3,7 +3,7 @@
 A request is `HEADER`: whether a large image may be decoded, and two sizes; then, of these sizes, the pickled
 `PreprocessingSpec`, and the file. The answer is one byte: `SHARED`, if the pixels are in `SharedPixels`; `PIXELS`,
 before the pixels; `LARGE`, for a large image that may not be decoded now; `REFUSED`, for an image that cannot be read,
-or `FAULT`, each before a message after its `LENGTH`. A new process says `READY`.
+or `FAULT` for any other error, both followed by a `LENGTH` and a message. A new process sends `READY`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from sightline.errors import ImageError
 from sightline.preprocessing import PreprocessingSpec, use_large_image_lock
 from sightline.serve.shared_pixels import SharedPixels
 
-BYTES_PER_PIXEL = 64  # of the address space that decoding may take, beyond the first GiB
+BYTES_PER_PIXEL = 64  # limit of the address space for decoding, beyond the first GiB
 
 READY, SHARED, PIXELS, REFUSED, FAULT, LARGE = b"R", b"S", b"P", b"E", b"F", b"L"
 HEADER, LENGTH = struct.Struct("<?QQ"), struct.Struct("<Q")
 
 
 def main(shared_file: int | None = None) -> None:
-    """Decode images from standard input until it ends; pixels go into the shared memory of a descriptor if stated."""
+    """Decode images from standard input until it ends; `shared_file`: a descriptor of shared memory for the pixels."""
     shared = None if shared_file is None else SharedPixels(shared_file)
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", 0)
     _silence_libraries()
@@ -48,7 +48,7 @@ def main(shared_file: int | None = None) -> None:
 
 
 def _silence_libraries() -> None:
-    """Drop what libtiff and others print about an image, with which clients would fill the log; Python still prints."""
+    """Drop what libtiff and others print about an image, so that clients cannot fill the log; Python still prints."""
     sys.stderr = os.fdopen(os.dup(2), "w", 1, errors="backslashreplace")
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
@@ -58,14 +58,14 @@ def _silence_libraries() -> None:
 
 @lru_cache(16)
 def _read_spec(content: bytes) -> PreprocessingSpec:
-    spec: PreprocessingSpec = pickle.loads(content)  # noqa: S301  # from the process that started this one
+    spec: PreprocessingSpec = pickle.loads(content)  # noqa: S301  # comes from the parent process
     return spec
 
 
 def _decode(
     preprocess: PreprocessingSpec, content: bytes, shared: SharedPixels | None
 ) -> tuple[bytes, bytes | memoryview]:
-    """Return the kind of the answer, and its content."""
+    """Return the kind of the answer and its content."""
     try:
         pixels = np.ascontiguousarray(preprocess.decode(content), np.uint8)
         if shared is None:
@@ -82,11 +82,11 @@ def _decode(
 
 
 class _LargeImage(BaseException):
-    """Decoding met a large image that it may not decode now; not an Exception, as those are about the image."""
+    """A large image was not permitted to be decoded now; not an Exception, as those mean that the image is bad."""
 
 
 class _Permit(AbstractContextManager[None]):
-    """Takes the place of the lock of large images: entered only when the server permits."""
+    """Replaces the lock for large images: can be entered only if the server permits it."""
 
     is_given = False
 
@@ -103,16 +103,16 @@ def _limit_memory(size: int) -> None:
         import resource
     except ImportError:  # Windows
         return
-    with suppress(ValueError, OSError):  # above the limit of this process, which then holds
+    with suppress(ValueError, OSError):  # above this process's own limit, which then stays in force
         resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def read_exactly(stream: IO[bytes], count: int) -> bytearray:
-    """Read `count` bytes; raises EOFError if there are fewer."""
+    """Read `count` bytes; raise EOFError if there are fewer."""
     content, done = bytearray(count), 0
     view = memoryview(content)
     while done < count:
-        size = stream.readinto(view[done:])  # type: ignore[attr-defined]  # of raw and buffered streams alike
+        size = stream.readinto(view[done:])  # type: ignore[attr-defined]  # raw and buffered streams have it
         if not size:
             raise EOFError
         done += size

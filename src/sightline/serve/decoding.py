@@ -27,13 +27,13 @@ CHILD_CODE = (
     "import pickle, sys; sys.path[:], shared = pickle.load(sys.stdin.buffer); "
     "from sightline.serve.decoder_process import main; main(shared)"
 )
-START_SECONDS = 60.0  # within which a new process must be ready
-KILL_SECONDS = 0.1  # between looks at a process that is being killed
+START_SECONDS = 60.0  # limit for a new process to become ready
+KILL_SECONDS = 0.1  # between checks of a process that is being killed
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """An encoded image to decode; `decoder` is its process from when it is its turn."""
+    """An encoded image to decode; `decoder` is its process, set when its turn comes."""
 
     content: bytes | bytearray
     preprocess: PreprocessingSpec
@@ -45,24 +45,24 @@ class _Job:
 class DecoderPool:
     """Decodes in up to `count` processes (default: one per core), each image within `seconds`.
 
-    For one event loop, and for all models of a server. A process starts when it is first needed, and again after it was
-    killed. Each has another image ready, so that it need not wait for the event loop. Images above
-    `preprocessing.LARGE_PIXELS` are decoded one at a time, so that their memory is bounded, and so that they leave the
-    other processes to other images; there are at least two.
+    For one event loop, shared by all models of a server. A process starts when it is first needed, and again after it
+    was killed. Each has another image ready, so that it need not wait for the event loop. Images above
+    `preprocessing.LARGE_PIXELS` are decoded one at a time, so that memory is bounded and the other processes stay free
+    for other images; there are at least two processes.
     """
 
     def __init__(self, *, seconds: float, count: int | None = None) -> None:
         self._seconds = seconds
         self._count = count or max(2, process.count_cores())
         self._free, self._free_for_large = asyncio.Semaphore(2 * self._count), asyncio.Semaphore(1)
-        self._threads = ThreadPoolExecutor(self._count, "decode")  # each waits for the answer of one process
-        self._idle: list[_Decoder] = []  # taken and given back by these threads
+        self._threads = ThreadPoolExecutor(self._count, "decode")  # each thread waits for the answer of one process
+        self._idle: list[_Decoder] = []  # the threads take decoders from here and put them back
         self._running: set[_Decoder] = set()
         self._closed = False
 
     async def warm_up(self) -> None:
         """Start all processes and wait until they are ready."""
-        decoders = [self._take() for _ in range(self._count - len(self._running))]  # which are idle or busy
+        decoders = [self._take() for _ in range(self._count - len(self._running))]  # running ones are idle or busy
         loop = asyncio.get_running_loop()
 
         async def start(decoder: _Decoder) -> None:
@@ -78,12 +78,11 @@ class DecoderPool:
             raise error
 
     async def decode(self, content: bytes | bytearray, preprocess: PreprocessingSpec) -> NDArray[np.uint8]:
-        """Decode an encoded image to pixels uint8 [H, W, C] of `preprocess`.
+        """Decode an encoded image to pixels uint8 [H, W, C] as `preprocess` specifies.
 
-        Raises ImageError as `PreprocessingSpec.decode` does, for an image that takes too long, and for one that ended
-        its process.
+        Raises ImageError as `PreprocessingSpec.decode` does, and for an image that takes too long or ends its process.
         """
-        await self._free.acquire()  # a request that is cancelled here is never decoded
+        await self._free.acquire()  # a request cancelled here is never decoded
         outcome = await self._finish(_Job(content, preprocess))
         if outcome is None:
             await self._free_for_large.acquire()
@@ -104,11 +103,11 @@ class DecoderPool:
         for decoder in list(self._running):
             decoder.kill()
         while idle := self._pop_idle():
-            idle.end()  # the threads of the others do
+            idle.end()  # the threads end the busy ones
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _finish(self, job: _Job) -> NDArray[np.uint8] | Exception | None:
-        """Return what `_decode` does; if the request is cancelled, the image is left out unless it is its turn."""
+        """Return the result of `_decode`; if the request is cancelled, skip the image unless its turn has come."""
         try:
             return await asyncio.shield(asyncio.ensure_future(self._decode(job)))
         except asyncio.CancelledError:
@@ -116,7 +115,7 @@ class DecoderPool:
             raise
 
     async def _decode(self, job: _Job) -> NDArray[np.uint8] | Exception | None:
-        """Return the pixels or the error of one image, None if it is a large one, and free its place.
+        """Return the pixels or the error of one image, None for a large image, and free its place.
 
         Runs to its end, even if nobody waits for it.
         """
@@ -136,10 +135,10 @@ class DecoderPool:
         """Decode an image in a process that is idle, or in a new one."""
         if job.is_abandoned:
             return None
-        while (decoder := self._pop_idle() or self._take()).was_killed:  # after its image was done
+        while (decoder := self._pop_idle() or self._take()).was_killed:  # killed after its image was done
             decoder.end()
             self._running.discard(decoder)
-        decoder.extend()  # until it sets the time of the image
+        decoder.extend()  # allows the time of a start until the image's own limit is set
         job.decoder = decoder
         if self._closed:
             decoder.kill()
@@ -165,7 +164,7 @@ class DecoderPool:
         return decoder
 
     async def _watch(self, find_decoder: Callable[[], _Decoder | None], work: asyncio.Future[Any]) -> Any:
-        """Wait for `work` of a decoder, which may not have begun, and kill its process when it is overdue."""
+        """Wait for `work` of a decoder, which may not have begun yet, and kill its process when it is overdue."""
         while not work.done():
             decoder = find_decoder()
             remaining = self._seconds if decoder is None else min(decoder.remaining, self._seconds)
@@ -177,7 +176,7 @@ class DecoderPool:
 
 
 class _Decoder:
-    """One process; `start` and `decode` block, and are called in one thread at a time."""
+    """One process; `start` and `decode` block, and must be called from one thread at a time."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -196,11 +195,11 @@ class _Decoder:
         return max(0.0, self._deadline - time.monotonic())
 
     def extend(self) -> None:
-        """Allow the time of a start."""
+        """Move the deadline to allow the time of a start."""
         self._deadline = time.monotonic() + START_SECONDS
 
     def kill(self) -> None:
-        """Kill the process, so that the thread that waits for it goes on."""
+        """Kill the process, which unblocks the thread that waits for it."""
         self.was_killed = True
         if self._child is not None:
             self._child.kill()
@@ -215,13 +214,13 @@ class _Decoder:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                start_new_session=True,  # Ctrl-C is for the server
+                start_new_session=True,  # Ctrl-C is for the server alone
                 pass_fds=[] if shared is None else [shared.file],
             )
         except OSError:
             self._release_memory()
             raise
-        if self.was_killed:  # in the meantime
+        if self.was_killed:  # while it was starting
             self._child.kill()
         try:
             self._write(pickle.dumps((sys.path, None if shared is None else shared.file)))
@@ -232,7 +231,7 @@ class _Decoder:
     def decode(self, job: _Job) -> NDArray[np.uint8] | None:
         """Return the pixels uint8 [H, W, C], None for a large image unless `job` allows it."""
         if not self.is_alive:
-            if self._child is not None:  # it ended while it was idle
+            if self._child is not None:  # the process ended while idle
                 self.reap()
             self.start()
         self._deadline = time.monotonic() + self._seconds
@@ -283,7 +282,7 @@ class _Decoder:
         """End the process and return how it ended."""
         assert self._child is not None
         with suppress(subprocess.TimeoutExpired):
-            self._child.wait(1)  # it may be ending
+            self._child.wait(1)  # the process may just be ending
         self._child.kill()
         code = self._child.wait()
         for stream in (self._child.stdin, self._child.stdout):

@@ -11,19 +11,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sightline.serve.admission import Admission
 
 FORMATS = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
-"""The values of Content-Encoding that are unpacked, and the format of each; "deflate" is zlib's (RFC 9110, 8.4.1.2)."""
-CHUNK = 1 << 20  # bytes that are unpacked at a time
-MAX_MEMBERS = 4096  # of a body of gzip data: each may be 20 bytes of nothing, and takes some microseconds
+"""The supported values of Content-Encoding, and zlib's format for each; "deflate" is zlib's (RFC 9110, 8.4.1.2)."""
+CHUNK = 1 << 20  # bytes unpacked at a time
+MAX_MEMBERS = 4096  # in a gzip body: an empty member takes 20 bytes and some microseconds
 
 
 class UnpackingMiddleware:
-    """Gives `app` the bodies that clients sent with gzip or deflate as if they had come without."""
+    """Decompresses the gzip or deflate bodies of requests to `app`."""
 
     def __init__(self, app: ASGIApp, admission: Admission) -> None:
         self._app, self._admission = app, admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; one with another encoding, or several, is left to `check_encoding`."""
+        """Answer one request; other encodings, or several at once, are left to `check_encoding`."""
         headers: list[tuple[bytes, bytes]] = scope.get("headers", [])
         encoding = b",".join(value for name, value in headers if name == b"content-encoding").decode("latin-1")
         encoding = encoding.strip().lower()
@@ -39,7 +39,7 @@ class UnpackingMiddleware:
 
 
 class _PackedBody:
-    """The body of a request while it is unpacked; `size` bytes of it are counted as in flight."""
+    """The body of a request while it is unpacked; `size` of its bytes are counted as in flight."""
 
     def __init__(self, receive: Receive, admission: Admission, encoding: str) -> None:
         self._receive, self._admission, self._encoding = receive, admission, encoding
@@ -48,7 +48,7 @@ class _PackedBody:
         self.size = 0
 
     async def receive(self) -> Message:
-        """Return the next message of the client, unpacked; raises HTTPException for damaged data, and beyond limits."""
+        """Return the client's next message, unpacked; raise HTTPException for damaged data and exceeded limits."""
         if not self._is_pending:
             message = await self._receive()
             if message["type"] != "http.request":
@@ -72,7 +72,7 @@ class _PackedBody:
         return content
 
     def _decompress(self) -> bytes:
-        """Return up to `CHUNK` bytes of what has arrived; gzip data are one or more members (RFC 1952, 2.2)."""
+        """Return up to `CHUNK` unpacked bytes; gzip data have one or more members (RFC 1952, 2.2)."""
         content = self._decoder.decompress(self._packed, CHUNK)
         while self._decoder.unused_data and self._encoding != "deflate" and self._members <= MAX_MEMBERS:
             self._packed, self._decoder = self._decoder.unused_data, zlib.decompressobj(FORMATS[self._encoding])
@@ -82,7 +82,7 @@ class _PackedBody:
                 return content
             content += self._decoder.decompress(self._packed, CHUNK - len(content))
         self._packed = self._decoder.unconsumed_tail
-        self._is_pending = len(content) == CHUNK and not self._decoder.eof  # zlib may hold more, even without a tail
+        self._is_pending = len(content) == CHUNK and not self._decoder.eof  # zlib may have more even without a tail
         return content
 
     def _count(self, size: int) -> None:

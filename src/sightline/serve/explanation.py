@@ -1,4 +1,4 @@
-"""``POST /explain``, also under the paths of models: the heat map of one image."""
+"""``POST /explain``, here and below the path of each model: the heat map of one image."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from sightline.serve.responses import JSONResponse, check_prediction, check_quer
 from sightline.serve.running_models import MODEL_ADDRESSES, RunningModel, RunningModels
 from sightline.serve.uploads import read_upload
 
-METHODS: tuple[Method, ...] = ("gradcam", "gradcam++", "occlusion")  # RISE takes a thousand evaluations
-MAX_NAMED = 100  # classes of which an error names the nearest one: of a thousand, that takes 0.3 s of the event loop
-MAX_WAITING = 8  # requests for a heat map, with the one that is computed: each takes 33 or 154 evaluations of the model
+METHODS: tuple[Method, ...] = ("gradcam", "gradcam++", "occlusion")  # RISE would take a thousand evaluations
+MAX_NAMED = 100  # suggest a class only among so many: with a thousand, it blocks the event loop for 0.3 s
+MAX_WAITING = 8  # heat map requests, including the running one; each takes 33 or 154 model evaluations
 
 
 def list_methods(predictor: Predictor) -> tuple[Method, ...]:
-    """Return those of `METHODS` that a model supports."""
+    """Return the `METHODS` that a model supports."""
     return METHODS if isinstance(predictor, OnnxPredictor) and has_gradcam(predictor) else ("occlusion",)
 
 
@@ -42,9 +42,9 @@ class _GivenUp(Exception):
 
 
 class _SharedPredictor(OutputsPredictor):
-    """A predictor for another thread than that of the model, which computes there, between batches of predictions.
+    """A predictor for use outside the model's thread; it computes in that thread, between batches of predictions.
 
-    Not every runtime may be called by two threads at a time. It stops when `given_up` is set.
+    Not every runtime may be called by two threads at a time. Evaluation stops when `given_up` is set.
     """
 
     def __init__(self, predictor: Predictor, batcher: Batcher, given_up: threading.Event) -> None:
@@ -60,7 +60,7 @@ class _SharedPredictor(OutputsPredictor):
 
 
 def make_routes(models: RunningModels) -> list[Route]:
-    """Return the routes for the only model, and for each of several; one heat map is computed at a time."""
+    """Return the routes for a single model and for each of several; one heat map is computed at a time."""
     turn, waiting = asyncio.Semaphore(1), 0
 
     async def explain(request: Request) -> JSONResponse:
@@ -72,7 +72,7 @@ def make_routes(models: RunningModels) -> list[Route]:
             if waiting >= MAX_WAITING:
                 raise refuse_busy()
             content = (await read_upload(request)).get_single()
-            if waiting >= MAX_WAITING:  # by now
+            if waiting >= MAX_WAITING:  # others arrived while the body was read
                 raise refuse_busy()
             waiting += 1
             try:
@@ -123,7 +123,7 @@ def _compute(
     label: str | None,
     method: str | None,
 ) -> dict[str, Any]:
-    """Return what ``sightline explain --format json`` prints, and the heat map as a grayscale PNG in base64."""
+    """Return the JSON that ``sightline explain`` prints, and the heat map as a grayscale PNG in base64."""
     supported = list_methods(predictor.predictor)
     if method is not None and method not in supported:
         raise HTTPException(
@@ -133,7 +133,7 @@ def _compute(
     if isinstance(predictor.predictor, OnnxPredictor):
         share_gradcam(predictor, predictor.predictor)
     preprocess = predictor.preprocess
-    header = inspect_image(content, preprocess.page, preprocess.max_megapixels)  # harmless: it has been decoded
+    header = inspect_image(content, preprocess.page, preprocess.max_megapixels)  # harmless: was decoded before
     explanation = explain_pixels(classifier, predictor, pixels, header.width, header.height, method=method, label=label)
     if explanation.probability is None or not math.isfinite(explanation.probability) or explanation.heat is None:
         check_prediction(Prediction("", error=NOT_FINITE_REASON))

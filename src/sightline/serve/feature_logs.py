@@ -15,14 +15,14 @@ SUFFIX = ".log"
 @dataclass(slots=True)
 class _OpenLog:
     log: FeatureLog
-    users: int = 1  # the model that answers, and those before it that still finish requests
+    users: int = 1  # the current model, and replaced ones that are still finishing requests
 
 
 class FeatureLogs:
-    """Opens a log when the first model of its name and version is used, and closes it after the last one.
+    """Opens a log when the first model with its name and version is used, and closes it after the last one.
 
-    `path` is the file, or the folder: ``NAME.log``, or ``NAME/VERSION.log`` for a model with numbered versions. Each
-    log takes at most `max_bytes` bytes with its older files.
+    `path` is the file, or a folder of ``NAME.log``, or ``NAME/VERSION.log`` for a model with numbered versions. Each
+    log takes at most `max_bytes` bytes, including its older files.
     """
 
     def __init__(self, path: Path, max_bytes: int, *, is_folder: bool = False) -> None:
@@ -30,7 +30,7 @@ class FeatureLogs:
         self._open: dict[Key, _OpenLog] = {}
 
     def use(self, served: ServedModel) -> FeatureLog | ModelLog:
-        """Return the log for a model, to `release` later; raises `OutputError` if it cannot be written."""
+        """Return the log for a model, to `release` later; raise `OutputError` if it cannot be written."""
         model, classes = served.classifier.feature_model_id, served.classifier.classes
         entry = self._open.get(served.key)
         if entry is not None:
@@ -41,13 +41,13 @@ class FeatureLogs:
         return log
 
     def release(self, served: ServedModel) -> FeatureLog | None:
-        """Return the log to close, after the last of its models has stopped."""
+        """Return the log if it can be closed, because the last model that used it has stopped."""
         entry = self._open[served.key]
         entry.users -= 1
         return None if entry.users else self._open.pop(served.key).log
 
     def count_dropped(self, name: str) -> int:
-        """Return the number of images of a model, all versions of it, that could not be written."""
+        """Return the number of images that could not be logged, over all versions of a model."""
         return sum(entry.log.dropped for (other, _), entry in self._open.items() if other == name)
 
     def _locate(self, key: Key) -> Path:

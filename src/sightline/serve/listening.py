@@ -1,4 +1,4 @@
-"""The socket at which a server listens, and how many of its connections may be open."""
+"""The listening socket of a server, and the limit on its open connections."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 from sightline import jsonio, process
 
-BACKLOG = 2048  # connections that wait to be accepted
-RESERVED_FILES = 48  # that the process opens besides connections, with `MAX_CLOSING`
-MAX_CLOSING = 16  # connections above the limit, while as many idle ones close
-FILES_PER_CORE = 8  # of the process that decodes for each
+BACKLOG = 2048  # connections waiting to be accepted
+RESERVED_FILES = 48  # files the process opens besides connections, `MAX_CLOSING` included
+MAX_CLOSING = 16  # connections allowed above the limit while as many idle ones close
+FILES_PER_CORE = 8  # used by the decoding process of each core
 NO_FILES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 def make_answer(status: str, reason: str, extra: str = "") -> bytes:
-    """Return the last answer on a connection: an error in JSON, after which it closes."""
+    """Return the final response on a connection that is about to close: an error in JSON."""
     body = jsonio.dumps({"error": reason})
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n{extra}"
     return f"{head}Connection: close\r\n\r\n{body}".encode()
@@ -34,9 +34,10 @@ FULL = make_answer("503 Service Unavailable", "Too many connections: try again i
 class Listener(socket.socket):
     """A listening socket that answers connections beyond `limit` with 503 and closes them.
 
-    Without a limit, a process that may open no more files cannot accept, and asyncio logs that thousands of times.
-    `close_idle` closes an idle connection for a new one, and tells whether there was one; `count_refusal` is called
-    with the status of an answer. Where clients expect TLS (`is_encrypted`), the connection is closed without one.
+    Without a limit, a process that has run out of files cannot accept, and asyncio logs that thousands of times.
+    `close_idle` closes an idle connection to make room, and returns whether there was one; `count_refusal` is called
+    with the status of each refusal. Where clients expect TLS (`is_encrypted`), connections are closed without a
+    response.
     """
 
     limit = 1
@@ -44,10 +45,10 @@ class Listener(socket.socket):
     is_encrypted = False
     close_idle: Callable[[], bool] | None = None
     count_refusal: Callable[[int], None] = staticmethod(lambda _code: None)
-    _spare: int | None = None  # a file that is given up to accept one connection more, and close it
+    _spare: int | None = None  # closed when files run out, to accept one more connection and refuse it
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """Accept the next connection that there is room for; raises BlockingIOError if there is none."""
+        """Accept the next connection that there is room for; raise BlockingIOError if there is none."""
         while True:
             try:
                 accepted, address = super().accept()
@@ -69,8 +70,8 @@ class Listener(socket.socket):
         return self.close_idle is not None and self.open_count < self.limit + MAX_CLOSING and self.close_idle()
 
     def refuse_waiting(self) -> None:
-        """Answer the connections that wait to be accepted; those of a socket that is closed are reset."""
-        with suppress(OSError):  # there are no more
+        """Refuse the connections still waiting to be accepted; closing the socket would reset them."""
+        with suppress(OSError):  # raised when there are no more
             for _ in range(BACKLOG):
                 self._refuse(super().accept()[0], STOPPING)
 
@@ -81,7 +82,7 @@ class Listener(socket.socket):
             if not self.is_encrypted:
                 accepted.send(answer)
             accepted.shutdown(socket.SHUT_WR)
-            while accepted.recv(1 << 16):  # what is unread when a socket is closed takes the answer with it
+            while accepted.recv(1 << 16):  # closing with unread data would discard the response
                 pass
 
     def keep_spare(self) -> None:
@@ -98,9 +99,9 @@ class Listener(socket.socket):
 
 
 class _Accepted(socket.socket):
-    """A connection that is counted until it is closed, and that sends at once.
+    """A connection that is counted until it is closed, and that sends without delay.
 
-    With Nagle's algorithm, the body of an answer would wait for the acknowledgment of its head: 40 ms each time.
+    With Nagle's algorithm, the body of a response would wait for the acknowledgment of its head: 40 ms each time.
     """
 
     def __init__(self, listener: Listener, accepted: socket.socket) -> None:
@@ -119,7 +120,7 @@ class _Accepted(socket.socket):
 def limit_connections(maximum: int) -> int:
     """Return how many connections may be open: `maximum`, or fewer if this process may open fewer files.
 
-    In the command line's own process, the soft limit of files is raised to the hard one first.
+    In the command line's own process, the soft limit on open files is first raised to the hard limit.
     """
     try:
         import resource

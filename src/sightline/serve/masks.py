@@ -42,7 +42,7 @@ PNG = "image/png"
 
 
 async def respond_with_masks(request: Request, running: RunningModel) -> Response:
-    """Return the masks of the images in a request, in the form that it asks for."""
+    """Return the masks of the images in a request, in the requested format."""
     classifier, identity = running.served.classifier, {"model": running.served.identity}
     has_overlay = _read_overlay(request)
     running.check_free()
@@ -69,12 +69,12 @@ async def respond_with_masks(request: Request, running: RunningModel) -> Respons
 
 
 async def predict_mask(running: RunningModel, content: bytes | bytearray) -> MaskPrediction:
-    """Return the mask of an encoded image, the one of `inference.masks.predict_masks`, or why there is none."""
+    """Return the mask of an encoded image, as `inference.masks.predict_masks` does, or the error if there is none."""
     classifier, batcher = running.served.classifier, running.batcher
     preprocess, scale = classifier.preprocess, classifier.tile
     try:
         pixels = await batcher.decode(content)
-        header = inspect_image(content, preprocess.page, preprocess.max_megapixels)  # harmless: it has been decoded
+        header = inspect_image(content, preprocess.page, preprocess.max_megapixels)  # harmless: decoded before
         if scale:
             with batcher.count_unreadable():
                 spec = scale_spec(preprocess, header.width, header.height, scale)
@@ -98,7 +98,7 @@ async def predict_mask(running: RunningModel, content: bytes | bytearray) -> Mas
 
 
 async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> Prediction:
-    """Return the mask of all `pixels`, a `PixelPrediction`, or why there is none; the image is counted as one."""
+    """Return the mask of all `pixels` as a `PixelPrediction`, or its error; the tiles are counted as one image."""
     classifier, batcher = running.served.classifier, running.batcher
     tiled = await asyncio.to_thread(TiledMask, pixels, classifier.preprocess, len(classifier.classes))
     failure = Prediction("", error=NOT_FINITE_REASON)
@@ -120,18 +120,18 @@ async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> Pr
 
 
 def _describe_briefly(prediction: MaskPrediction, identity: dict[str, Any]) -> str:
-    """Return what a PNG file does not state, as JSON in ASCII, which a header can have."""
+    """Return what a PNG file cannot contain as JSON in ASCII, to be sent in a header."""
     optional = {"log_id": prediction.path or None, "quality": prediction.quality, "decision": prediction.decision}
     fields = {name: value for name, value in optional.items() if value is not None}
     return jsonio.dumps(fields | identity, ensure_ascii=True, separators=(",", ":"))
 
 
 def _describe(prediction: MaskPrediction, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return what ``predict --masks --format json`` prints, and the run lengths of each class; of an error its reason.
+    """Return the JSON that ``predict --masks`` prints and the run lengths of each class, or only the error if any.
 
-    The path of a prediction is its id in the log of features, "" without one.
+    The path of a prediction is its id in the feature log, "" without one.
 
-    `rle` is COCO's uncompressed encoding, as `inference.masks.encode_runs` returns it, at the size of the image.
+    `rle` is COCO's uncompressed encoding, as returned by `inference.masks.encode_runs`, at the size of the image.
     """
     content = prediction.to_dict()
     log_id = content.pop("path")
@@ -165,7 +165,7 @@ async def _encode(
 
 
 def _accepts_png(request: Request) -> bool:
-    """Return whether the client names PNG among what it accepts; ``*/*`` is JSON."""
+    """Return whether the client explicitly accepts PNG; ``*/*`` means JSON."""
     return any(kind.partition(";")[0].strip() == PNG for kind in request.headers.get("accept", "").lower().split(","))
 
 

@@ -23,7 +23,7 @@ from sightline.serve.admission import Admission
 from sightline.serve.feature_logs import FeatureLogs
 from sightline.serve.served_model import ServedModel
 
-SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the variable by which prometheus_client adds up several processes
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # makes prometheus_client combine the metrics of several processes
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 RELOAD_OUTCOMES = ("loaded", "failed", "removed")
@@ -32,9 +32,9 @@ OOD_SCORES = (-50, -30, -20, -15, -10, -8, -6, -5, -4, -3, -2, -1, 0, 1, 2, 5)  
 
 
 class Metrics(Collector):
-    """What a server counts and measures, each of its models by name, and what `logs` drop; times are in seconds.
+    """Everything that a server counts and measures, per model by name, and what `logs` drop; times are in seconds.
 
-    With the variable `SHARED_FOLDER`, all processes that have it count together, and each shows the sums.
+    If the variable `SHARED_FOLDER` is set, all processes that share it count together, and each shows the totals.
     """
 
     def __init__(self, logs: FeatureLogs | None = None) -> None:
@@ -89,25 +89,25 @@ class Metrics(Collector):
         return Histogram(f"sightline_{name}", text, ["model", *labels], buckets=buckets, registry=self.registry)
 
     def for_model(self, name: str) -> ModelMetrics:
-        """Return the metrics of one model, all versions of it together."""
+        """Return the metrics of one model, over all of its versions."""
         return ModelMetrics(self, name)
 
     def show_models(self, models: Sequence[ServedModel]) -> None:
-        """Show which models and versions there are now, the newest version of each last."""
+        """Show the current models and versions, the newest version of each last."""
         self._models = list(models)
         self._names = list(dict.fromkeys(served.name for served in models))
         for name, outcome in product(["", *self._names], RELOAD_OUTCOMES):
             self._reloads.labels(name, outcome)  # from 0, so that Prometheus sees the first increase
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Yield what is known of the models of this process, which are those of the others, too."""
+        """Yield the metrics of the models in this process; other processes have the same models."""
         info = _make_family("model_info", "The versions of the models.", "version", "weights_sha256")
         ood_limits = {}
         for served in self._models:
             info.add_metric([served.name, served.version, served.weights_sha256 or ""], 1)
             thresholds = served.classifier.thresholds
             if thresholds is not None and thresholds.ood_limit is not None:
-                ood_limits[served.name] = thresholds.ood_limit  # of the newest version
+                ood_limits[served.name] = thresholds.ood_limit  # ends with that of the newest version
         limit = _make_family("ood_limit", "The score above which an image is out of distribution.")
         for name, value in ood_limits.items():
             limit.add_metric([name], value)
@@ -120,7 +120,7 @@ class Metrics(Collector):
             yield dropped
 
     def watch_admission(self, admission: Admission) -> None:
-        """Show how much is in flight."""
+        """Show how many requests and bytes are in flight."""
 
         def show() -> None:
             self._in_flight.set(admission.requests)
@@ -134,22 +134,22 @@ class Metrics(Collector):
         self._reloads.labels(name, outcome).inc()
 
     def count_refusal(self, code: int) -> None:
-        """Count a connection that was answered with this status, and closed, before a request could be read."""
+        """Count a connection that was closed with this status before a request could be read."""
         self._refusals.labels(str(code)).inc()
 
     def count_request(self, path: str, status: int, seconds: float) -> None:
-        """Count one request by the model and the kind that its path names."""
+        """Count one request under the model and the endpoint of its path."""
         labels = name_model(path, self._names), name_endpoint(path)
         self._requests.labels(*labels, str(status)).inc()
         self._request_seconds.labels(*labels).observe(seconds)
 
     def make_route(self) -> Route:
-        """Return the route of ``/metrics``: as text, or in OpenMetrics if a client prefers that."""
+        """Return the route of ``/metrics``: as plain text, or as OpenMetrics if the client prefers that."""
 
         async def metrics(request: Request) -> Response:
             try:
                 encode, content_type = choose_encoder(request.headers.get("accept", ""))
-            except TypeError:  # the client states a version that is not a number
+            except TypeError:  # the client sent a version that is not a number
                 encode, content_type = choose_encoder("")
             is_open = content_type.startswith("application/openmetrics-text")
             view = _OpenMetrics(self._view) if is_open else self._view
@@ -159,7 +159,7 @@ class Metrics(Collector):
 
 
 class _SharedMetrics(Collector):
-    """The sums of what all processes count, without the files of those that start: they are created empty."""
+    """The totals over all processes, ignoring files of starting processes, which are empty at first."""
 
     def collect(self) -> Iterable[Metric]:
         paths = Path(os.environ[SHARED_FOLDER]).glob("*.db")
@@ -170,12 +170,12 @@ class _SharedMetrics(Collector):
 def _has_content(path: Path) -> bool:
     try:
         return path.stat().st_size > 0
-    except FileNotFoundError:  # its process has ended since
+    except FileNotFoundError:  # its process has ended in the meantime
         return False
 
 
 class _OpenMetrics(Collector):
-    """The metrics of a collector as OpenMetrics has them: a histogram with buckets below 0 has no sum, and no count."""
+    """A collector's metrics for OpenMetrics, where histograms with buckets below 0 have no sum and no count."""
 
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
@@ -203,7 +203,7 @@ class ModelMetrics:
         self._ood_score = metrics.ood_score.labels(name)
 
     def start_batch(self, starts: Sequence[float]) -> None:
-        """Measure a batch of images that have been waiting since `starts`, in seconds of `time.perf_counter`."""
+        """Record a batch whose images have been waiting since `starts`, in seconds of `time.perf_counter`."""
         now = time.perf_counter()
         self._batch_size.observe(len(starts))
         for start in starts:
@@ -218,7 +218,7 @@ class ModelMetrics:
         self._metrics.images.labels(self._name, "failed").inc(count)
 
     def count_prediction(self, prediction: Prediction) -> None:
-        """Count the outcome for one image, and the decision if there is one."""
+        """Count the outcome for one image, and its decision if there is one."""
         outcome = "predicted" if prediction.error is None else "failed"
         self._metrics.images.labels(self._name, outcome).inc()
         if prediction.decision is not None:
@@ -228,7 +228,7 @@ class ModelMetrics:
 
 
 def name_endpoint(path: str) -> str:
-    """Return which kind of request has this path: the label of metrics, whose values must be few.
+    """Return the endpoint of a path, as a metric label, which must have few values.
 
     >>> name_endpoint("/v2/models/cats/infer"), name_endpoint("/models/cats/predict"), name_endpoint("/wp-login.php")
     ('infer', 'predict', 'other')
@@ -241,7 +241,7 @@ def name_endpoint(path: str) -> str:
 
 
 def name_model(path: str, names: Sequence[str]) -> str:
-    """Return which of the models `names` a path means: the only one, if there is one; empty: none of them.
+    """Return which of the models `names` a path refers to, by default the only one; empty for none of them.
 
     >>> [name_model(path, ["cats", "dogs"]) for path in ("/v2/models/cats/infer", "/models/owls", "/predict")]
     ['cats', '', '']

@@ -1,4 +1,4 @@
-"""The models that a server has on disk: one, or a folder of models with their versions."""
+"""A server's models on disk: one model, or a folder of models with their versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sightline.inference.device_choice import Device
 from sightline.serve.served_model import ServedModel
 
 MODEL_SUFFIXES = {".zip", ".onnx"}
-IGNORED_NAMES = {"lost+found"}  # of a volume; hidden files and folders are ignored too
+IGNORED_NAMES = {"lost+found"}  # on the root of a volume; hidden files and folders are ignored as well
 RUN_FILES = ("run.json", "config.toml", "thresholds.json", "model.keras")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
@@ -33,7 +33,7 @@ DEFAULT_OPTIONS = LoadOptions()
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A model on disk; `name` None: that of its run or file; `number`: the version that its folder states."""
+    """A model on disk; if `name` is None, it is named like its run or file; `number` is the version from its folder."""
 
     path: Path
     name: str | None = None
@@ -41,25 +41,25 @@ class StoredModel:
 
     @property
     def key(self) -> tuple[str | None, str | None]:
-        """The name and the version, as `ServedModel.key`."""
+        """The name and the version, as in `ServedModel.key`."""
         return self.name, self.number
 
     def read_signature(self) -> tuple[Any, ...]:
-        """Return a value that changes when a file of the model is written or replaced; nothing is read."""
+        """Return a value that changes when a file of the model is written or replaced; no file is read."""
         try:
             files = _list_files(self.path)
-        except OSError as error:  # loading it says what is wrong
+        except OSError as error:  # loading the model will report what is wrong
             return str(self.path), error.errno
         return tuple(map(_read_file_signature, files))
 
     def load(self, options: LoadOptions = DEFAULT_OPTIONS) -> ServedModel:
-        """Load and verify the model; raises `ModelError`, or `UsageError` for a device that cannot be used."""
+        """Load and verify the model; raise `ModelError`, or `UsageError` for a device that cannot be used."""
         classifier = api.load(self.path, threads=options.threads, device=options.device)
         return ServedModel.from_classifier(classifier, self.name, self.number, options.tile)
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `UsageError` for a folder that is itself a model, or has images and no models."""
+    """Raise `UsageError` for a folder that is itself a model, or contains images and no models."""
     if is_model(folder):
         raise UsageError(f"{folder} is a model, not a folder of models: leave --models out.")
     if not any(is_model(entry.path) for entry in list_folder(folder)) and holds_images(folder):
@@ -69,8 +69,8 @@ def check_folder(folder: Path) -> None:
 def list_folder(folder: Path) -> list[StoredModel]:
     """Return the models in a folder: ``NAME``, ``NAME.zip``, ``NAME.onnx``, or ``NAME/VERSION`` with whole numbers.
 
-    A folder that contains neither is an entry too, so that loading it says what is wrong. Raises `UsageError` if there
-    are none, or two of one name.
+    Other folders are listed as well, so that loading them reports what is wrong. Raises `UsageError` if there are no
+    models, or two with the same name.
     """
     try:
         models = [entry for path in sorted(folder.iterdir()) if _may_be_model(path) for entry in _list_entries(path)]
@@ -91,7 +91,7 @@ def list_folder(folder: Path) -> list[StoredModel]:
 
 
 def load_all(entries: list[StoredModel], options: LoadOptions = DEFAULT_OPTIONS) -> list[ServedModel]:
-    """Load all models; raises `ModelError` with a sentence for each that cannot be used."""
+    """Load all models; raise `ModelError` with a sentence for each one that cannot be used."""
     models, reasons = [], []
     for entry in entries:
         try:
@@ -104,7 +104,7 @@ def load_all(entries: list[StoredModel], options: LoadOptions = DEFAULT_OPTIONS)
 
 
 def _list_files(path: Path) -> list[Path]:
-    """Return the files that a model is loaded from; the other files of a run change while it is trained."""
+    """Return the files that a model is loaded from; other files of a run change during training."""
     if not path.is_dir():
         return [path]
     if not (path / RUN_FILES[0]).exists():
@@ -137,7 +137,7 @@ def _list_entries(path: Path) -> list[StoredModel]:
 
 
 def _find_model(path: Path) -> Path:
-    """Return the one model in the folder of a version, as in ``1/model.onnx``; the folder itself if it is one."""
+    """Return the only model in a version's folder, as in ``1/model.onnx``, or the folder if it is itself a model."""
     if path.is_dir() and not is_model(path):
         models = [child for child in path.iterdir() if is_model(child)]
         return models[0] if len(models) == 1 else path

@@ -24,15 +24,15 @@ from sightline.serve.metrics import Metrics, name_endpoint
 from sightline.serve.tracing import Tracing
 
 REQUEST_ID = "X-Request-ID"
-CLIENT_LEFT = 499  # the status, as nginx logs it, of a request whose client left before its response
+CLIENT_LEFT = 499  # nginx's log status for a request whose client left before the response
 LogFormat = Literal["text", "json"]
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_CLIENT = re.compile(r"[A-Za-z0-9.:%-]{1,128}")  # an address; a proxy on this machine may pass on any text as one
-_REQUEST_IDS: ContextVar[dict[str, str]] = ContextVar("request_ids", default={})  # noqa: B039  # never changed in place
+_CLIENT = re.compile(r"[A-Za-z0-9.:%-]{1,128}")  # an address; a proxy on this machine may pass on any text instead
+_REQUEST_IDS: ContextVar[dict[str, str]] = ContextVar("request_ids", default={})  # noqa: B039  # never mutated
 
 
 class ObservingMiddleware:
-    """Gives each request an id, measures it, and logs it with `log` and traces it with `tracing`, if there are any.
+    """Gives each request an id, measures it, and, if there are any, logs it with `log` and traces it with `tracing`.
 
     The id is the client's `X-Request-ID`, if it has up to 128 letters, digits and ``.-_``, else a random one; the
     response carries it. Requests of `UNCOUNTED_METHODS`, probes above all, are not traced.
@@ -58,7 +58,7 @@ class ObservingMiddleware:
         tracing = None if scope["method"] in UNCOUNTED_METHODS else self._tracing
         with nullcontext() if tracing is None else tracing.trace_request(scope, endpoint, request_id):
             ids = {"request_id": request_id, **({} if tracing is None else tracing.get_ids())}
-            _REQUEST_IDS.set(ids)  # not reset: what ran the application may log what it raised
+            _REQUEST_IDS.set(ids)  # not reset: the server may still log an error that the application raised
             start, status, size = time.perf_counter(), CLIENT_LEFT, 0
 
             async def send_observed(message: Message) -> None:
@@ -138,9 +138,9 @@ def make_log(log_format: LogFormat) -> Callable[[dict[str, Any]], None]:
 
 
 class JSONFormatter(logging.Formatter):
-    """Writes what a server logs besides requests, such as an error with its traceback, as one line of JSON.
+    """Writes a server's log records other than requests, such as an error with its traceback, as one line of JSON.
 
-    It has the fields of the access log that it can have: ``time``, ``level``, ``message``, and the ids of the request.
+    Fields are named as in the access log: ``time``, ``level``, ``message``, and the ids of the request.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -159,7 +159,7 @@ class JSONFormatter(logging.Formatter):
 
 @contextmanager
 def set_log_format(log_format: LogFormat | None) -> Iterator[None]:
-    """Make all logs of the process lines of JSON if the format is ``json``; handlers and levels return at the end."""
+    """Write all logs of the process as JSON lines if the format is ``json``; restore handlers and levels at the end."""
     if log_format != "json":
         yield
         return

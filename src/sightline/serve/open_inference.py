@@ -1,4 +1,4 @@
-"""The Open Inference Protocol, version 2, over HTTP: the one of KServe, Triton, MLServer and their clients.
+"""The Open Inference Protocol, version 2, over HTTP, used by KServe, Triton, MLServer and their clients.
 
 A model has two inputs, and a request uses one: `pixels` UINT8 [N, H, W, C], images of the model's size, or `image`
 BYTES [N], encoded files. The outputs are those of `predict`. For segmentation, `mask` UINT8 [N, H, W] has the size of
@@ -44,16 +44,16 @@ from sightline.serve.tensors import (
 HEADER_LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ("binary_tensor_data", "classification")
 MAX_JSON = {b"{": (1000, "objects"), b"[": (2_000_000, "lists"), b'"': (50_000, "quotation marks")}
-"""How often a character may be in the JSON of a request, and what it stands for: the values take many times the memory
-of their text. An input and an output have two objects each, and pixels in nested lists have a list for each pixel."""
-_REFUSED_PARAMETERS = ("sequence_id", "shared_memory_region")  # of Triton's extensions that there are not
+"""How often a character may occur in the JSON of a request, and what it counts: parsed values take many times the
+memory of their text. An input and an output have two objects each; nested pixels have a list for each pixel."""
+_REFUSED_PARAMETERS = ("sequence_id", "shared_memory_region")  # belong to Triton extensions that are not supported
 
 Images = Sequence[bytes | bytearray] | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class OutputRequest:
-    """An output that a client asks for; `classes`: as that many texts ``probability:index:label`` instead."""
+    """A requested output; if `classes` is set, it is returned as that many strings ``probability:index:label``."""
 
     name: str
     is_binary: bool = False
@@ -62,7 +62,7 @@ class OutputRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A request to classify `images`: files, or pixels uint8 [N, H, W, C]. Without `outputs`, all are returned."""
+    """A request to classify `images`: files, or pixels uint8 [N, H, W, C]. Without `outputs`, return all of them."""
 
     images: Images
     id: str | None = None
@@ -71,7 +71,7 @@ class InferRequest:
 
 
 def _list_set_outputs(classifier: Classifier) -> dict[str, tuple[str, list[int]]]:
-    """Return the outputs that only a model of several labels or of masks has, and its decisions."""
+    """Return the outputs that only multi-label and segmentation models have, and the decisions."""
     thresholds, marks = classifier.thresholds, ("BOOL", [-1, len(classifier.classes)])
     outputs: dict[str, tuple[str, list[int]]] = {"labels": marks}
     if thresholds is not None:
@@ -85,9 +85,9 @@ def _list_set_outputs(classifier: Classifier) -> dict[str, tuple[str, list[int]]
 
 
 class InferenceModel:
-    """A served model in the terms of the protocol: `inputs` and `outputs` are datatypes and shapes by name.
+    """A served model as the protocol describes it: `inputs` and `outputs` are datatypes and shapes by name.
 
-    If it `is_logged`, an output is the id of each image in the log of features.
+    With `is_logged`, an additional output is the id of each image in the feature log.
     """
 
     def __init__(self, served: ServedModel, *, is_logged: bool = False) -> None:
@@ -108,7 +108,7 @@ class InferenceModel:
             self.outputs["log_id"] = (BYTES, [-1])
 
     def describe(self, versions: Sequence[str]) -> dict[str, Any]:
-        """Return the metadata of the model, which has these versions."""
+        """Return the metadata of the model, with these versions."""
         manifest = self.served.classifier.manifest
         return {
             "name": self.served.name,
@@ -119,8 +119,8 @@ class InferenceModel:
         }
 
     def parse(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
-        """Return the request in `body`, whose JSON takes `header_length` bytes, or all; raises `HTTPException`."""
-        if header_length == 0:  # a raw binary request: the body is the one element of an input
+        """Parse `body`, whose first `header_length` bytes (None: all) are JSON; raise `HTTPException` if invalid."""
+        if header_length == 0:  # a raw binary request: the body is the only element of an input
             return InferRequest([body])
         size = len(body) if header_length is None else header_length
         if size > len(body):
@@ -184,7 +184,7 @@ class InferenceModel:
             if not isinstance(name, str) or name not in self.outputs:
                 names = ", ".join(map(repr, self.outputs))
                 raise HTTPException(400, f"There is no output {str(name)[:80]!r}: expected one of {names}.")
-            if any(request.name == name for request in requests):  # a response would be as large as a client likes
+            if any(request.name == name for request in requests):  # repeats could make the response arbitrarily large
                 raise HTTPException(400, f"The output {name!r} is requested twice: name each output once.")
             parameters = _read_parameters(spec, f"the output {name!r}")
             classes = parameters.get("classification")
@@ -222,7 +222,7 @@ class InferenceModel:
         return self._mark_classes(name, [decision.set for decision in decisions])
 
     def _mark_classes(self, name: str, sets: Sequence[Collection[str] | None]) -> Tensor:
-        """Return which classes are in each of N sets."""
+        """Return which classes each of N sets contains."""
         classes = self.served.classifier.classes
         return Tensor.from_array(
             name, "BOOL", np.array([[label in (chosen or ()) for label in classes] for chosen in sets])
@@ -249,7 +249,7 @@ class InferenceModel:
         return probabilities
 
     def respond(self, request: InferRequest, predictions: Sequence[Prediction]) -> Response:
-        """Return the response with the outputs asked for; raises `HTTPException` if there is no prediction."""
+        """Return the response with the requested outputs; raise `HTTPException` if there is no prediction."""
         for number, prediction in enumerate(predictions):
             check_prediction(prediction, f"image {number}")
         requested = request.outputs or tuple(OutputRequest(name, request.is_binary) for name in self.outputs)

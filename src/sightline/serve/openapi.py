@@ -22,9 +22,9 @@ _DATATYPES = ("BOOL", "UINT8", "FP32", "FP64")
 def build_openapi(
     models: Sequence[ServedModel], *, is_secured: bool = False, limits_hosts: bool = False
 ) -> dict[str, Any]:
-    """Return the description for models, which are the only ones that its paths may name.
+    """Return the description for `models`; paths may name no others.
 
-    With `is_secured`, all paths but those of probes need a bearer token; with `limits_hosts`, all need an allowed Host.
+    With `is_secured`, all paths except probes need a bearer token; with `limits_hosts`, all need an allowed Host.
     """
     model = [_path_parameter("model", [served.name for served in models])]
     version = [*model, _path_parameter("version", [served.version for served in models])]
@@ -88,7 +88,7 @@ def _list(items: Any, **limits: Any) -> dict[str, Any]:
 
 
 def _several(one: Any, error: Any) -> dict[str, Any]:
-    """Return the schema of an answer for a list of images, of which each has a prediction or an error."""
+    """Return the schema of a response for a list of images, with a prediction or an error for each."""
     return _object(predictions=_list({"oneOf": [one, error]}, minItems=1), model=_IDENTITY)
 
 
@@ -241,7 +241,7 @@ def _response(description: str, content: Any) -> dict[str, Any]:
 
 
 def _text(summary: str, description: str, *kinds: str) -> dict[str, Any]:
-    """Return a GET operation that answers text of one of several content types."""
+    """Return a GET operation that returns text in one of several content types."""
     content = {kind: {"schema": _STRING} for kind in kinds}
     return {"summary": summary, "responses": {"200": _response(description, content)}}
 
@@ -257,7 +257,7 @@ def _path_parameter(name: str, values: Sequence[str]) -> dict[str, Any]:
 def _operation(
     summary: str, schema: Any, *, parameters: Any = (), errors: tuple[int, ...] = (), not_ready: Any = None
 ) -> dict[str, Any]:
-    """Return a GET operation that answers JSON of `schema`; with status 503 of `not_ready`."""
+    """Return a GET operation that returns JSON of `schema`, or of `not_ready` with status 503."""
     unready = {} if not_ready is None else {"503": _response("It is not ready.", _json(not_ready))}
     return {
         "summary": summary,
@@ -269,7 +269,7 @@ def _operation(
 def _predict(
     classes: int, kinds: Collection[bool], *, parameters: Sequence[Any] = (), errors: tuple[int, ...] = ()
 ) -> dict[str, Any]:
-    """Return the operation for models that predict masks (True in `kinds`), or classes (False), or either."""
+    """Return the operation for models that predict masks (True in `kinds`), classes (False), or both."""
     top = {"type": "integer", "minimum": 1, "default": 5}
     ignored = " Models of {} ignore it." if len(set(kinds)) > 1 else ""
     text = f"Classes to return, up to {classes}.{ignored.format('masks')}"
@@ -303,7 +303,7 @@ def _explain(
 def _take_images(
     summary: str, answer: dict[str, Any], parameters: Sequence[Any], errors: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Return a POST operation that takes images in any form."""
+    """Return a POST operation that accepts images in any form."""
     return {
         "summary": summary,
         "parameters": list(parameters),

@@ -1,4 +1,4 @@
-"""The page of a server: choose an image, see its prediction and its heat map. Its files are in ``static``."""
+"""The server's web page: choose an image, see its prediction and heat map. Its files are in ``static``."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sightline.serve.access import PAGE_FILES
 
 FOLDER = Path(__file__).parent / "static"
 HEADERS = {
-    # Nothing from elsewhere, and nothing inline; images are shown from memory.
+    # Load nothing from elsewhere and nothing inline; images are shown from memory.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # asked for again with its ETag: another version may be served tomorrow
+    "Cache-Control": "no-cache",  # revalidated with its ETag, as an update may serve another version
 }
 
 
@@ -33,7 +33,7 @@ class _PageFiles(StaticFiles):
 
 
 def make_routes() -> list[BaseRoute]:
-    """Return the routes of the page and of its files."""
+    """Return the routes of the page and its files."""
     files = _PageFiles(directory=FOLDER, packages=[PAGES_PACKAGE])
 
     async def page(request: Request) -> Response:

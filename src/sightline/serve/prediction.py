@@ -1,4 +1,4 @@
-"""``POST /predict``, also under the paths of models: the predictions for one or more images."""
+"""``POST /predict``, here and below the path of each model: the predictions for one or more images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEFAULT_TOP = 5
 
 
 def make_routes(models: RunningModels) -> list[Route]:
-    """Return the routes for the only model, and for each of several."""
+    """Return the routes for a single model and for each of several."""
 
     async def predict(request: Request) -> Response:
         check_query(request, "top", "overlay")
@@ -51,7 +51,7 @@ async def _predict(request: Request, running: RunningModel) -> JSONResponse:
 def _respond(
     predictions: Sequence[Prediction], names: Sequence[str] | None, top: int, identity: dict[str, Any]
 ) -> JSONResponse:
-    """Return the answer for a list of images; 1,024 of 1,000 classes take seconds, in which others are answered too."""
+    """Return the response for a list of images; in a thread, as 1,024 images of 1,000 classes take seconds."""
     described = []
     for number, prediction in enumerate(predictions):
         if prediction.error == NOT_FINITE_REASON:
@@ -62,8 +62,8 @@ def _respond(
 
 
 def _describe(prediction: Prediction, top: int) -> dict[str, Any]:
-    """Return the fields of a prediction; its path is its id in the log of features, "" without one."""
-    content = replace(prediction, top=prediction.top[:top]).to_dict()  # not a dictionary for each of 1,000 classes
+    """Return the fields of a prediction; its path is its id in the feature log, "" without one."""
+    content = replace(prediction, top=prediction.top[:top]).to_dict()  # avoids a dictionary for each of 1,000 classes
     log_id = content.pop("path")
     return content | ({"log_id": log_id} if log_id else {})
 
@@ -73,4 +73,4 @@ def _parse_top(request: Request, classes: int) -> int:
     digits = text.lstrip("0")
     if not (text.isascii() and text.isdecimal() and digits):
         raise HTTPException(400, f"top is {text[:20]!r}: expected the number of classes to return, 1 to {classes}.")
-    return min(int(digits[: len(str(classes)) + 1]), classes)  # of more digits than Python converts, too
+    return min(int(digits[: len(str(classes)) + 1]), classes)  # cut: Python refuses to convert very many digits

@@ -22,9 +22,9 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Why a model on disk cannot be used, and when it is tried again although its files have not changed.
+    """Why a model on disk cannot be used, and when to try it again even if its files have not changed.
 
-    Times are in seconds; `time` is that of `time.monotonic`.
+    Times are in seconds; `time` is from `time.monotonic`.
     """
 
     reason: str
@@ -33,15 +33,15 @@ class _Failure:
 
 
 class Reloader:
-    """Looks every `seconds` (0: never), and when it is `requested`, for models that changed, and replaces them.
+    """Looks for changed models every `seconds` (0: never), and when `requested` is set, and replaces them.
 
-    A model is loaded, verified and warmed up before it takes the place of the one with the same name and version, all
-    changed ones in one step. Requests that are in flight are answered by the model that they started with. Files must
-    have stayed the same for `seconds`, so that no copy is read halfway; on request they are read at once. `options` are
-    those of `StoredModel.load`.
+    A model is loaded, verified and warmed up before it replaces the one with the same name and version; all changed
+    models are replaced in one step. Requests in flight are answered by the model that they started with. Files must
+    have stayed the same for `seconds`, so that no incomplete copy is read; on request they are read at once. `options`
+    are passed to `StoredModel.load`.
 
     A model that cannot be used is tried again on request, and after `seconds`, twice as many, and so on up to
-    `MAX_RETRY_SECONDS`: the reason may pass without a change of its files, as that of a permission or of a disk does.
+    `MAX_RETRY_SECONDS`: a cause such as a permission or a disk may go away without a change to the files.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class Reloader:
     ) -> None:
         self._list_entries, self._options, self._seconds = list_entries, options, seconds
         self.requested = requested or asyncio.Event()
-        self._loaded: dict[StoredModel, Any] = {}  # what was loaded last, or could not be, with its signature
-        self._seen: dict[StoredModel, Any] = {}  # at the last look
+        self._loaded: dict[StoredModel, Any] = {}  # signatures of the last loads, failed ones included
+        self._seen: dict[StoredModel, Any] = {}  # signatures at the last check
         self._failures: dict[StoredModel, _Failure] = {}
         self._scan_error = ""
-        self._thread = ThreadPoolExecutor(1, "load")  # the same one each time: its memory is used again
+        self._thread = ThreadPoolExecutor(1, "load")  # always the same thread, so that its memory is reused
 
     def load_all(self) -> list[ServedModel]:
-        """Load the models with which the server starts; raises `ModelError` or `UsageError` if one cannot be used."""
+        """Load the models that the server starts with; raise `ModelError` or `UsageError` if one cannot be used."""
         entries = self._list_entries()
         signatures = [entry.read_signature() for entry in entries]
         models = load_all(entries, self._options)
@@ -71,7 +71,7 @@ class Reloader:
         return models
 
     async def run(self, models: RunningModels, metrics: Metrics) -> None:
-        """Keep `models` as they are on disk, until cancelled."""
+        """Keep `models` up to date with the disk until cancelled."""
         try:
             while True:
                 is_requested = await self._wait()
@@ -80,13 +80,13 @@ class Reloader:
                     self._scan_error = ""
                 except SightlineError as error:
                     self._report_scan(first_line(error), metrics, repeat=is_requested)
-                except Exception:  # noqa: BLE001  # a fault of this code must not end the looks
+                except Exception:  # noqa: BLE001  # a bug in this code must not end the checks
                     _LOG.exception("The models cannot be loaded again.")
         finally:
-            self._thread.shutdown(wait=False)  # a model that is being loaded does not keep requests from being finished
+            self._thread.shutdown(wait=False)  # a model being loaded must not delay the end of requests
 
     async def _wait(self) -> bool:
-        """Wait until it is time to look; return whether that was requested."""
+        """Wait until the next check; return whether it was requested."""
         try:
             async with asyncio.timeout(self._seconds or None):
                 await self.requested.wait()
@@ -128,16 +128,16 @@ class Reloader:
 
     def _read_signatures(self) -> dict[StoredModel, Any]:
         entries = self._list_entries()
-        if len(entries) == len(self._loaded) == 1 and entries[0].name is None:  # the name of the first time
+        if len(entries) == len(self._loaded) == 1 and entries[0].name is None:  # keep the name of the first load
             entries = [replace(entries[0], name=next(iter(self._loaded)).name)]
         return {entry: entry.read_signature() for entry in entries}
 
     async def _start(
         self, entry: StoredModel, models: RunningModels, metrics: Metrics, *, repeat: bool
     ) -> dict[Key, RunningModel]:
-        """Return the model of an entry by its key, started; nothing if it cannot be used.
+        """Return the started model of an entry by its key; empty if it cannot be used.
 
-        The reason is logged if it is another one than the last time, or with `repeat`.
+        The reason is logged if it differs from the last one, or with `repeat`.
         """
         running = None
         try:
@@ -145,7 +145,7 @@ class Reloader:
             served = await loop.run_in_executor(self._thread, entry.load, self._options)
             running = models.create(served)
             await running.start(warm_up=True)
-        except Exception as error:  # noqa: BLE001  # whatever is wrong with it, the server goes on
+        except Exception as error:  # noqa: BLE001  # whatever is wrong with the model, the server goes on
             if running is not None:
                 await running.stop()
             metrics.count_reload(entry.name or "", "failed")
@@ -158,7 +158,7 @@ class Reloader:
         return {served.key: running}
 
     def _add_failure(self, entry: StoredModel, reason: str) -> bool:
-        """Plan the next attempt, and tell whether the reason is a new one."""
+        """Schedule the next attempt, and return whether the reason is new."""
         last = self._failures.get(entry)
         wait = self._seconds if last is None else min(2 * last.wait, MAX_RETRY_SECONDS)
         self._failures[entry] = _Failure(reason, wait, time.monotonic() + wait)

@@ -18,7 +18,7 @@ RETRY = {"Retry-After": "1"}
 
 
 class JSONResponse(Response):
-    """Strict JSON of any value, where Starlette's fails for lone surrogates, which clients may send."""
+    """Strict JSON of any value; Starlette's fails for lone surrogates, which clients may send."""
 
     media_type = "application/json"
 
@@ -28,14 +28,14 @@ class JSONResponse(Response):
 
 
 def make_error_response(error: HTTPException) -> JSONResponse:
-    """Return the response that states an error."""
+    """Return the response for an error."""
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 def check_query(request: Request, *names: str) -> None:
     """Raise 400 if the address of a request has a parameter that looks like a misspelling of one of `names`.
 
-    Others are ignored, as elsewhere: a gateway may pass on its own, such as a key.
+    Other unknown parameters are ignored: a gateway may pass on its own, such as a key.
     """
     for name in set(request.query_params) - set(names):
         if near := get_close_matches(name[:80].lower(), names, n=1):
@@ -48,7 +48,7 @@ def refuse_busy() -> HTTPException:
 
 
 def check_prediction(prediction: Prediction | MaskPrediction, image: str = "the image") -> None:
-    """Raise 500 if the model has no answer, and 400 if `image` cannot be read."""
+    """Raise 500 if the model produced no prediction, and 400 if `image` cannot be read."""
     if prediction.error == NOT_FINITE_REASON:
         raise HTTPException(500, f"There is no prediction for {image}: {prediction.error}.")
     if prediction.error is not None:

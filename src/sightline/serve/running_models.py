@@ -1,4 +1,4 @@
-"""The running models of a server, by name and version; one can be replaced while others keep serving."""
+"""The running models of a server, by name and version; a model can be replaced while others keep serving."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sightline.serve.served_model import Key, ServedModel
 from sightline.serve.tracing import Tracing
 
 MODEL_ADDRESSES = ("/models/{model}", "/models/{model}/versions/{version}")  # see `RunningModels.find_requested`
-MAX_NAMES = 5  # of models or versions in a message
-TRIM_SECONDS = 1.0  # after a model was retired, when nothing refers to it any more
+MAX_NAMES = 5  # models or versions listed in a message
+TRIM_SECONDS = 1.0  # wait after a model was retired, so that nothing refers to it any more
 
 
 class RunningModel:
-    """A served model with the batcher that computes its predictions, from `start` to `stop`."""
+    """A served model with its batcher, which computes predictions from `start` to `stop`."""
 
     def __init__(self, served: ServedModel, batcher: Batcher, logs: FeatureLogs | None = None) -> None:
         self.served, self.batcher, self._logs = served, batcher, logs
@@ -38,14 +38,14 @@ class RunningModel:
         self._is_stopped = False
 
     async def start(self, *, warm_up: bool) -> None:
-        """Begin to process batches; with `warm_up`, the model and what decodes for it have run before."""
+        """Begin to process batches; with `warm_up`, run the model and its decoders once before."""
         if warm_up:
             await self.batcher.warm_up()
         self._task = asyncio.create_task(self.batcher.run())
 
     @property
     def is_logged(self) -> bool:
-        """Whether predictions carry the id of their image in a log of features."""
+        """Whether predictions have the id of their image in a feature log."""
         return self._logs is not None
 
     @contextmanager
@@ -61,17 +61,17 @@ class RunningModel:
                 self._unused.set()
 
     def check_free(self) -> None:
-        """Raise the `HTTPException` of a request that must wait until others have ended, before its body is read."""
+        """Raise `HTTPException` if a new request must wait for others to end; called before its body is read."""
         if self.batcher.busy or self.batcher.stalled:
             raise refuse_busy()
 
     async def retire(self) -> None:
-        """Stop when no request uses the model."""
+        """Stop once no request uses the model."""
         await self._unused.wait()
         await self.stop()
 
     async def stop(self) -> None:
-        """Stop at once, if it has not."""
+        """Stop at once, if not stopped already."""
         if self._is_stopped:
             return
         self._is_stopped = True
@@ -85,7 +85,7 @@ class RunningModel:
 
 
 class RunningModels:
-    """All models of a server, for one event loop; they share the processes that decode."""
+    """All models of a server, for one event loop; they share the decoding processes."""
 
     def __init__(
         self,
@@ -106,9 +106,9 @@ class RunningModels:
         self.update({served.key: self.create(served) for served in models})
 
     def create(self, served: ServedModel) -> RunningModel:
-        """Return what will answer for a model, not started, to `update` with it.
+        """Return a running model, not started yet, to be passed to `update`.
 
-        Raises `OutputError` if its log of features cannot be written, `UsageError` if it can have none.
+        Raises `OutputError` if its feature log cannot be written, `UsageError` if the model cannot have one.
         """
         log = None
         if self._feature_logs is not None:
@@ -130,9 +130,9 @@ class RunningModels:
             await model.start(warm_up=warm_up)
 
     def update(self, started: Mapping[Key, RunningModel], removed: Iterable[Key] = ()) -> None:
-        """Put `started` models in the place of those of the same keys, and take `removed` ones away, in one step.
+        """Replace models by the `started` ones with the same keys, and take away the `removed` ones, in one step.
 
-        What was replaced stops when its last request has been answered.
+        A replaced model stops when its last request has been answered.
         """
         removed = set(removed)
         old = [model for key, model in self._models.items() if key in removed or key in started]
@@ -145,13 +145,13 @@ class RunningModels:
         self._metrics.show_models([model.served for model in self._models.values()])
 
     def _forget(self, task: asyncio.Task[None]) -> None:
-        """Forget a model that was retired, and give its memory back to the system."""
+        """Forget a retired model, and return its memory to the system."""
         del self._retiring[task]
         loop = asyncio.get_running_loop()
         loop.call_later(TRIM_SECONDS, loop.run_in_executor, None, process.trim_memory)
 
     async def close(self) -> None:
-        """Stop all models at once, those that are being replaced too."""
+        """Stop all models at once, including those that are being replaced."""
         retiring = dict(self._retiring)
         for task in retiring:
             task.cancel()
@@ -162,7 +162,7 @@ class RunningModels:
 
     @property
     def served(self) -> list[ServedModel]:
-        """All models, sorted by name, and the versions of each from the oldest to the newest."""
+        """All models, sorted by name and then by version, oldest first."""
         return [model.served for model in self._models.values()]
 
     @property
@@ -172,7 +172,7 @@ class RunningModels:
 
     @property
     def hangs(self) -> bool:
-        """Whether the process should be replaced, see `Batcher.hangs`."""
+        """Whether the process should be replaced; see `Batcher.hangs`."""
         return any(model.batcher.hangs for model in self._models.values())
 
     def list_versions(self, name: str) -> list[str]:
@@ -180,9 +180,9 @@ class RunningModels:
         return [served.version for served in self.served if served.name == name]
 
     def find(self, name: str | None = None, version: str | None = None) -> RunningModel:
-        """Return a model: the only one if there is no `name`, and its newest version if there is no `version`.
+        """Return a model: the only one without a `name`, and its newest version without a `version`.
 
-        Raises `HTTPException` 404 if there is none.
+        Raises `HTTPException` 404 if there is no such model.
         """
         names = list(dict.fromkeys(served.name for served in self.served))
         if name is None:
@@ -205,13 +205,13 @@ class RunningModels:
         )
 
     def find_requested(self, request: Request) -> RunningModel:
-        """Return the model that the address of a request names; raises `HTTPException` 404 if there is none."""
+        """Return the model that the URL of a request names; raise `HTTPException` 404 if there is no such model."""
         parameters: Mapping[str, Any] = request.path_params
         return self.find(parameters.get("model"), parameters.get("version"))
 
 
 def _list(names: list[str], conjunction: str) -> str:
-    """Return names as a message lists them.
+    """Return names as a list for a message.
 
     >>> _list(["cats", "dogs"], "or")
     "'cats' or 'dogs'"

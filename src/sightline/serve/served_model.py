@@ -15,15 +15,15 @@ from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.describe import weights_sha256
 
 VERSION_DIGITS = 12
-UNNAMED = "model"  # also the name of the files and folders of every model, which says nothing about this one
+UNNAMED = "model"  # fallback; also the name of every model's files and folders, so it identifies none
 Key = tuple[str, str | None]
-"""The name of a model, and the version that its folder states; None: its weights are the version."""
+"""The name of a model, and the version from its folder; None if the version is the hash of its weights."""
 _GENERIC_NAMES = {UNNAMED, "bundle"}
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A classifier under the name by which clients ask for it; `number` is the version that its folder states."""
+    """A classifier with the name that clients use; `number` is the version from its folder."""
 
     classifier: Classifier
     name: str
@@ -33,10 +33,10 @@ class ServedModel:
     def from_classifier(
         cls, classifier: Classifier, name: str | None = None, number: str | None = None, tile: float | None = None
     ) -> ServedModel:
-        """Return the model under `name`, by default that of its run, file or folder: ``cats`` for ``runs/cats``.
+        """Return the model with a `name`, by default the name of its run, file or folder: ``cats`` for ``runs/cats``.
 
-        `tile` takes the place of the scale at which the model predicts masks in tiles; None keeps it. Raises
-        `UsageError` for a name that cannot stand in an address, and for tiles without masks.
+        `tile` overrides the scale at which the model predicts masks in tiles; None keeps it. Raises `UsageError` for a
+        name that cannot be part of a URL, and for tiles without masks.
         """
         if name is not None and (not name or "/" in name or not name.isprintable()):
             raise UsageError(f"The name of the model is {name!r}: expected printable characters, without '/'.")
@@ -48,12 +48,12 @@ class ServedModel:
 
     @property
     def key(self) -> Key:
-        """A model with the same key takes the place of this one."""
+        """Identifies the model: another one with the same key replaces it."""
         return self.name, self.number
 
     @cached_property
     def weights_sha256(self) -> str | None:
-        """The hash of the weights, as the manifest and `sightline models` state it; None for a model in memory."""
+        """The hash of the weights, as in the manifest and `sightline models`; None for a model in memory."""
         manifest, predictor = self.classifier.manifest, self.classifier.predictor
         if manifest is not None:
             return manifest.weights_sha256 or None
@@ -61,16 +61,16 @@ class ServedModel:
 
     @cached_property
     def version(self) -> str:
-        """The version of its folder, else the first digits of the hash of the weights; ``1`` without a hash."""
+        """The version from its folder, else the first digits of the hash of the weights, or ``1`` without a hash."""
         return self.number or (self.weights_sha256 or "1")[:VERSION_DIGITS]
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """The fields that every answer carries: name, version and hash of the weights."""
+        """The fields that every response contains: name, version and hash of the weights."""
         return {"name": self.name, "version": self.version, "weights_sha256": self.weights_sha256}
 
     def describe(self) -> dict[str, Any]:
-        """Return what ``GET /model`` answers: the classes in order, the preprocessing, and what the manifest states."""
+        """Return the response of ``GET /model``: the classes in order, the preprocessing, and the manifest's fields."""
         classifier, manifest = self.classifier, self.classifier.manifest
         manifest_fields = (
             "model",
@@ -92,9 +92,9 @@ class ServedModel:
 
 
 def _choose_name(path: Path | None) -> str:
-    """Return the name of a run, bundle, zip, file or exported folder; that of its folder if it has a generic one."""
+    """Return the name of a run, bundle, zip, file or exported folder, or of its folder if that name is generic."""
     for candidate in [] if path is None else [path.absolute(), *path.absolute().parents]:
         name = candidate.stem if candidate.is_file() else candidate.name
         if name and name not in _GENERIC_NAMES:
-            return printable(name)  # a file system allows what is no text, and what a terminal obeys
+            return printable(name)  # a file name may have invalid text or control characters
     return UNNAMED

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a server serves, and how, as the arguments of `serve` state it; a worker process gets it pickled."""
+    """What a server serves and how, from the arguments of `serve`; pickled for worker processes."""
 
     model: Path | str | None
     models: Path | None
@@ -45,7 +45,7 @@ class Settings:
     log_features_bytes: int
 
 
-def serve(  # noqa: PLR0913  # as many keyword arguments as its command has options
+def serve(  # noqa: PLR0913  # one keyword argument for each option of the command
     model: Path | str | None = None,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -73,41 +73,41 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
     log_features: Path | None = None,
     log_features_bytes: int = LOG_BYTES,
 ) -> None:
-    """Serve `model` (a run, a bundle, its zip or its ``.onnx``), or those of a folder, until a signal stops the server.
+    """Serve `model` (a run, a bundle, its zip or its ``.onnx``) or the models of a folder, until a signal stops it.
 
-    Bodies may have up to `max_bytes` bytes; `limits` are those of requests and connections. `on_start` is called with
-    the URL, `on_message` with the device that ``auto`` chose; port 0 selects a free port. `name` is that of the model
-    for clients, by default that of its run or file.
+    Bodies may have up to `max_bytes` bytes; `limits` apply to requests and connections. `on_start` is called with the
+    URL, `on_message` with the device that ``auto`` chose; port 0 selects a free port. `name` is the model's name for
+    clients, by default the name of its run or file.
 
     `models` is a folder of models in place of `model`: see `model_folder.list_folder`. A model computes in `threads`
-    threads (0: one for each core), in batches of up to `batch_size` images (None: see `runner.choose_batch_size`), the
-    first of which waits for others at most `max_wait` seconds. `tile` is the scale at which masks are predicted in
-    tiles, 0 for none; None is that of each model. `device` is that of bundles, as in `api.load`. Models that change on
-    disk are loaded again: the server looks every `reload_interval` seconds (0: never) and, in the command line's own
-    process, at SIGHUP.
+    threads (0: one for each core), in batches of up to `batch_size` images (None: see `runner.choose_batch_size`); the
+    first image of a batch waits for others for at most `max_wait` seconds. `tile` is the scale at which masks are
+    predicted in tiles, 0 for none, None for each model's own scale. `device` is where bundles run, as in `api.load`.
+    Models that change on disk are loaded again: the server checks every `reload_interval` seconds (0: never) and, in
+    the command line's own process, at SIGHUP.
 
-    `workers` processes answer. With more than one, each loads the models and has an equal part of the cores and of the
-    `limits`, see `workers.run_workers`.
+    `workers` is the number of processes. With more than one, each loads the models and gets an equal part of the cores
+    and of the `limits`, see `workers.run_workers`.
 
     Connections are encrypted with the certificate chain in the PEM file `ssl_certfile` and its key in `ssl_keyfile`.
 
     Requests need the token in `token_file` or the environment variable `SIGHTLINE_TOKEN`, if there is one, and a Host
     among `allowed_hosts`, if any; scripts of web pages of `cors_origins` may send them. With a `log_format`, each is
-    logged to standard error; with "json", so is everything else. Requests are traced if OpenTelemetry is installed and
-    the variables ``OTEL_*`` ask for it, see `tracing.start_tracing`. What was computed for each image is logged to the
-    file `log_features`, which takes at most `log_features_bytes` bytes with its older files, see
-    `inference.feature_log`; with `models`, to one for each of them in that folder, see `feature_logs`.
+    logged to standard error; with "json", all other logs are in JSON as well. Requests are traced if OpenTelemetry is
+    installed and the variables ``OTEL_*`` ask for it, see `tracing.start_tracing`. The outputs computed for each image
+    are logged to the file `log_features`, which takes at most `log_features_bytes` bytes with its older files, see
+    `inference.feature_log`; with `models`, `log_features` is a folder with a log for each, see `feature_logs`.
 
     At the first SIGINT or SIGTERM, the server is no longer ready and refuses new requests. It returns when those in
     flight have been answered, at the latest after `grace` seconds; at the second signal, it returns at once. A SIGTERM
-    while the models are loaded ends the command line's own process at once, with exit code 0.
+    during the loading of models ends the command line's own process at once, with exit code 0.
 
-    Raises `ModelError` if a model cannot be used, `UsageError` if the address cannot be bound, the token or the
-    certificate not be read, a host, an origin or a time not be one, the name not stand in an address or several workers
-    not do what is asked, `ProcessError` if a worker does not start, `MissingExtraError` if the packages of the extra
-    are not installed, `OutputError` if the log of features cannot be written.
+    Raises `ModelError` if a model cannot be used; `UsageError` if the address cannot be bound, the token or certificate
+    cannot be read, a host, an origin, a time or the name is invalid, or an option needs one worker; `ProcessError` if a
+    worker does not start; `MissingExtraError` if the packages of the extra are not installed; `OutputError` if the
+    feature log cannot be written.
     """
-    if process.is_claimed():  # before prometheus_client is imported, which would count in the folder of another program
+    if process.is_claimed():  # before importing prometheus_client, which would use the folder of another program
         for variable in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
             os.environ.pop(variable, None)
     for package in ("starlette", "uvicorn", "prometheus_client", "python_multipart"):
@@ -117,7 +117,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
         "decode-timeout": limits.decode, "request-timeout": limits.request, "idle-timeout": limits.idle,
         "max-wait": max_wait, "reload-interval": reload_interval, "grace": grace,
     })  # fmt: skip
-    requested = handle_signals()  # before what takes seconds to import
+    requested = handle_signals()  # before imports that take seconds
     from sightline.serve.access import Access, read_token
     from sightline.serve.batcher import Batching
     from sightline.serve.listening import BACKLOG
@@ -133,7 +133,7 @@ def serve(  # noqa: PLR0913  # as many keyword arguments as its command has opti
         scheme = "http" if ssl_certfile is None else "https"
         address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         if workers == 1:
-            listener.listen(BACKLOG)  # connections wait from now on until the server starts
+            listener.listen(BACKLOG)  # from now on, connections wait until the server starts
             run(settings, listener, requested, on_message, on_start=lambda: on_start(address))
         else:
             run_workers(settings, listener, workers, requested, on_message, on_start=lambda: on_start(address))
@@ -148,10 +148,10 @@ def run(
     on_start: Callable[[], None] = lambda: None,
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Answer in this process what arrives at a socket, until a signal, and close the socket.
+    """Serve the connections of a socket in this process until a signal, then close the socket.
 
-    When it is `requested`, models that changed are loaded at once. `on_start` is called when the models are loaded,
-    `on_ready` when connections are answered.
+    When `requested` is set, changed models are loaded at once. `on_start` is called when the models are loaded,
+    `on_ready` when connections are accepted.
     """
     from sightline.serve.app import create_app
     from sightline.serve.certificate import read_certificate
@@ -189,7 +189,7 @@ def run(
         feature_logs=feature_logs,
         reloader=reloader,
     )
-    del served  # a model that is replaced can be freed
+    del served  # lets replaced models be freed
     silence_form_reader()
     with write_stderr_in_thread(), set_log_format(settings.log_format):
         on_start()
@@ -197,17 +197,17 @@ def run(
 
 
 def _check_seconds(options: Mapping[str, float]) -> None:
-    """Raise `UsageError` for what is no time that a server can wait, such as NaN."""
+    """Raise `UsageError` for values that are not valid waiting times, such as NaN."""
     for name, seconds in options.items():
         if not 0 <= seconds <= MAX_SECONDS:
             raise UsageError(f"--{name} is {seconds:g}: expected a number of seconds, at most {MAX_SECONDS:,}.")
 
 
 def handle_signals() -> asyncio.Event:
-    """Return the event that SIGHUP sets: it asks for changed models.
+    """Return the event that SIGHUP sets to request a check for changed models.
 
-    SIGTERM ends the command line's own process with code 0 until the server handles it: the first process of a
-    container has no default handlers, so that it would be lost there.
+    Until the server handles SIGTERM, it ends the command line's own process with code 0: the first process of a
+    container has no default handlers, so the signal would be lost there.
     """
     requested = asyncio.Event()
     process.reload_at_sighup(requested.set)
@@ -217,21 +217,21 @@ def handle_signals() -> asyncio.Event:
 
 
 def bind(host: str, port: int, *, is_shared: bool = False, is_first: bool = True) -> Listener:
-    """Return a socket with an address, which processes may have together if it `is_shared`.
+    """Return a socket bound to an address, which several processes can share with `is_shared`.
 
-    Raises `UsageError` if it cannot have the address, or if it is the first one and the port is in use.
+    Raises `UsageError` if the address cannot be bound, or if this is the first socket and the port is in use.
     """
-    if not host:  # the system would take it for all interfaces
+    if not host:  # the system would bind to all interfaces
         raise UsageError("--host is empty: give an address, such as 127.0.0.1, or 0.0.0.0 for all interfaces.")
     from sightline.serve.listening import Listener
 
     listener = Listener(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    if os.name == "posix":  # on Windows it would steal a port that is in use
+    if os.name == "posix":  # on Windows, this would steal a port in use
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         if is_shared:
             if is_first:
-                bind(host, port).close()  # another server of several workers would have it, too
+                bind(host, port).close()  # fails if another server with several workers uses the port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
     except UsageError:
@@ -247,7 +247,7 @@ def bind(host: str, port: int, *, is_shared: bool = False, is_first: bool = True
 
 
 def _choose_models(model: Path | str | None, folder: Path | None, name: str | None) -> Callable[[], list[StoredModel]]:
-    """Return what lists the models: one, or those of a folder; raises `UsageError` unless exactly one is chosen."""
+    """Return a function that lists the models: one, or those of a folder; raise `UsageError` unless one is chosen."""
     from sightline.serve.model_folder import StoredModel, check_folder, list_folder
 
     if folder is None and model is not None:

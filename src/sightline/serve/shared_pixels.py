@@ -1,4 +1,4 @@
-"""Pixels that a decoding process returns in shared memory, if the system has it, instead of through a pipe."""
+"""Shared memory through which decoding processes return pixels, where available, instead of a pipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INITIAL_BYTES = 1 << 20
 
 
 class SharedPixels:
-    """Shared memory for one image, that of the descriptor `file`; both processes have it open."""
+    """Shared memory for one image; both processes have its descriptor `file` open."""
 
     def __init__(self, file: int) -> None:
         self.file = file
@@ -22,9 +22,9 @@ class SharedPixels:
 
     @classmethod
     def create(cls) -> SharedPixels | None:
-        """Return new memory, None where the system has none that ends with the processes, as outside Linux.
+        """Return new memory, or None where the system has no memory that is freed with its processes, as outside Linux.
 
-        It never becomes smaller, so that a process that a hostile image took over cannot end the one that reads it.
+        The memory can never shrink, so that a process taken over by a hostile image cannot crash its reader.
         """
         if sys.platform != "linux":
             return None
@@ -32,30 +32,30 @@ class SharedPixels:
 
         try:
             file = os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        except OSError:  # the system or a sandbox has forbidden it
+        except OSError:  # forbidden by the system or a sandbox
             return None
         os.ftruncate(file, INITIAL_BYTES)
         fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         return cls(file)
 
     def reserve(self, size: int) -> None:
-        """Make room for so many bytes."""
+        """Make room for `size` bytes."""
         if size > len(self._memory):
             os.ftruncate(self.file, max(size, os.fstat(self.file).st_size))
             self._map()
 
     def write(self, pixels: NDArray[np.uint8]) -> None:
-        """Write pixels, for which the other process has reserved room."""
+        """Write pixels; the other process has reserved the room."""
         if pixels.nbytes > len(self._memory):
             self._map()
         self._memory[: pixels.nbytes] = np.ascontiguousarray(pixels).data.cast("B")
 
     def read(self, shape: Sequence[int]) -> NDArray[np.uint8]:
-        """Return a copy of the pixels uint8 of `shape`."""
+        """Return a copy of the pixels, uint8 of `shape`."""
         return np.frombuffer(self._memory, np.uint8, int(np.prod(shape))).reshape(shape).copy()
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._memory.close()
         os.close(self.file)
 

@@ -25,7 +25,7 @@ _LENGTH = struct.Struct("<I")
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """An output: `data` is an array of a numeric `datatype`, or for BYTES the texts, row by row."""
+    """An output: `data` is an array of a numeric `datatype`, or for BYTES a list of strings, row by row."""
 
     name: str
     datatype: str
@@ -57,7 +57,7 @@ class Tensor:
 
 
 def read_shape(spec: Mapping[str, Any], expected: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape of an input, which must be `expected`, where -1 is any number above 0; raises `ValueError`."""
+    """Return the shape of an input; raise `ValueError` unless it matches `expected`, where -1 is any number above 0."""
     shape = spec.get("shape")
     is_valid = isinstance(shape, list) and len(shape) == len(expected)
     if not is_valid or any(
@@ -69,7 +69,7 @@ def read_shape(spec: Mapping[str, Any], expected: Sequence[int]) -> tuple[int, .
 
 
 def read_json_pixels(data: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return UINT8 JSON `data`, flat or nested, as an array of `shape`; raises `ValueError`."""
+    """Return UINT8 JSON `data`, flat or nested, as an array of `shape`; raise `ValueError` if it does not fit."""
     flat = _flatten(data, shape)
     if set(map(type, flat)) - {int}:
         raise ValueError("its data has elements that are not integers")
@@ -82,21 +82,21 @@ def read_json_pixels(data: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def read_binary_pixels(data: memoryview, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return binary UINT8 `data` as an array of `shape`; raises `ValueError`."""
+    """Return binary UINT8 `data` as an array of `shape`; raise `ValueError` if it does not fit."""
     if len(data) != math.prod(shape):
         raise ValueError(f"its binary data has {len(data)} bytes, but its shape has {math.prod(shape)} elements")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def read_json_files(data: Any, count: int) -> list[bytes]:
-    """Return the files in `count` JSON strings, each the base64 of an encoded image; raises `ValueError`."""
+    """Return the files in `count` JSON strings, each a base64-encoded image; raise `ValueError` for anything else."""
     if not isinstance(data, list) or len(data) != count or not all(isinstance(text, str) for text in data):
         raise ValueError("its data is not as many strings as its shape has elements, each the base64 of an image file")
     return [decode_base64(text, f"element {number} of its data") for number, text in enumerate(data)]
 
 
 def read_binary_files(data: memoryview, count: int) -> list[bytes]:
-    """Return the `count` elements of BYTES, each after its length; raises `ValueError`."""
+    """Return the `count` elements of BYTES data, each preceded by its length; raise `ValueError` for anything else."""
     files, start = [], 0
     for number in range(count):
         if start + _LENGTH.size > len(data):
@@ -113,7 +113,7 @@ def read_binary_files(data: memoryview, count: int) -> list[bytes]:
 
 
 def decode_base64(text: str, where: str) -> bytes:
-    """Return the bytes that base64 `text` encodes, also after ``data:image/png;base64,``; raises `ValueError`."""
+    """Decode base64 `text`, with or without a prefix ``data:image/png;base64,``; raise `ValueError` if invalid."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
@@ -125,9 +125,9 @@ def decode_base64(text: str, where: str) -> bytes:
 
 
 def _flatten(data: Any, shape: tuple[int, ...]) -> list[Any]:
-    """Return the elements of lists that are nested as `shape` is, or less deeply; raises `ValueError` for others."""
+    """Flatten lists that are nested according to `shape`, or less deeply; raise `ValueError` for others."""
     if not isinstance(data, list):
-        raise ValueError("its data is not a list")  # noqa: TRY004  # of a client, not of a caller
+        raise ValueError("its data is not a list")  # noqa: TRY004  # a client's error, not a caller's
     elements: list[Any] = data
     for level in range(1, len(shape)):
         kinds = set(map(type, elements))

@@ -1,4 +1,4 @@
-"""Traces of requests by OpenTelemetry, where it is installed and the variables ``OTEL_*`` ask for them."""
+"""Traces of requests with OpenTelemetry, if it is installed and the variables ``OTEL_*`` ask for it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _OTLP = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 
 
 class Tracing:
-    """Records a span for each request, a child of the span that its ``traceparent`` names, if it has one.
+    """Records a span for each request, as a child of the span in its ``traceparent`` header, if there is one.
 
-    Within it are spans for each image: ``decode``, ``queue`` (the wait for the batch before it) and ``model``. The
-    spans are those of `provider`, which `close` shuts down if this is its `owner`.
+    It contains spans for each image: ``decode``, ``queue`` (waiting for the previous batch) and ``model``. Spans are
+    recorded by `provider`, which `close` shuts down if this is its `owner`.
     """
 
     def __init__(self, provider: TracerProvider, *, owner: bool = False) -> None:
@@ -41,7 +41,7 @@ class Tracing:
 
     @contextmanager
     def trace_request(self, scope: Scope, endpoint: str, request_id: str) -> Iterator[None]:
-        """Record what runs within as the span of a request; names are those of OpenTelemetry's conventions for HTTP."""
+        """Record the block as the span of a request, with names from OpenTelemetry's conventions for HTTP."""
         headers, method, client = Headers(scope=scope), scope["method"], scope.get("client")
         attributes = {
             "http.request.method": method,
@@ -70,13 +70,13 @@ class Tracing:
             span.set_status(self._trace.StatusCode.ERROR)
 
     def get_ids(self) -> dict[str, str]:
-        """Return the ids of the current span, as logs state them."""
+        """Return the ids of the current span, for logs."""
         context = self._trace.get_current_span().get_span_context()
         trace_id, span_id = self._trace.format_trace_id(context.trace_id), self._trace.format_span_id(context.span_id)
         return {"trace_id": trace_id, "span_id": span_id}
 
     def trace(self, name: str) -> AbstractContextManager[Any]:
-        """Return a context manager that records what runs within as a span of the current request."""
+        """Return a context manager that records its block as a span of the current request."""
         return self._tracer.start_as_current_span(name)
 
     def record(self, name: str, start: float, end: float, **attributes: Any) -> None:
@@ -86,13 +86,13 @@ class Tracing:
         span.end(offset + int(end * 1e9))
 
     def close(self) -> None:
-        """Send what is recorded and stop; blocks for as long as the exporter needs."""
+        """Send the recorded spans and stop; blocks for as long as the exporter needs."""
         if self._owner:
-            self._provider.shutdown()  # type: ignore[attr-defined]  # of the SDK's
+            self._provider.shutdown()  # type: ignore[attr-defined]  # the SDK's provider has it
 
 
 def _name_route(path: str, endpoint: str) -> str | None:
-    """Return the route of a request for predictions: a path whose values are few.
+    """Return the route of a prediction request: its path with placeholders, so that there are few values.
 
     >>> _name_route("/v2/models/cats/versions/1/infer", "infer"), _name_route("/explain", "explain")
     ('/v2/models/{model}/versions/{version}/infer', '/explain')
@@ -106,18 +106,18 @@ def _name_route(path: str, endpoint: str) -> str | None:
 
 
 def trace_step(tracing: Tracing | None, name: str) -> AbstractContextManager[Any]:
-    """Return what records a step of a request as a span, if there is `tracing`."""
+    """Return a context manager that records a step of a request as a span, if there is `tracing`."""
     return nullcontext() if tracing is None else tracing.trace(name)
 
 
 def start_tracing() -> Tracing | None:
-    """Return what records traces, None if nothing asks for them or OpenTelemetry is not installed.
+    """Start to record traces; return None if they are not requested or OpenTelemetry is not installed.
 
-    Traces are recorded if one of `SWITCHES` is set, and as the other standard variables say: exporters, endpoint,
+    Traces are recorded if one of `SWITCHES` is set, as configured by the other standard variables: exporters, endpoint,
     sampler, propagators, attributes and name of the service (default: sightline). If this program has set a global
-    provider, as ``opentelemetry-instrument`` does, that one is used.
+    provider, as ``opentelemetry-instrument`` does, it is used.
 
-    Raises `UsageError` for an exporter that is not installed or whose settings it refuses.
+    Raises `UsageError` for an exporter that is not installed or refuses its settings.
     """
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or not any(map(os.environ.get, SWITCHES)):
         return None
@@ -143,7 +143,7 @@ def start_tracing() -> Tracing | None:
 
 
 def _create_exporters() -> list[SpanExporter]:
-    """Return the exporters that ``OTEL_TRACES_EXPORTER`` names, by default that of OTLP."""
+    """Return the exporters named in ``OTEL_TRACES_EXPORTER``, by default OTLP."""
     exporters = []
     for text in (os.environ.get("OTEL_TRACES_EXPORTER") or "otlp").split(","):
         if (name := text.strip()) in {"", "none"}:

@@ -1,4 +1,4 @@
-"""The images of a request: the bytes of one as its body, a form with files, or JSON with base64."""
+"""The images of a request: a single image as the body, a form with files, or JSON with base64."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sightline.serve.limits import MAX_IMAGES
 from sightline.serve.tensors import decode_base64
 
 FORM, JSON = "multipart/form-data", "application/json"
-CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1"}  # of the text of a form
+CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1"}  # allowed for the text of a form
 EXAMPLE = "curl -F image=@photo.jpg"
 MAX_COMMAS = 2 * MAX_IMAGES  # in JSON: one after each image, and one in each data URL
 
 
 def silence_form_reader() -> None:
-    """Keep the library that reads forms from logging each bad one, with which clients would fill the log."""
+    """Keep the form parser from logging each bad form, so that clients cannot fill the log."""
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
@@ -36,8 +36,8 @@ class Upload:
 
     Attributes:
         files: The encoded images.
-        names: Their file names, as a form states them; None for images that come without.
-        is_list: Whether the client asks for a list of predictions, even if it has one element.
+        names: Their file names from a form; None if the images have no names.
+        is_list: Whether the client asks for a list of predictions, even for a single image.
     """
 
     files: Sequence[bytes | bytearray]
@@ -45,7 +45,7 @@ class Upload:
     is_list: bool = False
 
     def get_single(self) -> bytes | bytearray:
-        """Return the only image; raises `HTTPException` if there are several."""
+        """Return the only image; raise `HTTPException` if there are several."""
         if len(self.files) != 1:
             raise HTTPException(400, f"The request has {len(self.files)} images: send one.")
         return self.files[0]
@@ -54,26 +54,26 @@ class Upload:
 class _FormParser(MultiPartParser):
     """Starlette's parser, which keeps files in memory: their size is limited, and there may be no disk to write to."""
 
-    spool_max_size = 0  # without limit
+    spool_max_size = 0  # no limit
 
     def __init__(self, request: Request) -> None:
         super().__init__(request.headers, self._read(request), max_files=MAX_IMAGES)
         self._is_complete = False
 
     async def _read(self, request: Request) -> AsyncGenerator[bytes, None]:
-        """Yield the body; raises `MultiPartException` if it ends early: Starlette would leave the last file out."""
+        """Yield the body; raise `MultiPartException` if it ends early: Starlette would silently drop the last file."""
         async for chunk in request.stream():
             yield chunk
         if not self._is_complete:
             raise MultiPartException("its last boundary is missing")
 
     def on_end(self) -> None:
-        """Note the boundary that ends a form."""
+        """Record that the final boundary of the form was reached."""
         self._is_complete = True
 
 
 async def read_upload(request: Request) -> Upload:
-    """Return the images of a request; raises `HTTPException` for a body that has none."""
+    """Return the images of a request; raise `HTTPException` for a body without any."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == FORM:
         return await _read_form(request)
@@ -84,9 +84,9 @@ async def read_upload(request: Request) -> Upload:
 
 
 async def _read_form(request: Request) -> Upload:
-    """Return the files of a form, whatever their fields are called.
+    """Return the files of a form, whatever the names of their fields.
 
-    The charset is limited, as Starlette passes it to Python: punycode would take minutes for a megabyte.
+    The charset is restricted because Starlette passes it to Python: punycode would take minutes for a megabyte.
     """
     check_encoding(request)
     charset = parse_options_header(request.headers["content-type"])[1].get(b"charset", b"utf-8").decode("latin-1")
@@ -116,7 +116,7 @@ async def _read_form(request: Request) -> Upload:
 def _parse_json(body: bytes | bytearray) -> Upload:
     """Return the images of ``{"image": BASE64}`` or ``{"images": [BASE64, ...]}``.
 
-    What cannot be one of them is refused before it is parsed: millions of empty objects would take 30 times its size.
+    Other content is refused before it is parsed: millions of empty objects would take 30 times its size in memory.
     """
     if body.count(b"{") > 1 or body.count(b"[") > 1:
         raise HTTPException(400, "The request is not JSON with one field, 'image' or 'images'.")

@@ -1,11 +1,11 @@
-"""Several processes that answer at one address, and the process that starts them, replaces lost ones and stops them.
+"""Several worker processes that serve one address, and the process that starts, replaces and stops them.
 
-Each worker is a server as without others, with its part of the cores and of the limits. It listens at a socket of its
-own with the address of all (SO_REUSEPORT), as soon as it is ready, and the system spreads connections over those that
-listen. From one socket, the first process to wake up takes most of them: 40 of 40 that came one after another.
+Each worker is a complete server with its part of the cores and of the limits. Once ready, it listens on a socket of its
+own with the common address (SO_REUSEPORT), and the system distributes connections over the listening workers. With a
+single socket, the first process to wake up takes most of them: 40 of 40 consecutive connections.
 
-uvicorn's own supervisor has one socket, starts a lost worker again without a delay and without end, does not bound the
-time of a stop, and restarts all at SIGHUP, which here looks for changed models.
+uvicorn's own supervisor uses one socket, restarts a lost worker without delay and without limit, does not bound the
+time of a stop, and restarts all workers at SIGHUP, which here checks for changed models.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ CHILD_CODE = (
 )
 POLL_SECONDS = 0.05
 FIRST_WAIT, MAX_WAIT = 1.0, 60.0  # seconds before a lost worker is started again; doubles each time
-STABLE_SECONDS = 60.0  # after which a worker that is lost is as good as a new one
-END_SECONDS = 2.0  # beyond the grace, after which workers are killed
+STABLE_SECONDS = 60.0  # after running for so long, a lost worker waits as if for the first time
+END_SECONDS = 2.0  # workers are killed so long after the grace period
 _LOG = logging.getLogger(__name__)
 
 
@@ -61,14 +61,14 @@ def run_workers(
     *,
     on_start: Callable[[], None],
 ) -> None:
-    """Answer in `count` processes what arrives at the address of a socket, until a signal, and close the socket.
+    """Serve the address of a socket with `count` processes until a signal, then close the socket.
 
-    The first worker starts alone, so that what is wrong with the models is said once; `on_start` is called when it
-    answers. A worker that is lost is started again, after a second, two, four and so on up to a minute. When it is
-    `requested`, each looks for changed models.
+    The first worker starts alone, so that a problem with the models is reported once; `on_start` is called when it is
+    ready. A lost worker is restarted after a second, then two, four and so on up to a minute. When `requested` is set,
+    all workers check for changed models.
 
-    Raises the error of a worker that does not start, later only if no other one runs; `ProcessError` if it has told
-    none; `UsageError` for what several workers cannot do; `OutputError` without a folder for temporary files.
+    Raises the error of a worker that does not start, once running only if no worker is left; `ProcessError` if the
+    worker reported no error; `UsageError` for options that need one worker; `OutputError` without a temporary folder.
     """
     _check(settings)
     names = ("requests", "body_bytes", "connections")
@@ -108,7 +108,7 @@ def _check(settings: Settings) -> None:
 
 @contextmanager
 def _make_folder() -> Iterator[str]:
-    """Yield a folder for what the workers count together, and delete it."""
+    """Yield a folder for the shared metrics of the workers, and delete it at the end."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="sightline-metrics-")
     except OSError as error:
@@ -121,14 +121,14 @@ def _make_folder() -> Iterator[str]:
 
 
 class _Signals:
-    """How often the process was asked to stop."""
+    """Counts how often the process was asked to stop."""
 
     stops = 0
 
 
 @contextmanager
 def _handle_signals() -> Iterator[_Signals]:
-    """Handle SIGINT and SIGTERM as a server of one process does."""
+    """Handle SIGINT and SIGTERM like a server with one process."""
     signals, before = _Signals(), dict[signal.Signals, Any]()
     if threading.current_thread() is not threading.main_thread():
         yield signals
@@ -147,7 +147,7 @@ def _handle_signals() -> Iterator[_Signals]:
 
 
 class _Worker:
-    """The place of one process, which `look` fills again when the process is lost."""
+    """A slot for one process; `look` restarts the process when it is lost."""
 
     def __init__(
         self,
@@ -163,9 +163,9 @@ class _Worker:
         self._on_message: Callable[[str], None] | None = on_message if number == 1 else None
         self.was_ready = self.is_ready = self._must_reload = False
         self._wait, self._next_start = FIRST_WAIT, math.inf
-        self._status: int | None = None  # what the process tells, as long as there is one
+        self._status: int | None = None  # descriptor of the process's messages, while it runs
         self._text = b""
-        self._error: SightlineError | None = None  # that the process has told
+        self._error: SightlineError | None = None  # reported by the process
         self._ready_time: float | None = None
         self._start()
 
@@ -175,9 +175,9 @@ class _Worker:
         try:
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-c", CHILD_CODE],
-                stdin=subprocess.PIPE,  # its end tells the worker that this process has ended
+                stdin=subprocess.PIPE,  # end of file tells the worker that this process has ended
                 pass_fds=(write,),
-                start_new_session=True,  # Ctrl-C and a closing terminal are for this process
+                start_new_session=True,  # Ctrl-C and a closing terminal are for this process alone
                 env={**os.environ, SHARED_FOLDER: self._folder},
             )
         except OSError as error:
@@ -199,9 +199,9 @@ class _Worker:
         return self._status is not None
 
     def look(self, *, is_needed: bool = True) -> None:
-        """Read what the process tells, and start it again when it was lost and its time has come.
+        """Read the messages of the process, and restart it if it was lost and its waiting time is over.
 
-        Raises the error of a process that does not start, if it is the first of this place, or `is_needed`.
+        Raises the error of a process that does not start, if it is the first in this slot or `is_needed`.
         """
         try:
             self._look()
@@ -251,7 +251,7 @@ class _Worker:
                 self._error = ProcessError(text)
 
     def _reap(self) -> str:
-        """Forget a process that has ended, and return how it did."""
+        """Forget a process that has ended, and return how it ended."""
         assert self._status is not None
         code = self._child.wait()
         os.close(self._status)
@@ -268,18 +268,18 @@ class _Worker:
             self._reap()
 
     def reload(self) -> None:
-        """Have the process look for changed models, as soon as it is ready: it may have read the old ones."""
+        """Make the process check for changed models, once it is ready: it may have read the old ones."""
         self._must_reload = not self.is_ready
         if self.is_ready:
             self._child.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
-        """Have the process stop, if there is one."""
+        """Ask the process to stop, if there is one."""
         if self.is_running:
             self._child.terminate()
 
     def kill(self) -> None:
-        """End the process at once, if there is one."""
+        """Kill the process, if there is one."""
         if self.is_running:
             self._child.kill()
             self._reap()
@@ -292,7 +292,7 @@ def _wait_until_ready(worker: _Worker, signals: _Signals) -> None:
 
 
 def _keep_alive(workers: list[_Worker], signals: _Signals, requested: asyncio.Event) -> None:
-    """Start lost workers again until the first signal; raises `ProcessError` if none is left."""
+    """Restart lost workers until the first signal; raise `ProcessError` if none is left."""
     while not signals.stops:
         for worker in workers:
             worker.look(is_needed=not any(other.is_running for other in workers if other is not worker))
@@ -304,7 +304,7 @@ def _keep_alive(workers: list[_Worker], signals: _Signals, requested: asyncio.Ev
 
 
 def _stop(workers: list[_Worker], signals: _Signals, grace: float) -> None:
-    """Have all workers finish their requests; with each further signal, at once."""
+    """Let all workers finish their requests; each further signal makes them stop at once."""
     sent, end = 0, time.monotonic() + grace + END_SECONDS
     while any(worker.is_running for worker in workers) and time.monotonic() < end:
         if sent < signals.stops:
@@ -317,10 +317,10 @@ def _stop(workers: list[_Worker], signals: _Signals, grace: float) -> None:
 
 
 def answer() -> None:
-    """Be a worker: answer until SIGTERM, or until the process that started this one has ended."""
+    """Run as a worker until SIGTERM, or until the parent process has ended."""
     from sightline.serve.server import bind, handle_signals, run
 
-    settings, (host, port), status, cores = pickle.load(sys.stdin.buffer)  # noqa: S301  # from the process that started us
+    settings, (host, port), status, cores = pickle.load(sys.stdin.buffer)  # noqa: S301  # comes from the parent process
     process.claim()
     requested = handle_signals()
     process.limit_cores(cores)
@@ -339,6 +339,6 @@ def answer() -> None:
 
 
 def _stop_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # not that of the buffer, whose lock would be held when Python ends
-    shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)  # as the process would have, had it not been killed
+    os.read(sys.stdin.fileno(), 1)  # not through the buffer: its lock would be held when Python exits
+    shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)  # the parent was killed before it could
     os.kill(os.getpid(), signal.SIGTERM)
