@@ -29,15 +29,15 @@ from sightline.data.zip_members import open_member
 from sightline.errors import DataError, ImageError
 
 Member = TypeVar("Member")
-# bytes to which any archive may unpack, however small it is: a blank image compresses a thousandfold
+# bytes that any archive may unpack to, however small it is: a blank image compresses a thousandfold
 _ALWAYS_ALLOWED = 256 << 20
-_MAX_HEADER = 1 << 20  # bytes allowed for the headers of one member of a tar, which a reader loads into memory whole
-_NAME_BYTES = 128  # of memory for the name of a member, on average over as many members as are allowed
-_MAX_GLOBAL_HEADERS = 1_000  # of a tar, which `tarfile` copies for each member
+_MAX_HEADER = 1 << 20  # limit in bytes on the headers of one tar member, which a reader loads into memory whole
+_NAME_BYTES = 128  # bytes of memory per member name, averaged over the largest allowed number of members
+_MAX_GLOBAL_HEADERS = 1_000  # per tar; `tarfile` copies them for each member
 
 
 class ZipStore:
-    """The members of a zip archive. Names without the UTF-8 flag are decoded as UTF-8 if possible, else as GBK."""
+    """The members of a zip archive. Names without the UTF-8 flag are decoded as UTF-8 if possible, otherwise as GBK."""
 
     def __init__(self, path: Path, limits: LimitsConfig = LIMITS) -> None:
         self.name = path.name
@@ -84,7 +84,7 @@ class ZipStore:
 
 
 class _TarMember(NamedTuple):
-    """Where the content of a file begins, and its size. Of a `sparse` file, only blocks that are not 0 are stored."""
+    """The offset and size of a file's content. For a `sparse` file, only the nonzero blocks are stored."""
 
     offset: int
     size: int
@@ -178,7 +178,7 @@ def check_size(path: Path, size: int, limits: LimitsConfig) -> None:
 
 
 def _check_names(path: Path, num_bytes: int, limits: LimitsConfig) -> None:
-    """Raise `DataError` if the names in an archive take too much memory: a megabyte of a name compresses to nothing."""
+    """Raise `DataError` if the names in an archive take too much memory: a name of a megabyte compresses to nothing."""
     maximum = _NAME_BYTES * limits.archive_members
     if num_bytes > maximum:
         raise DataError(
@@ -188,7 +188,7 @@ def _check_names(path: Path, num_bytes: int, limits: LimitsConfig) -> None:
 
 
 def _decode_names(members: Sequence[zipfile.ZipInfo]) -> list[str]:
-    """Return the names. Those without a stated encoding share one, so that a class does not end up with two names."""
+    """Return the names. Those without a stated encoding are all decoded alike, so that no class gets two names."""
     raw = [_undecoded_name(info) for info in members]
     encoding = "cp437"
     for candidate in ("gbk", "utf-8"):
@@ -204,12 +204,12 @@ def _undecoded_name(info: zipfile.ZipInfo) -> bytes:
     utf8_flag = 0x800
     try:
         return b"" if info.flag_bits & utf8_flag else info.filename.encode("cp437")
-    except UnicodeEncodeError:  # Python 3.12 took the Unicode name from an extra field
+    except UnicodeEncodeError:  # Python 3.12 reads a Unicode name from an extra field
         return b""
 
 
 class _HeaderReader:
-    """A tar file of which `tarfile` may read only short headers; it seeks past the contents."""
+    """A tar file that limits the headers that `tarfile` may read; `tarfile` seeks past the contents."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -217,7 +217,7 @@ class _HeaderReader:
         self.seek, self.tell = file.seek, file.tell
 
     def start_member(self) -> None:
-        """Allow as many bytes again, for the headers of the next member."""
+        """Reset the count of bytes, for the headers of the next member."""
         self._num_bytes = 0
 
     def read(self, size: int) -> bytes:
@@ -232,13 +232,13 @@ class _HeaderReader:
 def _read_tar_members(
     file: IO[bytes], path: Path, limits: LimitsConfig
 ) -> tuple[list[tuple[str, _TarMember]], list[str]]:
-    """Return the name and place of each file, and the folders. A hard link is the file that it points to."""
+    """Return the name and location of each file, and the folders. A hard link is read as the file that it points to."""
     members: list[tuple[str, _TarMember]] = []
     by_name: dict[str, _TarMember] = {}
     folders: list[str] = []
     name_bytes = 0
     reader = _HeaderReader(file)
-    with tarfile.open(fileobj=reader, mode="r:") as tar:  # type: ignore[call-overload]  # it has every method that tarfile calls
+    with tarfile.open(fileobj=reader, mode="r:") as tar:  # type: ignore[call-overload]  # has every method that tarfile calls
         while (member := tar.next()) is not None:
             reader.start_member()
             if member.size < 0:  # a pax header may state any size

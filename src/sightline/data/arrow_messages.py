@@ -15,16 +15,16 @@ from typing import Any
 from sightline.errors import require
 
 DICTIONARY, RECORD_BATCH = 2, 3
-_HEADER_KIND, _HEADER = 1, 2  # the fields of a message, by their numbers
+_HEADER_KIND, _HEADER = 1, 2  # field numbers in a message
 _DICTIONARY_DATA = 1
 _ROWS, _BUFFERS, _COMPRESSION = 0, 2, 3
-_BUFFER = struct.Struct("<qq")  # where it begins in the body, and its length
-_UNCOMPRESSED = -1  # the stated size of a buffer that is stored as it is
+_BUFFER = struct.Struct("<qq")  # offset in the body, length
+_UNCOMPRESSED = -1  # stated size of a buffer that is not compressed
 
 
 @dataclass(frozen=True, slots=True)
 class ArrowMessage:
-    """A dictionary or a record batch: `rows`, and for a compressed one the bytes that its buffers take in memory."""
+    """A dictionary or a record batch: its `rows`, and if it is compressed, the size of its buffers in memory."""
 
     message: Any
     is_batch: bool
@@ -33,9 +33,9 @@ class ArrowMessage:
 
 
 def read_messages(source: Any, purpose: str) -> tuple[Any, list[ArrowMessage]]:
-    """Return the message of the schema, and the messages after it, of a stream in a file of pyarrow.
+    """Return the schema message of the stream in a pyarrow file, and the messages after it.
 
-    Raises ValueError for metadata that are damaged, and what pyarrow raises.
+    Raises ValueError for damaged metadata, and whatever pyarrow raises.
     """
     reader = require("pyarrow", purpose).ipc.MessageReader.open_stream(source)
     schema = reader.read_next_message()
@@ -66,7 +66,7 @@ def _describe(message: Any) -> ArrowMessage:
 
 
 def _sum_sizes(batch: _Table, body: memoryview) -> int:
-    """Return what the buffers of a compressed batch take in memory."""
+    """Return the number of bytes that the buffers of a compressed batch take in memory."""
     total = 0
     for start, length in batch.iterate(_BUFFERS, _BUFFER):
         if not 0 <= start <= start + length <= len(body):
@@ -81,7 +81,7 @@ def _sum_sizes(batch: _Table, body: memoryview) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A table of FlatBuffers; a struct.error says that an offset leads out of the data."""
+    """A FlatBuffers table; raises struct.error if an offset points outside the data."""
 
     data: memoryview
     position: int
@@ -128,6 +128,6 @@ def _unpack(form: str, data: memoryview, position: int) -> int:
 
 
 def _check(position: int) -> int:
-    if position < 0:  # which would count from the end
+    if position < 0:  # would count from the end
         raise struct.error("an offset before the data")
     return position

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch: `positions` in the subset int64 [n], and its `pixels` and `labels`, [n, ...], as `Subset` has them."""
+    """One batch: `positions` in the subset, int64 [n], with the `pixels` and `labels`, [n, ...], of `Subset`."""
 
     positions: NDArray[np.int64]
     pixels: NDArray[Any]
@@ -35,7 +35,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def iterate_slices(count: int, size: int) -> Iterator[slice]:
-    """Yield the slices of `size` rows, the last of which may be smaller, that cover `count` rows in order."""
+    """Yield slices of `size` rows that cover `count` rows in order; the last may be smaller."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
@@ -65,7 +65,7 @@ def load_ahead(tasks: Iterable[Callable[[], T]], threads: int, ahead: int) -> Ge
 
 @contextmanager
 def running_ahead(tasks: Iterable[Callable[[], T]], threads: int, ahead: int) -> Iterator[Iterator[T]]:
-    """Start the first of `tasks` as `load_ahead` does, and give the results; at the end, wait for those that run."""
+    """Start the first of `tasks` as `load_ahead` does and yield their results; on exit, wait for running tasks."""
     remaining, pending = iter(tasks), deque[Future[T]]()
     pool = ThreadPoolExecutor(threads)
 

@@ -2,7 +2,7 @@
 
 A cache is a folder, named by a hash over the images' hashes and the preprocessing spec, with ``pixels.npy``
 (uint8 [N, H, W, C]) and ``meta.json`` (checksums, and the reason for each image that could not be decoded). It is built
-under a temporary name and renamed when complete, so two runs may build the same cache at once; the one that finishes
+under a temporary name and renamed when complete, so two runs may build the same cache at once; the run that finishes
 second uses the cache of the first.
 """
 
@@ -35,11 +35,11 @@ SCHEMA = 1
 CHUNK_ROWS = 32  # images per decoding task and per checksum
 # caches up to this size are verified in full when opened, larger ones by an evenly spaced sample
 VERIFY_BYTES = 1 << 30
-RELEASED_CHUNKS = 256  # that are verified before the memory of a file is let go of: 40 MB of 1,280 features
+RELEASED_CHUNKS = 256  # chunks verified before a file's memory is released: 40 MB for 1,280 features per image
 DEFAULT_LIMIT_BYTES = 20 << 30
 _ENTRY = re.compile(r"[0-9a-f]{32}|remote/[0-9a-f]{64}")  # never remove anything else
 _UNFINISHED = re.compile(r"[0-9a-f]{32}\.part-.*|remote/download\d+-\d+")
-_ABANDONED = 24 * 3600  # seconds since the last change of what is not finished, after which its process has ended
+_ABANDONED = 24 * 3600  # seconds without a change after which an unfinished entry is treated as abandoned
 
 ReadImage = Callable[[int], bytes | NDArray[np.uint8]]
 
@@ -58,7 +58,7 @@ class CachedPixels:
 
 @contextmanager
 def explain_cache_failure(folder: Path, *, keep: bool = True) -> Iterator[None]:
-    """Raise `OutputError` for a folder of the cache, or of temporary files if none is kept, that cannot be written."""
+    """Raise `OutputError` if the cache folder, or without `keep` the folder of temporary files, cannot be written."""
     try:
         yield
     except OSError as error:
@@ -134,7 +134,7 @@ def load_pixels(
 
 
 def open_array(path: Path) -> NDArray[Any]:
-    """Return the array in a file of the cache, memory-mapped; raises OSError or ValueError."""
+    """Memory-map the array in a cache file; raises OSError or ValueError."""
     with _io.open_regular(path) as file:
         return _packed.map_array(file)
 
@@ -149,12 +149,12 @@ def _decode_all(
     *,
     keep: bool,
 ) -> tuple[dict[int, str], list[int]]:
-    """Decode into a file; return the reason for each failed image, by row, and one checksum per task if it is kept.
+    """Decode into a file; return the reason for each failed image, by row, and with `keep` one checksum per task.
 
     Plain writes are a few percent faster than a memory map, whose pages the system allocates one by one.
     """
     path = temporary / "pixels.npy"
-    offset = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).offset  # length of the header
+    offset = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape).offset  # header length
     with path.open("rb+") as file:
         _io.reserve_space(file.fileno(), path.stat().st_size)
     failures: dict[int, str] = {}
@@ -176,7 +176,7 @@ def _decode_all(
     checks = []
     starts = range(0, shape[0], CHUNK_ROWS)
     with ThreadPoolExecutor(threads or process.count_cores()) as pool:
-        for finished, check in enumerate(pool.map(decode, starts), 1):  # leaving it cancels what has not begun
+        for finished, check in enumerate(pool.map(decode, starts), 1):  # on exit, cancels pending tasks
             checks.append(check)
             progress("decoding", min(finished * CHUNK_ROWS, shape[0]), shape[0])
     return dict(sorted(failures.items())), checks  # threads fail in any order
@@ -203,10 +203,10 @@ def publish(temporary: Path, target: Path) -> None:
 
 
 def _open_cache(target: Path, count: int, threads: int | None) -> CachedPixels | None:
-    """Open a complete cache; return None if there is none or it is damaged, in which case it is removed."""
+    """Open a complete cache; return None if there is none. A damaged cache is removed, and None is returned."""
     if not target.is_dir():
         return None  # nothing is removed: another run may create it at this moment
-    with suppress(Exception):  # NumPy and json raise many kinds of errors for a damaged file; rebuild after any of them
+    with suppress(Exception):  # NumPy and json raise many kinds of errors for damaged files; rebuild after any
         meta = jsonio.read_object(target / "meta.json", jsonio.MAX_FILE_BYTES)
         array: NDArray[np.uint8] = open_array(target / "pixels.npy")
         failures = {int(i): str(reason) for i, reason in meta["failed"].items()}
@@ -234,16 +234,16 @@ def checksums_match(array: NDArray[Any], checks: Sequence[int], threads: int | N
 
 
 def release_pages(array: NDArray[Any]) -> None:
-    """Let go of the memory of an array that is mapped from a file; what is read again comes from the file."""
+    """Release the memory of an array mapped from a file; later reads load it from the file again."""
     if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
         array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def make_room(needed: int, in_use: Iterable[str] = ()) -> None:
-    """Remove what was used longest ago until `needed` more bytes fit within the limit, and what killed runs left.
+    """Remove the least recently used entries until `needed` more bytes fit, and the leftovers of killed runs.
 
-    Downloads that other processes are writing count too. Downloaded files with the hashes `in_use` stay, even beyond
-    the limit: they would be downloaded again.
+    Downloads in progress in other processes count toward the limit. Downloaded files with the hashes `in_use` are kept
+    even beyond the limit, because they would only be downloaded again.
     """
     root, limit, total, entries, names_in_use = cache_folder(), size_limit(), needed, [], set(in_use)
     for entry in [*root.glob("*"), *root.glob("remote/*")]:
@@ -263,9 +263,9 @@ def make_room(needed: int, in_use: Iterable[str] = ()) -> None:
         if total <= limit:
             return
         _remove(entry)
-        total -= 0 if entry.exists() else size  # on Windows, another process may read it
+        total -= 0 if entry.exists() else size  # on Windows, another process may be reading it
 
 
 def _remove(entry: Path) -> None:
-    with suppress(OutputError):  # another process removes it too, or reads it on Windows
+    with suppress(OutputError):  # another process is also removing it, or on Windows reading it
         _io.remove(entry)

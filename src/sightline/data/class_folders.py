@@ -1,4 +1,4 @@
-"""Write the images of an index as folders, one for each class and split, whose files are links to the images."""
+"""Write the images of an index as folders, one per class and split, with links to the images."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from sightline.data.types import Index
 from sightline.errors import DataError, OutputError, UsageError, plural
 from sightline.preprocessing import encode_png
 
-MAX_NAME = 200  # bytes; file systems take 255
+MAX_NAME = 200  # bytes; file systems allow 255
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]|%(?=[0-9A-Fa-f]{2})|^[._]|[. ]$|[\udc80-\udcff]')
-"""What names may not hold: readers pass over ``.name`` and ``__MACOSX``; the last are bytes that are not UTF-8."""
-_RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", re.IGNORECASE)  # devices of Windows
+"""Not allowed in names: readers skip ``.name`` and ``__MACOSX``; the last range is bytes that are not UTF-8."""
+_RESERVED = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", re.IGNORECASE)  # Windows device names
 
 
 @dataclass(frozen=True, slots=True)
 class ClassFolders:
     """What was written: the number of images, of links to them by kind, and of copies.
 
-    `left_out` images have no class, or no split while others have one. `renamed` are the folders of classes whose names
-    no folder can have.
+    `left_out` counts images without a class, or without a split where others have one. `renamed` maps each class whose
+    name cannot be a folder name to its folder.
     """
 
     path: str
@@ -61,15 +61,15 @@ class ClassFolders:
 def write_class_folders(
     index: Index, path: Path, sources: Iterable[str | Path] = (), progress: Progress = no_progress
 ) -> ClassFolders:
-    """Write a new folder with a hard link to each image, else a symbolic link, else, if neither is possible, a copy.
+    """Write a new folder with a hard link to each image, else a symbolic link, or a copy if neither is possible.
 
-    Images are in ``path/CLASS/NAME``, or in ``path/SPLIT/CLASS/NAME`` if they have splits; one with several labels is
-    in the folder of each. Characters of a name that a file system may not take are percent-encoded, and files of one
-    name are numbered.
+    Images are in ``path/CLASS/NAME``, or in ``path/SPLIT/CLASS/NAME`` if they have splits; an image with several labels
+    is in the folder of each. Characters that some file systems do not allow are percent-encoded, and files with the
+    same name are numbered.
 
     Raises:
         UsageError: If `path` is in one of the `sources`, where the images would be read twice.
-        OutputError: If it exists and is not an empty folder, or cannot be written; nothing is left behind then.
+        OutputError: If `path` exists and is not an empty folder, or cannot be written; nothing is then left behind.
         DataError: If no image has a class.
     """
     for source in map(Path, sources):
@@ -117,7 +117,7 @@ def _write_images(index: Index, root: Path, path: str, progress: Progress) -> Cl
 
 
 def _place(index: Index, i: int, folder: Path, names: _Names) -> str:
-    """Put image `i` into a folder, and return how."""
+    """Put image `i` into a folder; return "hard" or "symbolic" for a link, or "copy"."""
     base = escape_name(PurePosixPath(index.images[i].path.replace("\\", "/")).name)
     file = None if index.find_file is None else index.find_file(i)
     if file is not None:
@@ -146,12 +146,12 @@ def _has_suffix(name: str) -> bool:
 def _find_suffix(content: bytes) -> str:
     from PIL import Image
 
-    with Image.open(io.BytesIO(content)) as image:  # its header could be read when it was indexed
+    with Image.open(io.BytesIO(content)) as image:  # the header was readable during indexing
         return f".{(image.format or 'png').lower()}"
 
 
 def escape_name(name: str) -> str:
-    """Return a name that every file system takes, with the other characters percent-encoded.
+    """Return a name that every file system accepts, with all other characters percent-encoded.
 
     >>> escape_name("../a"), escape_name("50% off"), escape_name("con"), escape_name(".")
     ('%2E.%2Fa', '50% off', '%63on', '%2E')
@@ -165,13 +165,13 @@ def escape_name(name: str) -> str:
 
 
 class _Names:
-    """Tells names of one folder apart, also where a file system ignores case and the way in which accents are coded."""
+    """Keeps names in a folder distinct, even on file systems that ignore case and the encoding of accents."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[Path, str], int] = {}
 
     def choose(self, folder: Path, name: str) -> str:
-        """Return the name, or one with a number that is not taken."""
+        """Return `name`, with a number appended if it is already taken."""
         chosen, suffix = name, PurePosixPath(name).suffix
         stem = name[: len(name) - len(suffix)]
         key = (folder, fold_name(name))

@@ -17,7 +17,7 @@ from sightline.errors import DataError
 PATH_SEPARATOR = "/"
 MAX_DEPTH = 16  # classes in a path
 LEAST_PROBABILITY = float(np.nextafter(0.5, 1))
-"""The smallest probability of a predicted node: more than one half, which at most one node of a level has."""
+"""The smallest probability of a predicted node: above one half, which at most one node per level can reach."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,11 +26,11 @@ class ClassTree:
 
     Attributes:
         classes: The leaves, in the order of the probabilities of a model.
-        nodes: The paths of all nodes, sorted, so that each stands after the nodes above it.
-        parents: The position in `nodes` of the node above each node, int64 [M]; -1 for the root.
+        nodes: The paths of all nodes, sorted, so that each node comes after its ancestors.
+        parents: The position in `nodes` of the parent of each node, int64 [M]; -1 for the root.
         depths: The number of classes in the path of each node, int64 [M].
-        ancestors: The positions in `nodes` of the path to each class, int64 [K, D], where D is the greatest depth;
-            a class of a smaller depth stands in all further columns.
+        ancestors: The positions in `nodes` along the path to each class, int64 [K, D], where D is the greatest depth;
+            for a class at a smaller depth, its own position is repeated in the remaining columns.
     """
 
     classes: tuple[str, ...]
@@ -50,9 +50,10 @@ class ClassTree:
         return tuple(sorted(set(self.nodes).difference(self.classes)))
 
     def list_leaves(self, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Return 1 for each class that an image may have, uint8 [N, K]: its own, or those below its node.
+        """Return 1 for each class that an image may have, uint8 [N, K]: its own class, or the leaves below its node.
 
-        `labels` [N] are the positions of classes, or K and more for those of `parent_nodes`, see `PathTargets`.
+        `labels` [N] are class indices; values of K and above are parent classes, in the order of `parent_nodes` (see
+        `PathTargets`).
         """
         position = {node: i for i, node in enumerate(self.nodes)}
         below = [(self.ancestors == position[node]).any(1) for node in self.parent_nodes]
@@ -61,9 +62,9 @@ class ClassTree:
         return leaves
 
     def sum_probabilities(self, probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Return the probability of each node, float64 [N, M], from those of the classes, [N, K].
+        """Return the probability of each node, float64 [N, M], from the class probabilities [N, K].
 
-        That of a parent class is the sum of those of its children, so no node is less probable than one below it.
+        The probability of a parent class is the sum over its children, so no node is less probable than a descendant.
         """
         sums = np.zeros((len(self.nodes), len(probabilities)))
         sums[self.ancestors[:, -1]] = probabilities.T
@@ -75,22 +76,22 @@ class ClassTree:
     def find_deepest_nodes(self, node_probabilities: NDArray[np.float64], threshold: float) -> NDArray[np.int64]:
         """Return the deepest node whose probability is at least `threshold`, int64 [N]; -1 for the root.
 
-        `node_probabilities` are float64 [N, M]. The threshold is at least `LEAST_PROBABILITY`, so that these nodes
-        are on one path.
+        `node_probabilities` are float64 [N, M]. The effective threshold is at least `LEAST_PROBABILITY`,
+        so that the passing nodes of an image are on one path.
         """
         passing = node_probabilities >= max(threshold, LEAST_PROBABILITY)
         deepest = np.where(passing, self.depths, 0).argmax(1)
         return np.where(passing.any(1), deepest, -1)
 
     def are_above(self, nodes: NDArray[np.int64], labels: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Return whether each of `nodes` [N] is the class of `labels` [N] or above it, bool [N]; never for the root."""
+        """Return whether each of `nodes` [N] is the class in `labels` [N] or above it, bool [N]; False for the root."""
         above: NDArray[np.bool_] = (self.ancestors[labels] == nodes[:, None]).any(1)
         return above
 
 
 @lru_cache(maxsize=8)
 def build_tree(classes: tuple[str, ...]) -> ClassTree:
-    """Return the tree of classes whose names are paths; raises `DataError` if they are not, see `check_paths`."""
+    """Return the tree of classes named by their paths; raises `DataError` if they form no tree, see `check_paths`."""
     check_paths(classes)
     paths = [name.split(PATH_SEPARATOR) for name in classes]
     nodes = sorted({PATH_SEPARATOR.join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)})
@@ -145,9 +146,9 @@ def check_paths(classes: Sequence[str]) -> None:
 
 
 def resolve_paths(parents: Mapping[str, str], source: str) -> dict[str, str]:
-    """Return the path of each class from the name of its parent, "" for one directly below the root.
+    """Return the path of each class from the name of its parent; the parent is "" directly below the root.
 
-    A parent that is no key is directly below the root, or the path of one. `source` is what messages call the table.
+    A parent that is not a key is a path, or a node directly below the root. `source` names the table in messages.
     Raises `DataError` for parents in a cycle, and for a path of more than `MAX_DEPTH` names.
     """
     paths = {}

@@ -1,4 +1,4 @@
-"""Files that hold images: zip and tar archives, Parquet and Arrow tables."""
+"""Files that contain images: zip and tar archives, Parquet and Arrow tables."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".ta
 T = TypeVar("T")
 CONTAINER_SUFFIXES = (*ARCHIVE_SUFFIXES, *TABLE_SUFFIXES)
 Container = ZipStore | TarStore | ImageTable
-PREDICTIONS_FILE = "_predictions.json"  # in a folder of Parquet files that `predict` wrote, before their names
-_unpacked: WeakValueDictionary[object, TarStore] = WeakValueDictionary()  # what is in use, by path, state and limits
+PREDICTIONS_FILE = "_predictions.json"  # in folders of Parquet files written by `predict`; sorts before them
+_unpacked: WeakValueDictionary[object, TarStore] = WeakValueDictionary()  # open stores, by path, file state, limits
 _unpacking = threading.Lock()
 
 
@@ -54,7 +54,7 @@ def strip_suffix(path: Path) -> Path:
 
 
 def skip_predictions(files: Iterable[T], get_key: Callable[[T], str]) -> Iterator[T]:
-    """Yield `files`, which are sorted by their relative paths, without the folders of predictions.
+    """Yield `files`, sorted by their relative paths, without those in folders of predictions.
 
     >>> list(skip_predictions(["a.tar", "p.parquet/_predictions.json", "p.parquet/part-0.parquet"], str))
     ['a.tar']
@@ -69,11 +69,11 @@ def skip_predictions(files: Iterable[T], get_key: Callable[[T], str]) -> Iterato
 
 
 def open_container(path: Path, limits: LimitsConfig, column: str = "") -> Container:
-    """Open a file as a store; `column` is that of the images in a table.
+    """Open a file as a store; `column` is the image column of a table.
 
     Raises `DataError` if it is damaged or beyond the limits.
     """
-    process.raise_file_limit()  # a folder may hold thousands
+    process.raise_file_limit()  # a folder may contain thousands of files
     name = path.name.lower()
     if is_image_table(name):
         return ImageTable(path, limits, column)
@@ -83,16 +83,16 @@ def open_container(path: Path, limits: LimitsConfig, column: str = "") -> Contai
 
 
 def open_ahead(files: Iterable[RemotePath], limits: LimitsConfig) -> Iterator[tuple[str, Container]]:
-    """Yield the address and the store of each file, of which the next one is downloaded while one is read.
+    """Yield the address and the store of each file, downloading the next file while the current one is read.
 
-    A download that is not waited for any more is stopped.
+    A download whose result is no longer needed is stopped.
     """
     stop = threading.Event()
 
     def open_copy(file: RemotePath) -> tuple[str, Container]:
         copy = stage(file, limits, stop)
         with name_address(copy, file.url):
-            return file.url, open_container(copy, limits)  # open, before another one needs its room
+            return file.url, open_container(copy, limits)  # opened now, before another download needs its space
 
     with closing(load_ahead((partial(open_copy, file) for file in files), threads=1, ahead=1)) as opened:
         try:
@@ -103,7 +103,7 @@ def open_ahead(files: Iterable[RemotePath], limits: LimitsConfig) -> Iterator[tu
 
 @contextmanager
 def name_address(copy: Path, url: str) -> Iterator[None]:
-    """Name the address of a file, in place of its copy in the cache, in errors about its content."""
+    """In errors about a file's content, report its address instead of the path of its copy in the cache."""
     try:
         yield
     except DataError as error:
@@ -111,11 +111,11 @@ def name_address(copy: Path, url: str) -> Iterator[None]:
 
 
 def _open_compressed_tar(path: Path, limits: LimitsConfig) -> TarStore:
-    """Return the store of an archive that is unpacked first: the one in use if there is one, as for counting."""
+    """Return the store of a compressed archive; reuse an open one, as after counting, so it is unpacked only once."""
     try:
         state = path.stat()
     except OSError:
-        return TarStore(path, limits)  # says what is wrong
+        return TarStore(path, limits)  # raises the detailed error
     key = (path.absolute(), state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, limits)
     with _unpacking:
         store = _unpacked.get(key)

@@ -14,10 +14,10 @@ IndexedImage = tuple[SourceItem, ImageRecord]
 
 
 def merge_copies(images: Sequence[IndexedImage], several_labels: str) -> tuple[list[IndexedImage], str]:
-    """Return the first of the identical images of each split, with the classes of all, and evidence of several labels.
+    """Merge identical images within each split into the first, with all their classes; also return `several_labels`.
 
-    `several_labels` is the evidence of the source, "" if its images have one class each. Raises `DataError` for a class
-    name that contains the separator of labels.
+    `several_labels` is evidence that the source has images with several labels, "" if each has one class; merged images
+    may be the first evidence. Raises `DataError` for a class name that contains the label separator.
     """
     groups: dict[tuple[str, Split | None, MaskRecord | None], list[IndexedImage]] = {}
     for item, image in images:

@@ -48,7 +48,7 @@ class DecodedDataset:
     groups: tuple[str, ...] = ()
 
     def hash_mask(self, image: ImageRecord) -> str:
-        """Return the hash of the mask of an image; "" if masks are not learned."""
+        """Return the hash of an image's mask; "" if masks are not the targets."""
         return image.mask.sha256 if image.mask is not None and self.labels.ndim == 3 else ""
 
     def list_positions(self, split: Split) -> NDArray[np.int64]:
@@ -61,7 +61,7 @@ class DecodedDataset:
         return self._take(self.list_positions(split))
 
     def training_subset(self) -> Subset:
-        """Return all images to train on; if some have a parent class, labels are `ClassTree.list_leaves`."""
+        """Return all images to train on; if some have a parent class, labels come from `ClassTree.list_leaves`."""
         positions = np.flatnonzero(np.array(self.splits) == "train")
         if len(positions) == len(self.list_positions("train")):
             return self._take(positions)
@@ -113,7 +113,7 @@ def decode_images(
     progress: Progress = no_progress,
     threads: int | None = None,
 ) -> DecodedImages:
-    """Decode the images of an index, each content only once."""
+    """Decode the images of an index; identical files are decoded once."""
     first_position = {index.images[i].sha256: i for i in reversed(range(len(index.images)))}
     hashes = sorted(first_position)
     row_of = {sha: row for row, sha in enumerate(hashes)}
@@ -148,7 +148,7 @@ def build_dataset(
 ) -> DecodedDataset:
     """Decode the images of an index, reject undecodable ones, fix the class order and assign splits.
 
-    With ``split.group = "near_duplicates"`` every image is read once more, to find near duplicates.
+    With ``split.group = "near_duplicates"``, every image is read a second time to find near duplicates.
 
     Raises `ConfigError` for a ``split.group`` that does not fit the images, and `DataError` for fewer than two classes,
     a class without any usable image, an empty training split, or a class that is missing from the training split.
@@ -204,17 +204,17 @@ def encode_labels(
     classes: Sequence[str],
     threads: int | None = None,
 ) -> NDArray[Any]:
-    """Return the targets of the images at `positions`, [N, ...]: what their labels say, or their masks."""
+    """Return the targets of the images at `positions`, [N, ...]: their encoded labels, or their masks."""
     if targets.are_masks:
         return load_masks(index, positions, preprocess, classes, threads)
     return targets.encode([index.images[i].label for i in positions], classes)
 
 
 def check_classes(index: Index, targets: Targets = CLASS_TARGETS) -> None:
-    """Raise `DataError` for problems known before decoding.
+    """Raise `DataError` for problems that can be found before decoding.
 
-    These are a single class, a class without readable images, images with several labels where each needs one, and
-    grades whose order is not known.
+    These are a single class, a class without readable images, several labels per image where the task needs exactly
+    one, and grades in an unknown order.
     """
     if index.several_labels and not targets.allows_several:
         raise DataError(f"{index.several_labels}. {_advise_task(index)}")

@@ -28,7 +28,7 @@ from sightline.data.batches import iterate_slices
 from sightline.data.types import Subset
 from sightline.errors import OutputError
 
-_BLOCK_HEADER = struct.Struct("<QI")  # before each block of rows: the index after its last row, and its checksum
+_BLOCK_HEADER = struct.Struct("<QI")  # header of each block of rows: the index after its last row, and a checksum
 MAX_MEMORY_BYTES = 1 << 29  # larger features go to a temporary file while they are computed
 LIMIT_DIVISOR = 4  # features may take up to 1/LIMIT_DIVISOR of the cache limit
 
@@ -44,17 +44,17 @@ def feature_key(samples: Subset, *provenance: bytes | str | int | None) -> str:
 
 
 def has_room(size: int) -> bool:
-    """Return whether the limit of the cache leaves room for features of `size` bytes."""
+    """Return whether the cache limit allows features of `size` bytes."""
     return size * LIMIT_DIVISOR <= cache.size_limit()
 
 
 def is_complete(name: str) -> bool:
-    """Return whether the features called `name` are kept."""
+    """Return whether the complete features `name` are in the cache."""
     return (cache.cache_folder() / name).exists()
 
 
 def is_begun(name: str) -> bool:
-    """Return whether the features called `name` are kept, or some of their rows are."""
+    """Return whether the features `name`, or some of their rows, are in the cache."""
     return is_complete(name) or (cache.cache_folder() / f"{name}.part-begun").exists()
 
 
@@ -63,7 +63,7 @@ def load_features(name: str, threads: int | None = None) -> NDArray[np.float32] 
     target = cache.cache_folder() / name
     if not target.is_dir():
         return None  # nothing is removed, as in `cache`
-    with suppress(Exception):  # whatever is wrong with the files, the features are computed again
+    with suppress(Exception):  # after any error in the files, the features are computed again
         checks: list[int] = jsonio.read_object(target / "meta.json", jsonio.MAX_FILE_BYTES)["checks"]
         array: NDArray[np.float32] = cache.open_array(target / "features.npy")
         if array.dtype == np.float32 and cache.checksums_match(array, checks, threads):
@@ -80,8 +80,8 @@ def resumable_features(
 ) -> Iterator[tuple[int, Callable[[int, int], None]]]:
     """Store the rows of `array` while the block computes them, so that an interrupted run can continue.
 
-    Yields the number of leading rows already restored into `array`, and a function to call with the start and the stop
-    of each block of rows that was computed next. Nothing is stored if `name` is None, if the features are too large for
+    Yields the number of leading rows already restored into `array`, and a function to call with the start and stop of
+    each block of rows computed after them. Nothing is stored if `name` is None, if the features are too large for
     the cache, or while another process computes the same features.
     """
     with ExitStack() as stack:
@@ -98,7 +98,7 @@ def resumable_features(
                     file.write(_BLOCK_HEADER.pack(stop, zlib.crc32(rows.data)))
                     file.write(rows.data)
                     file.flush()
-                    os.utime(partial)  # so that make_room does not take it for a leftover
+                    os.utime(partial)  # so that make_room does not remove it as a leftover
                 except OSError:
                     file.close()
 

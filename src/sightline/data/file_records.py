@@ -25,17 +25,17 @@ from sightline.data import cache
 from sightline.data.storage import FolderStore, Store
 from sightline.errors import OutputError
 
-FOLDER = "indexed-files"  # in the cache folder
-MAX_FILES = 20  # of records that are kept, those that were used last
-MAX_BYTES = 1 << 30  # of one file, which takes about 300 for each image
+FOLDER = "indexed-files"  # name within the cache folder
+MAX_FILES = 20  # record files to keep, the most recently used
+MAX_BYTES = 1 << 30  # bytes per record file; an image takes about 300
 FRESH_NS = 2_000_000_000
 SCHEMA = 2
 
 Stamp = tuple[int, int, int, int]
-"""The size, the inode, and the times of the last change of the content and of the status of a file."""
+"""A file's size, inode, modification time and status-change time."""
 
 Header = tuple[str, int, int, bool, bool, tuple[float, float] | None]
-"""Of an image: sha256, width, height, whether it is gray, has more than 8 bits a sample, and its stated range."""
+"""The sha256, width and height of an image, whether it is gray, has over 8 bits per sample, and its stated range."""
 
 _COLUMNS = "file, size, inode, modified, changed, sha256, width, height, gray, high_bit_depth, low, high"
 _TABLES = f"CREATE TABLE files ({_COLUMNS}, PRIMARY KEY (file)) WITHOUT ROWID; CREATE TABLE checksum (sha256);"
@@ -43,26 +43,26 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class FileRecords:
-    """What is known of the image files of some sources, in a table of SQLite; methods may be called from any thread."""
+    """Recorded hashes and headers of the image files of some sources, in an SQLite table; methods are thread-safe."""
 
     def __init__(self, sources: Sequence[object], limits: LimitsConfig) -> None:
-        """Load what is known of the files of these sources, read within these limits."""
-        texts = [os.path.abspath(str(source)) for source in sources]  # noqa: PTH100  # resolving would read links
+        """Load the records of the files of these sources that were read with these limits."""
+        texts = [os.path.abspath(str(source)) for source in sources]  # noqa: PTH100  # resolve() would follow links
         name = hashlib.sha256(jsonio.dumps([SCHEMA, texts, repr(limits)]).encode(errors="surrogatepass")).hexdigest()
         self._path = cache.cache_folder() / FOLDER / f"{name[:32]}.sqlite3"
         self._known: dict[str, tuple[Stamp, Header]] = {}
-        with suppress(OSError, sqlite3.Error, ValueError):  # whatever is wrong with it, the files are read
+        with suppress(OSError, sqlite3.Error, ValueError):  # after any error in the records, the files are read again
             self._known = _read(self._path)
         self._current: dict[str, tuple[Stamp, Header]] = {}
 
     @property
     def count(self) -> int:
-        """How many files are unchanged, and were not read."""
+        """The number of unchanged files, which were not read again."""
         return sum(self._known.get(file) is entry for file, entry in self._current.items())
 
     @staticmethod
     def read_stamp(file: Path) -> Stamp | None:
-        """Return what tells whether a file has changed, to be read before its content; None if it cannot be known."""
+        """Return the stamp that shows whether a file has changed, None if unavailable; call before reading the file."""
         try:
             status = file.stat()
         except (OSError, ValueError):
@@ -74,7 +74,7 @@ class FileRecords:
         return stamp if all(-(1 << 63) <= number < 1 << 63 for number in stamp) else None  # years 1677 to 2262
 
     def watch(self, store: Store, key: str) -> WatchedFile | None:
-        """Return what is known of a file that is about to be read; None if it is not a file of this machine."""
+        """Return a file about to be read, with its recorded header; None for a file that is not on this machine."""
         if not isinstance(store, FolderStore):
             return None
         file = store.root / key
@@ -95,7 +95,7 @@ class FileRecords:
             self._current[str(file)] = stamp, header
 
     def save(self) -> None:
-        """Keep what is known of the files that are still there; not an error if it cannot be written."""
+        """Save the records of the files seen in this run; if they cannot be written, nothing is raised."""
         with suppress(OSError, sqlite3.Error, OutputError):
             if self._current != self._known:
                 rows = [_make_row(file, *entry) for file, entry in sorted(self._current.items())]
@@ -108,7 +108,7 @@ class FileRecords:
 
 @dataclass(frozen=True, slots=True)
 class WatchedFile:
-    """A file as it is now; `header` is None if it is not known."""
+    """A file with its current stamp; `header` is None if it is not recorded or the file has changed."""
 
     records: FileRecords
     file: Path
@@ -116,16 +116,16 @@ class WatchedFile:
     header: Header | None
 
     def record(self, header: Header) -> None:
-        """Record what was read of the file."""
+        """Record the header that was read from the file."""
         self.records.add(self.file, self.stamp, header)
 
 
 def _read(path: Path) -> dict[str, tuple[Stamp, Header]]:
-    """Return what `_write` wrote; raises `ValueError` or `sqlite3.Error` if it is not that, to the last bit."""
+    """Return the records that `_write` wrote; raises `ValueError` or `sqlite3.Error` if a single bit differs."""
     if not path.is_file() or path.stat().st_size > MAX_BYTES:
         return {}
     known, checksum = dict[str, tuple[Stamp, Header]](), hashlib.sha256()
-    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"  # it is replaced, never changed: no lock to wait for
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"  # replaced, never modified, so no lock is needed
     with closing(sqlite3.connect(uri, uri=True)) as database:
         if database.execute("SELECT count(*) FROM sqlite_master WHERE type != 'table'").fetchone() != (0,):
             raise ValueError("a view may have rows without end")
@@ -153,7 +153,7 @@ def _make_row(file: str, stamp: Stamp, header: Header) -> tuple[Any, ...]:
 
 
 def _parse_row(row: tuple[Any, ...]) -> tuple[Stamp, Header]:
-    """Return what `_make_row` made a row of; raises `ValueError` if it cannot be one of an image."""
+    """Return the stamp and header from a row of `_make_row`; raises `ValueError` if they cannot belong to an image."""
     file, size, inode, modified, changed, sha256, width, height, gray, high_bit_depth, low, high = row
     numbers, limits = (size, inode, modified, changed, width, height, gray, high_bit_depth), (low, high)
     if not (
@@ -169,5 +169,5 @@ def _parse_row(row: tuple[Any, ...]) -> tuple[Stamp, Header]:
 
 
 def _to_signed(number: int) -> int:
-    """Return a number of 64 bits as SQLite holds it."""
+    """Return an unsigned 64-bit number as a signed one, which SQLite can store."""
     return number - (1 << 64) if number >= 1 << 63 else number

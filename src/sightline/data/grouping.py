@@ -18,8 +18,8 @@ def assign_groups(
 ) -> list[str] | None:
     """Return the group name of each image, "" for images without a group; None without a rule.
 
-    `near` maps each sha256 to its group of near duplicates (`ImageStats.near_duplicates`), for the rule of that name.
-    Raises `ConfigError` for a column that no image has and for a pattern that does not match every path.
+    `near` maps each sha256 to its group of near duplicates, for the rule ``near_duplicates``. Raises `ConfigError` for
+    a column that no image has, and for a pattern that does not match every path.
     """
     if rule.kind == "near_duplicates":
         return [(near or {}).get(p.sha256, "") for p in images]
@@ -33,12 +33,12 @@ def assign_groups(
 
 
 def folder_below_class(image: ImageRecord) -> str:
-    """Return the folders between an image and its class folder, or all of its folders if it is in no class folder.
+    """Return the folders between an image and its class folder, or all of its folders if it has no class folder.
 
     >>> folder_below_class(ImageRecord("train/cat/scene 1/7.jpg", "", "cat", "train", 1, 1))
     'scene 1'
     """
-    folders = [normalize_label(name) or name for name in split_path(image.path)[:-1]]  # as a class folder is read
+    folders = [normalize_label(name) or name for name in split_path(image.path)[:-1]]  # normalized as class folders are
     label = split_path(image.label)
     for start in range(len(folders) - len(label) + 1):
         if folders[start : start + len(label)] == label:

@@ -28,23 +28,23 @@ from sightline.errors import DataError, ImageError, first_line, require
 TABLE_SUFFIXES = (".parquet", ".arrow", ".feather")
 _PURPOSE = "Reading Parquet and Arrow files"
 _KEY = re.compile(r"row-(0|[1-9]\d{0,11})")
-_MAX_GROUP_BYTES = 1 << 30  # of the images in a group of rows, which is read whole; Hugging Face writes 100 rows
-_LONG_TEXT = 256  # characters, beyond which equal labels are kept once
-_MAX_LONG_TEXTS = 1 << 28  # characters of them in a file
-_MAX_BATCH_ROWS = 1 << 16  # that are read at a time, as pyarrow does by default
-_MAX_BATCH_BYTES = 1 << 28  # of them; pyarrow takes up to three times as much meanwhile
-_ARROW_START = 8  # of the stream in a file
+_MAX_GROUP_BYTES = 1 << 30  # bytes of images per row group, which is read whole; Hugging Face writes 100 rows
+_LONG_TEXT = 256  # characters; equal labels longer than this are stored once
+_MAX_LONG_TEXTS = 1 << 28  # total characters of distinct long texts in a file
+_MAX_BATCH_ROWS = 1 << 16  # rows read at a time, the default of pyarrow
+_MAX_BATCH_BYTES = 1 << 28  # bytes read at a time; pyarrow temporarily takes up to three times as much
+_ARROW_START = 8  # offset of the stream in an Arrow file
 _GROUPS_IN_MEMORY = 2  # images are read in order, a few batches ahead
 _NAMES = ("image", "img", "images", "jpg", "jpeg", "png", "webp", "bytes", "content", "data")
 
 
 def is_image_table(name: str) -> bool:
-    """Return whether a file has the extension of a table of images; at an address, it may be a folder of its parts."""
+    """Return whether a name has the extension of an image table; at an address, it may be a folder of parts."""
     return name.lower().endswith(TABLE_SUFFIXES)
 
 
 class _Groups(Protocol):
-    """An opened file: its schema, the rows of each group, and functions that read them."""
+    """An opened file: its schema, the number of rows in each group, and functions to read them."""
 
     def __init__(self, path: Path) -> None: ...
 
@@ -55,16 +55,16 @@ class _Groups(Protocol):
         """Return the uncompressed size of a column in each group, in bytes."""
 
     def iterate(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
-        """Yield columns of a group in batches of pyarrow, of at most `_MAX_BATCH_BYTES` or of one row.
+        """Yield columns of a group as pyarrow batches of at most `_MAX_BATCH_BYTES`, or of one row.
 
-        A file may state a value once for many rows, so that these take more than the size that it states.
+        A file may store a value once for many rows, so the rows may take more memory than the stated size.
         """
 
 
 class ImageTable:
     """The images in a column of a file; keys are ``row-0``, ``row-1`` and so on.
 
-    `column` is their column; "" chooses it. Raises `DataError` for a file without images, or beyond the limits.
+    `column` is the image column; "" detects it. Raises `DataError` for a file without images or beyond the limits.
     """
 
     repeated_names: tuple[str, ...] = ()
@@ -123,7 +123,7 @@ class ImageTable:
         return bytes(view)
 
     def _load(self, group: int) -> Any:
-        """Return the bytes of the images in a group, a chunked array of pyarrow."""
+        """Return the encoded images of a group as a pyarrow chunked array."""
         arrow = require("pyarrow", _PURPOSE)
         with self._lock:
             if group in self._unreadable:
@@ -151,14 +151,14 @@ class ImageTable:
                 raise ValueError(f"a group of them unpacks to more than {_MAX_GROUP_BYTES:,} bytes")
             chunks.append(chunk)
         values = arrow.chunked_array(chunks, self._groups.schema.field(self.column).type)
-        values.validate(full=True)  # offsets of an untrusted file may lie
+        values.validate(full=True)  # offsets in an untrusted file may be wrong
         _check_length(len(values), self._groups.sizes[group])
         return values
 
     def read_rows(self) -> Iterator[Mapping[str, Any]]:
         """Yield the cells of each row, with the key in place of the image and names in place of class numbers.
 
-        Columns that hold neither text nor numbers, nor lists of them, are left out. Raises `DataError` for damage.
+        Columns of other types than text, numbers or lists of them are left out. Raises `DataError` for a damaged file.
         """
         try:
             yield from self._iterate_rows()
@@ -186,14 +186,14 @@ class ImageTable:
 
 
 class _LongTexts:
-    """The long texts among the cells of a file: equal ones are kept once, and all of them are limited."""
+    """The long texts among the cells of a file: equal texts are stored once, and their total length is limited."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
         self._size = 0
 
     def keep_once(self, value: Any) -> Any:
-        """Return a cell, with the text that was there before in place of an equal one."""
+        """Return a cell; a long text equal to an earlier one is replaced by the same object."""
         if not isinstance(value, str) or len(value) <= _LONG_TEXT:
             return value
         if value not in self._texts:
@@ -205,7 +205,7 @@ class _LongTexts:
 
 class _ParquetGroups:
     def __init__(self, path: Path) -> None:
-        file = open_regular(path)  # not by name in pyarrow, which would open whatever has the name by then
+        file = open_regular(path)  # not opened by path in pyarrow, as the file there may have been replaced by then
         weakref.finalize(self, file.close)
         self._file = require("pyarrow.parquet", _PURPOSE).ParquetFile(file)
         self.schema = self._file.schema_arrow
@@ -221,19 +221,19 @@ class _ParquetGroups:
 
 
 class _ArrowGroups:
-    """The batches of a memory-mapped Arrow file or stream, such as a folder of Hugging Face's `datasets` has.
+    """The batches of a memory-mapped Arrow file or stream, such as those that Hugging Face's `datasets` saves.
 
     A file is read as the stream that it contains. A compressed batch is decompressed when it is read.
     """
 
     def __init__(self, path: Path) -> None:
         self._arrow = require("pyarrow", _PURPOSE)
-        with open_regular(path) as file:  # as above
+        with open_regular(path) as file:  # not by path, see _ParquetGroups
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # ValueError: the file is empty
         source = self._arrow.BufferReader(mapped)
         count = None
         if source.read(6) == b"ARROW1":
-            count = self._arrow.ipc.open_file(source).num_record_batches  # refuses a file without its end
+            count = self._arrow.ipc.open_file(source).num_record_batches  # raises for a truncated file
         start = 0 if count is None else _ARROW_START
         source.seek(start)
         self._schema_message, self._messages = read_messages(source, _PURPOSE)
@@ -245,11 +245,11 @@ class _ArrowGroups:
         source.seek(start)
         reader = self._arrow.ipc.open_stream(source)
         self.schema = reader.schema
-        self._batches = [] if self._is_compressed else list(reader)  # which then take no memory
+        self._batches = [] if self._is_compressed else list(reader)  # memory-mapped, so they take no memory
         self.sizes = [self._messages[i].rows for i in self._positions]
 
     def count_bytes(self, column: str) -> Sequence[int]:
-        """Return the sizes; of a compressed file those of all columns and dictionaries, which are read together."""
+        """Return the sizes; in a compressed file, all columns and dictionaries count, as they are read together."""
         if not self._is_compressed:
             return [batch.column(column).nbytes for batch in self._batches]
         sizes, dictionaries = [], 0
@@ -263,7 +263,7 @@ class _ArrowGroups:
 
     def iterate(self, group: int, columns: Sequence[str]) -> Iterator[Any]:
         batch = self._read_batch(group).select(columns)
-        batch.validate(full=True)  # offsets of an untrusted file may lie
+        batch.validate(full=True)  # offsets in an untrusted file may be wrong
         rows = choose_rows(batch.nbytes)
         for start in range(0, batch.num_rows, rows):
             yield batch.slice(start, rows)
@@ -284,14 +284,14 @@ def _check_numbers(numbers: Sequence[int]) -> None:
 
 
 def count_group_bytes(metadata: Any, group: int, names: Collection[str]) -> int:
-    """Return the uncompressed bytes that the metadata of a Parquet file state for columns of a group of rows."""
+    """Return the uncompressed size, in bytes, of columns of a row group as stated in the metadata of a Parquet file."""
     row_group = metadata.row_group(group)
     columns = map(row_group.column, range(row_group.num_columns))
     return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] in names)
 
 
 def choose_rows(size: int, most: int = _MAX_BATCH_ROWS) -> int:
-    """Return how many rows to read at a time, each of which may take all `size` bytes of a group."""
+    """Return how many rows to read at a time, as every row may take all `size` bytes of its group."""
     return min(max(_MAX_BATCH_BYTES // max(size, 1), 1), most)
 
 
@@ -301,7 +301,7 @@ def _check_length(count: int, rows: int) -> None:
 
 
 def _choose_column(schema: Any, requested: str, path: Path) -> str:
-    """Return the column of the images: the one requested, of bytes and path, of a usual name, or the only one."""
+    """Return the image column: the requested one, else that of bytes and path, a usual name, or the only one."""
     types = require("pyarrow", _PURPOSE).types
 
     def is_binary(kind: Any) -> bool:
@@ -343,7 +343,7 @@ def _holds_labels(kind: Any) -> bool:
 
 
 def _read_class_names(schema: Any) -> dict[str, Sequence[str]]:
-    """Return the names of the classes of each column, as Hugging Face's `datasets` states them in the schema."""
+    """Return the class names of each column that Hugging Face's `datasets` has stored in the schema."""
     try:
         features = jsonio.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         by_column = {column: feature.get("feature", feature) for column, feature in features.items()}
@@ -356,7 +356,7 @@ def _read_class_names(schema: Any) -> dict[str, Sequence[str]]:
 
 
 def _name_class(value: Any, names: Sequence[str] | None) -> Any:
-    """Return the name of a class by its number; "" for -1, which stands for a missing label."""
+    """Return the name of a class by its number; "" for -1, a missing label."""
     if names is None:
         return value
     if isinstance(value, list):

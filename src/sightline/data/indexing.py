@@ -62,17 +62,17 @@ NO_SOURCE = "No source given: pass a folder, an archive, a manifest or the name 
 
 
 def list_of_sources(sources: Sources) -> list[Source | SourceListing]:
-    """Return one or several sources as a list; raises `UsageError` for anything else, such as bare arrays."""
-    if hasattr(sources, "columns"):  # whose iteration would give the names of its columns
+    """Return one or several sources as a list; raises `UsageError` for other objects, such as arrays."""
+    if hasattr(sources, "columns"):  # iterating over it would yield column names
         raise UsageError("Images come from a path or a Dataset: for a DataFrame, use Dataset.from_dataframe(frame).")
-    if type(sources).__module__.partition(".")[0] == "datasets":  # of Hugging Face, whose iteration would give rows
+    if type(sources).__module__.partition(".")[0] == "datasets":  # Hugging Face: iteration would yield rows
         raise UsageError("Images come from a path: data.save_to_disk('folder/'), then Dataset.from_folder('folder/').")
     is_one = isinstance(sources, str | Path | SourceListing | Mapping) or not isinstance(sources, Iterable)
     source_list: list[Any] = [sources] if is_one else list(cast("Iterable[Any]", sources))
     for source in source_list:
         if hasattr(source, "listed_sources"):
             raise UsageError("A Dataset is passed as it is, not in a list: join several with +, as in first + second.")
-        if isinstance(source, str) and not source:  # which would be the current folder
+        if isinstance(source, str) and not source:  # would mean the current folder
             raise DataError(NO_SOURCE)
         if not isinstance(source, str | Path | SourceListing):
             raise UsageError(
@@ -95,17 +95,17 @@ def build_index(
 ) -> Index:
     """Index the images of one or several sources, reading every file once (hash and header, no pixels).
 
-    A source is a folder of class folders (optionally inside train, validation and test), also one at an address such as
-    ``s3://bucket/train``; a ``.zip`` or ``.tar`` of such a folder, a manifest (CSV, JSON), IDX files or a folder of
-    them, a named data set, or a `SourceListing` of arrays. `options` are the settings of ``[data]`` in
-    docs/reference.md, which control how a source is read. With `unlabeled`, and with a patch, which can label them,
-    images without a class are listed too, with the label "", unless the source states splits.
-    `targets` are those of the task: for several labels, a row of a table without one is an image of none of the
-    classes, and an image has the labels of all of its rows; for masks, the labels are the classes in them.
-    With `records`, files that are unchanged since are not read, and what was read is recorded.
+    A source is a folder of class folders (optionally inside train, validation and test), which may be at an address
+    such as ``s3://bucket/train``; a ``.zip`` or ``.tar`` of such a folder, a manifest (CSV, JSON), IDX files or a
+    folder of them, a named data set, or a `SourceListing` of arrays. `options` are the settings of ``[data]`` in
+    docs/reference.md, which control how a source is read. With `unlabeled`, or with a patch, which can label them,
+    images without a class are also listed, with the label "", unless the source states splits.
+    `targets` are those of the task: if images may have several labels, a table row without a label is an image of none
+    of the classes, and an image has the labels of all of its rows; for masks, the labels are the classes in the mask.
+    With `records`, unchanged files are not read again, and the files that are read are recorded.
 
     Raises `DataError` if a source is missing, has no images, or gives a split for only some of them; also for folders
-    next to train, validation and test, unless `lenient` is true: then they are ignored with a note.
+    next to train, validation and test, which are ignored with a note if `lenient` is true.
     """
     source_list = drop_label_files(list_of_sources(sources))
     listing = _join_sources(source_list, options, targets, lenient=lenient, unlabeled=unlabeled)
@@ -153,7 +153,7 @@ def _join_sources(
     lenient: bool,
     unlabeled: bool,
 ) -> SourceListing:
-    """Return what several sources list, with the labels that a task reads."""
+    """Return the joined listings of several sources, with labels in the form that the task needs."""
     listings = list_sources(sources, options, lenient=lenient)
     if targets.allows_several and not targets.are_masks:
         listings = read_as_label_sets(listings)
@@ -176,9 +176,10 @@ def _check_splits(entries: Sequence[SourceItem]) -> None:
 
 
 def _check_labels(entries: Sequence[SourceItem]) -> None:
-    """Raise `DataError` for a class name that is not valid Unicode text: no bundle could store it.
+    """Raise `DataError` for a class name that is not valid Unicode text, which no bundle could store.
 
-    So does a name in UTF-8 that Python reads in the encoding of another locale: the bundle would store other letters.
+    A UTF-8 name that Python decodes in the encoding of another locale is also an error: the bundle would store other
+    letters.
     """
     encoding = sys.getfilesystemencoding()
     for label, path in {e.label: e.path for e in reversed(entries)}.items():
@@ -196,7 +197,7 @@ def _check_labels(entries: Sequence[SourceItem]) -> None:
 
 
 def _is_misread(name: str, encoding: str) -> bool:
-    """Return whether `name`, which Python decoded with `encoding`, is of bytes that are UTF-8."""
+    """Return whether the bytes of `name`, which Python decoded with `encoding`, are valid UTF-8 for another name."""
     try:
         return name.encode(encoding, "surrogateescape").decode("utf-8") != name
     except UnicodeError:
@@ -232,7 +233,7 @@ def list_sources(
 
 
 def _check_once(sources: Sequence[str]) -> None:
-    """Raise `DataError` for a source that is given twice, in whatever way it is written."""
+    """Raise `DataError` for a source that is given twice, even if it is written in different ways."""
     sources_by_place: dict[str | Path, str] = {}
     for source in sources:
         path = _io.expand_home(source)
@@ -317,7 +318,7 @@ def _list_folder(
 def _list_container(
     path: Path | RemotePath, prefix: str, options: DataConfig, *, lenient: bool, is_copy: bool = False
 ) -> SourceListing:
-    """List a table of images or an archive, by the form of its content; of one at an address, a copy is read."""
+    """List an image table or an archive according to its content; a file at an address is copied to the cache first."""
     if isinstance(path, RemotePath):
         copy = stage(path, options.limits)
         with name_address(copy, path.url):

@@ -26,10 +26,10 @@ from sightline.errors import DataError, ImageError
 def inspect_items(
     entries: Sequence[SourceItem], progress: Progress, threads: int | None, records: FileRecords | None
 ) -> list[ImageRecord | UnreadableImage | None]:
-    """Return what each file is: an image, one that cannot be read, or None for one that only may have been one."""
+    """Return the record of each image, or of an unreadable one; None for a file that turned out not to be an image."""
     results: list[ImageRecord | UnreadableImage | None] = []
     is_remote = any(isinstance(entry.store, RemoteFolder) for entry in entries)
-    step = 1 if is_remote else 256  # entries per task: small enough for progress, large enough for little overhead
+    step = 1 if is_remote else 256  # entries per task: few enough to show progress, enough to limit overhead
     chunks = [entries[i : i + step] for i in range(0, len(entries), step)]
     with ThreadPoolExecutor(DOWNLOADS if is_remote else threads or process.count_cores()) as pool:
         for batch in pool.map(lambda chunk: [_inspect_mask(e, _inspect(e, records)) for e in chunk], chunks):
@@ -73,7 +73,7 @@ def _make_record(entry: SourceItem, header: Header) -> ImageRecord:
 def _inspect_mask(
     entry: SourceItem, image: ImageRecord | UnreadableImage | None
 ) -> ImageRecord | UnreadableImage | None:
-    """Return the record of an image with its mask and the label that it has; unchanged if there is none."""
+    """Return the record of an image with its mask and the label from the mask; unchanged if it has no mask."""
     if entry.mask is None or not isinstance(image, ImageRecord):
         return image
     if entry.mask.label:
@@ -115,7 +115,7 @@ def _read_unchanged(store: Store, key: str, path: str, sha256: str) -> bytes | N
 
 @dataclass(frozen=True, slots=True)
 class ImageFiles:
-    """The files of the images of an index, which are read by position."""
+    """Reads the files of the images of an index by position."""
 
     images: Sequence[tuple[SourceItem, ImageRecord]]
 
@@ -132,6 +132,6 @@ class ImageFiles:
         return bytes(_read_unchanged(item.store, item.mask.key, item.mask.path, image.mask.sha256))
 
     def find_file(self, i: int) -> Path | None:
-        """Return the file of an image; None if it is not one of this machine."""
+        """Return the file of an image; None if it is not a file on this machine."""
         item = self.images[i][0]
         return item.store.root / item.key if isinstance(item.store, FolderStore) else None

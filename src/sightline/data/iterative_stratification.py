@@ -1,10 +1,11 @@
-"""Divide units with several classes so that each subset has its share of every class, and few move when others join.
+"""Divide units with several classes so that each subset gets its share of every class and new units move few others.
 
 K. Sechidis, G. Tsoumakas and I. Vlahavas, "On the Stratification of Multi-Label Data", ECML PKDD 2011: the rarest class
-goes first, each of its examples to the subset that lacks most examples of it. Here a unit may be several images that
-stay together and count as several examples. Each unit also has a home: the subset whose interval of [0, 1) contains its
-position. It stays there while that subset lacks examples; units nearest to another interval leave first. So most units
-are where their position alone puts them, and adding or removing some moves few others.
+is assigned first, each of its examples to the subset that lacks the most examples of it. Here a unit may consist of
+several images that stay together and count as several examples. Each unit also has a home: the subset whose interval of
+[0, 1) contains its position. A unit stays at home while that subset lacks examples; the units nearest to another
+interval leave first. Most units therefore stay where their position puts them, and adding or removing units moves few
+others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
-ROUNDING = 1e-9  # images: what sums of fractions may be off
+ROUNDING = 1e-9  # images; rounding error allowed in sums of fractions
 
 
 def stratify_iteratively(
@@ -23,8 +24,9 @@ def stratify_iteratively(
     """Return the subset of each unit, an index into `fractions`, which sum to 1.
 
     Unit ``i`` has ``sizes[i]`` images, ``classes[i][name]`` of them with a class, and the position ``positions[i]`` in
-    [0, 1). Units with more images of a class come first. One stays at home if that lacks more than half of its images,
-    or no fewer than another subset; ties of others go to the subset that lacks most images, then to the first.
+    [0, 1). Units with more images of a class come first. A unit stays at home if its home lacks more than half of the
+    unit's images of the class, or at least as many as any other subset. Otherwise it goes to the subset that lacks the
+    most; ties go to the subset that lacks the most images of all classes, then to the first.
 
     >>> classes = [Counter("a"), Counter("a"), Counter("b"), Counter("b")]
     >>> stratify_iteratively([1] * 4, classes, [0.5, 0.5], [0.1, 0.2, 0.3, 0.9])

@@ -4,9 +4,9 @@ Each line is a JSON object with the keys
 
     action  drop, relabel, move or keep
     path    the path of the image in the index
-    sha256  the hash of its content: an image that has changed since is not corrected
-    label   its current class, or its classes as a manifest has them, "car;tree"
-    to      relabel: the correct class, or classes, "" for none of them; move: train, validation or test; else absent
+    sha256  the hash of its content: an image that has changed since then is not corrected
+    label   its current class, or its classes as in a manifest, "car;tree"
+    to      relabel: the correct class or classes, "" for none; move: train, validation or test; otherwise absent
     reason  an explanation for people
 
 Delete a line to undo its correction. Empty lines are ignored.
@@ -40,10 +40,10 @@ EXCLUDED: dict[Action, tuple[Action, ...]] = {
 """The actions that another line on the same image must not have."""
 
 KEYS = ("action", "path", "sha256", "label", "reason")
-PATCH_LIMIT = 256 << 20  # bytes of a patch: about a million corrections
+PATCH_LIMIT = 256 << 20  # bytes; about a million corrections
 
 
-@dataclass(frozen=True)  # without slots, so that it keeps its line
+@dataclass(frozen=True)  # no slots, so that `line` can be cached
 class PatchEntry:
     """One line of a patch: what to do with the image of this path, content and class."""
 
@@ -56,7 +56,7 @@ class PatchEntry:
 
     @cached_property
     def line(self) -> str:
-        """The JSON line, without a newline; made once, as the studio writes all lines at each click."""
+        """The JSON line, without a newline; cached, because the studio writes all lines at every click."""
         return jsonio.dumps({k: v for k, v in asdict(self).items() if v is not None})
 
 
@@ -75,13 +75,13 @@ def write_patch(
 
 @contextmanager
 def hold_patch(path: Path) -> Iterator[Path]:
-    """Keep other processes, such as a studio, from editing a patch file during the block, which gets its real path.
+    """Lock a patch file against edits by other processes, such as a studio; yields its resolved path.
 
-    Raises `OutputError` if one edits it already, or if the file would be written through a link in a run directory.
+    Raises `OutputError` if another process is editing it, or if it would be written through a link in a run directory.
     """
     path = _io.output_path(path)
     _io.refuse_links_in_run(path if path.is_symlink() else path.parent)
-    path = path.resolve()  # of any other link, the file that it names is written
+    path = path.resolve()  # through any other link, the target file is written
     name = hashlib.sha256(str(path).encode(errors="surrogatepass")).hexdigest()[:32]
     folder = cache.cache_folder() / "studio"
     with cache.explain_cache_failure(folder):
@@ -91,7 +91,7 @@ def hold_patch(path: Path) -> Iterator[Path]:
 
 
 def add_entries(entries: Sequence[PatchEntry], new: Iterable[PatchEntry]) -> list[PatchEntry]:
-    """Return the lines of a patch, followed by those of `new` on images that it neither corrects nor keeps."""
+    """Return the entries of a patch, then those of `new` for images that the patch neither corrects nor keeps."""
     corrected = {(entry.path, entry.sha256) for entry in entries if entry.action != "keep"}
     keep_keys = {(entry.path, entry.sha256, entry.label) for entry in entries if entry.action == "keep"}
     return [
@@ -106,7 +106,7 @@ def choose_patch_path(name: str) -> Path:
 
 
 def find_unused_patch(index: Index) -> tuple[Path, int] | None:
-    """Return the file of the studio's corrections of `index` and their number; None without any that fit."""
+    """Return the file with the studio's corrections of `index` and their number; None if there are none that apply."""
     path = choose_patch_path(index.name)
     try:
         entries = read_patch(path)
@@ -118,7 +118,7 @@ def find_unused_patch(index: Index) -> tuple[Path, int] | None:
 
 
 def read_entries(path: Path | None) -> list[PatchEntry]:
-    """Return the lines of a patch; none if there is no such file, or `path` is None."""
+    """Return the entries of a patch; empty if the file does not exist or `path` is None."""
     return [] if path is None or not path.exists() else [entry for _, entry in read_patch(path)]
 
 
@@ -168,11 +168,11 @@ def apply_patch(
 ) -> Index:
     """Apply corrections, with their line numbers, to `index`; `where` names the patch in messages.
 
-    Images that have no label then are left out, and become unreadable ones, unless `keep_unlabeled`. Where images may
-    have several labels, which they may once a line says so, only those are left out that are still to be labeled.
+    Images that still have no label are moved to the unreadable ones, unless `keep_unlabeled` is true. Where images may
+    have several labels, which a line of the patch can establish, only images still to be labeled are moved.
 
     Raises `DataError` for a line that matches no image, for conflicting lines on one image, for a move if the source
-    gives no splits, and if no image remains.
+    states no splits, and if no image remains.
     """
     positions = {(p.path, p.sha256): i for i, p in enumerate(index.images)}
     hashes = {p.path: p.sha256 for p in index.images}
@@ -218,7 +218,7 @@ def apply_patch(
 
 
 def _find_several_labels(index: Index, entries: Sequence[tuple[int, PatchEntry]], where: str) -> str:
-    """Return which line gives an image of an index of single classes several labels or none; "" without one."""
+    """Return which line gives an image several labels or none, in an index with one class each; "" if none does."""
     classes = {image.label for image in index.images} - {""}
     unlabeled = {(image.path, image.sha256) for image in index.images if not image.label}
     for number, entry in entries:

@@ -23,11 +23,11 @@ from sightline.preprocessing.masks import TRANSPARENT, decode_color_mask, decode
 
 CLASSES_FILE = "classes.csv"
 CLASSES_FILES = (CLASSES_FILE, "class_dict.csv", "label_colors.txt")
-"""The names of a table of classes: ours, and two in which CamVid is passed on."""
+"""The names of class tables: Sightline's own, and two that distribute CamVid."""
 VOID = 255
-"""What an encoded mask has at pixels without a class."""
+"""The value of pixels without a class in an encoded mask."""
 VOID_VALUE = 255
-"""The value of pixels without a class where the table of classes does not name it."""
+"""The default value of pixels without a class, unless the class table names a class for it."""
 VOID_NAMES = frozenset({"void", "ignore", "unlabeled"})
 _RGB = ("r", "g", "b")
 _COLUMNS = frozenset({"value", "name", "color", *_RGB})
@@ -39,10 +39,10 @@ _MAX_SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class MaskClasses:
-    """What the values of masks mean: `names` gives the class of each value, `void` the values of no class.
+    """The meaning of mask values: `names` maps each value to its class, `void` contains the values without a class.
 
-    A value is a palette index or gray level from 0 to 255 or, if they `are_colors`, a color as 0xRRGGBB. `file` is the
-    table that says so.
+    A value is a palette index or gray level from 0 to 255, or a color as 0xRRGGBB if `are_colors` is true. `file` is
+    the class table that defines them.
     """
 
     names: Mapping[int, str]
@@ -53,7 +53,7 @@ class MaskClasses:
     def read_label(self, mask: NDArray[np.integer[Any]]) -> str:
         """Return the classes among the values [H, W] of a mask as the label of its image; "" if all pixels are void.
 
-        Raises `ImageError` for values that have no meaning.
+        Raises `ImageError` for values that the table does not name.
         """
         present = _list_values(mask)
         unknown = [self._describe(value) for value in present if value not in self.names and value not in self.void]
@@ -67,11 +67,11 @@ class MaskClasses:
         return join_classes(self.names[value] for value in present if value not in self.void)
 
     def decode(self, content: bytes) -> NDArray[np.integer[Any]]:
-        """Return the values of an encoded mask, [H, W]; raises `ImageError` for a file that has none."""
+        """Return the values of an encoded mask, [H, W]; raises `ImageError` for a file that is not a valid mask."""
         return decode_color_mask(content) if self.are_colors else decode_mask(content)
 
     def encode(self, mask: NDArray[np.integer[Any]], classes: Sequence[str]) -> NDArray[np.uint8]:
-        """Return the position in `classes` for each value of a mask, uint8 [H, W]; `VOID` for those without a class."""
+        """Return the position in `classes` of each value of a mask, uint8 [H, W]; `VOID` for values without a class."""
         values = np.array(sorted(self.names), np.int64)
         targets = np.array(
             [classes.index(name) if (name := self.names[value]) in classes else VOID for value in values.tolist()],
@@ -81,7 +81,7 @@ class MaskClasses:
         return np.where(values[at] == mask, targets[at], np.uint8(VOID))
 
     def list_void(self) -> list[str]:
-        """Return the values or colors of the classes of the table that are none, such as the one called void."""
+        """Return the values or colors that the table marks as no class, with a name such as void."""
         return [self._describe(value) for value in sorted(self.void - {TRANSPARENT if self.are_colors else VOID_VALUE})]
 
     def _describe(self, value: int) -> str:
@@ -95,12 +95,11 @@ def _list_values(mask: NDArray[np.integer[Any]]) -> list[int]:
 
 
 def read_mask_classes(content: bytes, name: str) -> MaskClasses:
-    """Read a table with a class ``name`` for each ``value`` or color; a class called void or ignore is none.
+    """Read a table with a class ``name`` for each ``value`` or color; the names void and ignore mean no class.
 
     Values are integers from 0 to 255. Colors are values such as ``#804080``, or the columns ``r``, ``g`` and ``b``;
     ``label_colors.txt`` has lines such as ``128 64 128 Road``. Pixels that are fully transparent have no class.
-    Raises `DataError` for a table without these columns, for anything else in them, and for a value or a class that
-    occurs twice.
+    Raises `DataError` for a table without these columns, for invalid cells in them, and for a repeated value or class.
     """
     if name.casefold().endswith(".txt"):
         content = _convert_color_lines(content)
@@ -142,7 +141,7 @@ def read_mask_classes(content: bytes, name: str) -> MaskClasses:
 
 
 def _parse_value(text: str, place: str, *, is_color: bool) -> tuple[int, bool]:
-    """Return the value of a cell, and whether it is a color: of the form #rrggbb, or three numbers."""
+    """Return the value of a cell, and whether it is a color, either #rrggbb or three numbers."""
     text = text.strip()
     if (match := _COLOR.fullmatch(text)) and (is_color or text.startswith("#")):
         return int(match[1], 16), True
@@ -154,14 +153,14 @@ def _parse_value(text: str, place: str, *, is_color: bool) -> tuple[int, bool]:
 
 
 def _convert_color_lines(content: bytes) -> bytes:
-    """Return the lines of CamVid's ``label_colors.txt``, such as ``64 128 64 Animal``, as a table."""
+    """Convert the lines of CamVid's ``label_colors.txt``, such as ``64 128 64 Animal``, to a table."""
     lines = content.decode("utf-8", "replace").splitlines()
     rows = [match.groups() for line in lines if (match := _COLOR_LINE.fullmatch(line.strip()))]
     return "\n".join(["r\tg\tb\tname", *("\t".join(row) for row in rows)]).encode()
 
 
 def check_masks(index: Index) -> tuple[Callable[[int], bytes], MaskClasses]:
-    """Return how the masks of `index` are read, and what their values mean; raises `DataError` if there are none."""
+    """Return the function that reads masks, and the classes of mask values; raises `DataError` without masks."""
     if index.read_mask is None or index.mask_classes is None:
         raise DataError(
             f"{index.name} has images without masks, which give the class of each pixel: put the masks beside the "
@@ -177,10 +176,10 @@ def load_masks(
     classes: Sequence[str],
     threads: int | None = None,
 ) -> NDArray[np.uint8]:
-    """Return the masks of the images at `positions`, resized as their images are: uint8 [N, height, width].
+    """Return the masks of the images at `positions`, resized like their images: uint8 [N, height, width].
 
-    A pixel is the position of its class in `classes`, or `VOID`. Raises `DataError` for an index without masks, and if
-    a file has changed since it was indexed.
+    Each pixel is the position of its class in `classes`, or `VOID`. Raises `DataError` for an index without masks, and
+    if a file has changed since it was indexed.
     """
     read, table = check_masks(index)
 
@@ -195,9 +194,9 @@ def load_masks(
 
 
 def choose_labels(index: Index, targets: Targets) -> Index:
-    """Return an index whose labels are the classes in the masks, if masks are learned and the images have other labels.
+    """Return an index labeled with the classes in the masks, if masks are the targets and images have other labels.
 
-    Drawn beans have both: a roast, and the pixels of beans.
+    The synthetic coffee beans have both: a roast as label, and a mask of the bean pixels.
     """
     if not targets.are_masks or not any(image.mask_label for image in index.images):
         return index
@@ -206,9 +205,9 @@ def choose_labels(index: Index, targets: Targets) -> Index:
 
 
 def inspect_mask(content: bytes, size: tuple[int, int], classes: MaskClasses) -> str:
-    """Return the label of an image of `size` (width, height) from its mask: the classes in it.
+    """Return the classes in a mask as the label of its image, which is of `size` (width, height).
 
-    Raises `ImageError` with what is wrong with the mask.
+    Raises `ImageError` for an invalid mask.
     """
     mask = classes.decode(content)
     if mask.shape[::-1] != size:
@@ -219,5 +218,5 @@ def inspect_mask(content: bytes, size: tuple[int, int], classes: MaskClasses) ->
 
 
 def describe_masks(path: str, count: int) -> str:
-    """Return how it is known that images have several labels: the first of `count` that have a mask is `path`."""
+    """Return the evidence that images have several labels: `count` images have masks, the first of them is `path`."""
     return f"{path} and {plural(count - 1, 'other')} have masks, and their labels are the classes in them"

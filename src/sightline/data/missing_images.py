@@ -12,7 +12,7 @@ from sightline.data.sources.unread_labels import UNREAD_LABELS, advise_on_unread
 from sightline.data.types import SourceNote, UnreadableImage
 from sightline.errors import plural
 
-NO_ITEMS = "the arrays"  # the name of a source in memory that lists nothing
+NO_ITEMS = "the arrays"  # name of an empty source in memory
 _CIFAR = re.compile(r"(^|/)(data_batch_\d|test_batch|cifar-100-(python|binary)/(train|test))(\.bin)?$")
 _KINDS: Mapping[Callable[[str], object], str] = {
     _CIFAR.search: (
@@ -23,7 +23,7 @@ _KINDS: Mapping[Callable[[str], object], str] = {
     holds_unread_images: "may hold images in a format that is not read: export them as PNG or JPEG.",
     is_archive: "is an archive inside an archive: unpack the outer one.",
 }
-"""What to say of files that may hold images, the most certain first."""
+"""Messages on files that may contain images, most certain first."""
 
 
 def explain_no_images(
@@ -34,7 +34,7 @@ def explain_no_images(
     *,
     unlabeled: bool,
 ) -> str:
-    """Return the message on sources with no usable image; `others` are the files that are not images.
+    """Return the message for sources without a usable image; `others` are the files that are not images.
 
     With `unlabeled`, images need no class.
     """
@@ -52,7 +52,7 @@ def explain_no_images(
 
 
 def _explain_others(paths: Sequence[str]) -> str:
-    """Return a sentence on one of these files that may hold images, of the kind that most certainly does, or ""."""
+    """Return a sentence on the file that most certainly contains images, or ""."""
     for is_one, sentence in _KINDS.items():
         if path := next(filter(is_one, paths), None):
             return f" {path} {sentence}"
@@ -60,7 +60,7 @@ def _explain_others(paths: Sequence[str]) -> str:
 
 
 def _advise_on_labels(notes: Sequence[SourceNote]) -> str:
-    """Return what to do with images that are in no class folder."""
+    """Return advice on images that are in no class folder."""
     if unread := {note.path: note.reason for note in notes if note.kind == UNREAD_LABELS}:
         path = min(unread, key=lambda path: (not unread[path].startswith("a table"), path))
         return f" {path} may hold labels ({unread[path]}). {advise_on_unread_labels([unread[path]])}"

@@ -12,17 +12,17 @@ from functools import partial
 from typing import IO, Any
 
 _PIECE = 1 << 20  # bytes
-_XZ_MEMORY = 256 << 20  # bytes for the dictionary of .xz, which its header states: `xz -9` takes 65 MiB
+_XZ_MEMORY = 256 << 20  # bytes for the .xz dictionary, whose size the header states; `xz -9` takes 65 MiB
 _XZ_MAGIC = b"\xfd7zXZ\0"
 
 
 def open_plain_tar(file: IO[bytes], check_size: Callable[[int], None]) -> IO[bytes]:
-    """Return `file` if it is not compressed, else close it and return its unpacked content.
+    """Return `file` if it is not compressed; otherwise close it and return a file with its unpacked content.
 
-    `check_size` is called with the number of bytes unpacked so far, and may raise. Raises what `gzip`, `bz2` and `lzma`
-    do for damaged content, and `lzma.LZMAError` for .xz whose dictionary takes too much memory.
+    `check_size` is called with the number of bytes unpacked so far, and may raise. Raises the errors of `gzip`, `bz2`
+    and `lzma` for damaged content, and `lzma.LZMAError` for an .xz dictionary that takes too much memory.
     """
-    # Long signatures, because a plain tar begins with a file name, which may well start with BZh.
+    # Long signatures, because a plain tar begins with a file name, which may start with BZh.
     unpackers: dict[bytes, Callable[[IO[bytes]], Iterator[bytes]]] = {
         rb"\x1f\x8b\x08": partial(_read_pieces, gzip.open), rb"BZh[1-9]1AY&SY": partial(_read_pieces, bz2.open),
         re.escape(_XZ_MAGIC): _unpack_xz,
@@ -32,7 +32,7 @@ def open_plain_tar(file: IO[bytes], check_size: Callable[[int], None]) -> IO[byt
     unpack = next((u for magic, u in unpackers.items() if re.match(magic, start)), None)
     if unpack is None:
         return file
-    plain = tempfile.TemporaryFile()  # noqa: SIM115  # closed together with the store
+    plain = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the store
     try:
         with file:
             for piece in unpack(file):
@@ -71,6 +71,6 @@ def _unpack_xz(file: IO[bytes]) -> Iterator[bytes]:
             packed = file.read(_PIECE) if unpacker.needs_input else b""
             if unpacker.needs_input and not packed:
                 raise EOFError("the compressed data ends too early")
-        packed = unpacker.unused_data.lstrip(b"\0")  # zeros may be between streams
+        packed = unpacker.unused_data.lstrip(b"\0")  # streams may be separated by zeros
         while len(packed) < len(_XZ_MAGIC) and (more := file.read(_PIECE)):
             packed = (packed + more).lstrip(b"\0")

@@ -1,4 +1,4 @@
-"""Patterns that stand for several paths: globs, and ranges of numbers as WebDataset writes them."""
+"""Patterns that match several paths: globs, and ranges of numbers in WebDataset notation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import product
 
 from sightline.errors import DataError, UsageError
 
-MAX_NAMES = 100_000  # that the ranges of a pattern may stand for
+MAX_NAMES = 100_000  # limit on the names that the ranges of a pattern expand to
 _SEPARATOR = re.compile(r"[/\\]" if os.sep == "\\" else "/")
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 
@@ -22,7 +22,7 @@ def has_range(text: str) -> bool:
 
 
 def expand_ranges(text: str) -> Iterator[str]:
-    """Yield the names that ranges stand for, as a shell expands them; raises `UsageError` for too many.
+    """Yield the names that ranges expand to, as in a shell; raises `UsageError` for more than `MAX_NAMES`.
 
     >>> list(expand_ranges("s3://bucket/shard-{08..10}.tar"))
     ['s3://bucket/shard-08.tar', 's3://bucket/shard-09.tar', 's3://bucket/shard-10.tar']
@@ -42,24 +42,24 @@ def expand_ranges(text: str) -> Iterator[str]:
 def expand_glob(pattern: str) -> list[str]:
     """Return the files and folders that match, sorted; raises `DataError` if there are none.
 
-    A folder that exists is itself, whatever brackets its name has: of ``roses [new]/*.jpg``, those in ``roses [new]``.
+    Brackets in the name of an existing folder are literal: ``roses [new]/*.jpg`` matches files in ``roses [new]``.
     """
     folder, rest = _split_existing(pattern)
-    paths = sorted(glob.glob(glob.escape(folder) + rest, recursive=True))  # noqa: PTH207  # also absolute patterns
+    paths = sorted(glob.glob(glob.escape(folder) + rest, recursive=True))  # noqa: PTH207  # absolute patterns too
     if not paths:
         raise DataError(f"No file matches {pattern!r}.{_describe_mistake(folder, rest)}")
     return paths
 
 
 def _split_existing(pattern: str) -> tuple[str, str]:
-    """Divide a pattern after its longest prefix, of whole names, that is a path."""
+    """Split a pattern after its longest prefix of whole names that is an existing folder."""
     ends = (match.end() for match in _SEPARATOR.finditer(pattern))
-    end = max((end for end in ends if os.path.isdir(pattern[:end])), default=0)  # noqa: PTH112  # also absolute ones
+    end = max((end for end in ends if os.path.isdir(pattern[:end])), default=0)  # noqa: PTH112  # absolute paths too
     return pattern[:end], pattern[end:]
 
 
 def _describe_mistake(folder: str, rest: str) -> str:
-    """Return a sentence on a folder that a pattern names and that does not exist, or none."""
+    """Return a sentence on a missing folder named in a pattern, or ""."""
     name = _SEPARATOR.split(rest, maxsplit=1)[0]
     if name == rest or glob.has_magic(name):
         return ""
@@ -67,7 +67,7 @@ def _describe_mistake(folder: str, rest: str) -> str:
 
 
 def _make_range(first: str, last: str) -> tuple[range, int]:
-    """Return the numbers, and to how many digits zeros fill them up."""
+    """Return the numbers, and the number of digits to zero-pad them to (0 for no padding)."""
     low, high = int(first), int(last)
     numbers = range(low, high + 1) if low <= high else range(low, high - 1, -1)
     is_padded = any(len(text) > 1 and text.startswith("0") for text in (first, last))

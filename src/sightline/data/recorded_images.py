@@ -16,9 +16,9 @@ _NUM_KEYS = 4  # length of the result of `_match_keys`
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """One image that a run used, a row of its ``data.jsonl``; `group` names what was kept in one split, "" for none.
+    """One image that a run used, a row of its ``data.jsonl``; `group` names its split group, "" for none.
 
-    `mask` is the hash of its mask, "" where no masks were learned, and in runs of earlier versions. Several rows may
+    `mask` is the hash of its mask, "" if masks were not the targets, and in runs of earlier versions. Several rows may
     have the same content or the same path; only their position identifies them.
     """
 
@@ -39,10 +39,10 @@ class ImageRow:
 class MatchedImages:
     """The recorded images that a source still contains, and those that it does not.
 
-    `index` has the images found, in the order of `rows`, each with its recorded class and split; `given_splits` are the
-    splits given by the source itself. `changed` are rows whose path exists with another content, class or mask, or
-    cannot be read any more; `missing` are the other rows that were not found. `unmatched` are images of the source
-    without a row.
+    `index` contains the images found, in the order of `rows`, each with its recorded class and split; `given_splits`
+    are the splits stated by the source itself. `changed` are rows whose path now has another content, class or mask, or
+    can no longer be read; `missing` are the other rows that were not found. `unmatched` are images of the source that
+    match no row.
     """
 
     index: Index
@@ -63,7 +63,7 @@ class MatchedImages:
 
     @property
     def added(self) -> tuple[ImageRecord, ...]:
-        """The `unmatched` whose path is not recorded: a changed image does not count as added."""
+        """The `unmatched` images whose path is not recorded; a changed image does not count as added."""
         paths = {row.path for row in self.changed}
         return tuple(p for p in self.unmatched if p.path not in paths)
 
@@ -89,7 +89,7 @@ def match_images(
 
     Each image of the source matches at most one row, so that a file in two splits stays in both. `relabeled` maps the
     path and content of images whose class was corrected for the run to the class that the source gives them. Masks are
-    compared if the rows have any.
+    compared if any row has one.
     """
     has_masks = any(row.mask for row in rows)
     labels = [(relabeled or {}).get((row.path, row.sha256), row.label) for row in rows]
@@ -113,9 +113,9 @@ def match_images(
 
 
 def _match_keys(path: str, content: str, label: str, split: Split | None) -> tuple[Hashable, ...]:
-    """Return the keys to match an image by, strictest first; the source may list validation images as training.
+    """Return the keys to match an image by, strictest first; the source may list validation images as training images.
 
-    `content` is the hash of the image, and after it that of its mask, if masks are compared.
+    `content` is the hash of the image, followed by the hash of its mask if masks are compared.
     """
     return (path, content, label, split), (path, content, label), (content, label, split), (content, label)
 
@@ -141,7 +141,7 @@ def _build_match(rows: Sequence[ImageRow], index: Index, place: Mapping[int, int
 def describe_difference(rows: Sequence[ImageRow], index: Index) -> str | None:
     """Describe how a source differs from the recorded images, classes and splits; None if it does not.
 
-    Training images of the source may be recorded in a split that the source does not give.
+    Training images of the source may be recorded in a split that the source does not state.
     """
     matched = match_images(rows, index)
     num_lost = len(matched.missing) + len(matched.changed)

@@ -1,8 +1,8 @@
 """Images at addresses such as ``s3://bucket/photos``, through fsspec.
 
-Each storage client finds its credentials as its own tools do (environment variables, files in the home folder, the
-machine's role); none is passed or stored here. Folders are listed in the order of names, one level at a
-time. Archives and tables are downloaded in `staging`, labeled folders in `remote_folder`.
+Each storage client finds its own credentials as usual (environment variables, files in the home folder, the machine's
+role); none are passed or stored here. Folders are listed in the order of names, one level at a time. Archives and
+tables are downloaded by `staging`, labeled folders by `remote_folder`.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ from sightline.escaping import hide_secrets
 
 T = TypeVar("T")
 _Entry = tuple[str, bool, Mapping[str, str]]
-"""Of a file or a folder: its path, which ends in a slash if it is a folder, whether it is one, and facts."""
+"""A file or folder: its path (ending in a slash for a folder), whether it is a folder, and its facts."""
 _ListPage = Callable[[Any, str, str, str | None], tuple[list[str], str | None]]
 PACKAGES = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "http": "aiohttp",
     "https": "aiohttp", "memory": "fsspec",
 }  # fmt: skip
-"""The kinds of storage, and the package that each needs. Others of fsspec, such as local files and chains, are not."""
+"""The supported kinds of storage, with the package that each needs. Other fsspec protocols are not supported."""
 ATTEMPTS = 5
-FIRST_WAIT = 0.5  # seconds before the second attempt; then twice as long each time
-PATIENCE = 60.0  # seconds after which there is no further attempt: some clients take a minute over each
+FIRST_WAIT = 0.5  # seconds before the second attempt, doubled for each further one
+PATIENCE = 60.0  # seconds after which nothing is retried: some clients take a minute per attempt
 _CHUNK = 1 << 20
 _NO_FACTS: Mapping[str, str] = {}
-_UNORDERED_BUCKET = "--x-s3"  # how the names of buckets of S3 Express One Zone end, which list names in no order
+_UNORDERED_BUCKET = "--x-s3"  # suffix of S3 Express One Zone buckets, which list names unordered
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_LOGGERS = ("azure", "gcsfs")  # which write each failed attempt, with its traceback, to stderr without a handler
+_LOGGERS = ("azure", "gcsfs")  # without a handler, they write each failed attempt and its traceback to stderr
 _SILENT = logging.NullHandler()
 _REFUSALS = (
     "ClientAuthenticationError", "DefaultCredentialsError", "NoCredentialsError", "PartialCredentialsError",
     "RefreshError",
 )  # fmt: skip
-"""Names of the errors of clients that find no credentials."""
+"""Names of the errors that clients raise if they find no credentials."""
 _PASSWORD = re.compile(r"https?://[^/?#]*@", re.IGNORECASE)
-_NOT_FETCHED = "cannot be fetched"  # how the reason begins if the storage does not give an image, and it may exist
+_NOT_FETCHED = "cannot be fetched"  # start of the reason if a storage fails to return an image that may exist
 
 
 def is_url(text: str) -> bool:
@@ -70,9 +70,9 @@ def is_url(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class RemotePath:
-    """A file or a folder of a storage: the address that the user knows it by, the client and its own path.
+    """A file or a folder in a storage: the address as the user wrote it, the client, and the path for the client.
 
-    `facts` are what a listing stated of a file, as text.
+    `facts` are the metadata of a file from a listing, as text.
     """
 
     url: str
@@ -82,9 +82,9 @@ class RemotePath:
 
     @classmethod
     def parse(cls, url: str, purpose: Literal["Reading", "Writing"] = "Reading") -> RemotePath:
-        """Return what an address names; raises `UsageError` for an unknown kind, `MissingExtraError` without it.
+        """Parse an address; raises `UsageError` for an unknown kind, `MissingExtraError` if its package is missing.
 
-        To write to it is refused for kinds that are only read.
+        Writing is refused for read-only kinds.
         """
         if _PASSWORD.match(url):
             raise UsageError(
@@ -115,17 +115,17 @@ class RemotePath:
 
     @property
     def name(self) -> str:
-        """The last part of the path, over HTTP without a query, such as a signature."""
+        """The last part of the path; over HTTP, without a query such as a signature."""
         path = self.path.partition("?")[0] if self.url.lower().startswith("http") else self.path
         return path.rstrip("/").rpartition("/")[2]
 
     def describe(self) -> dict[str, Any]:
-        """Return what the storage states of it; raises `DataError` if it does not exist, or cannot be reached."""
+        """Return the metadata in the storage; raises `DataError` if the path does not exist or cannot be reached."""
         info: dict[str, Any] = retry(self.url, lambda: self.client.info(self.path))
         return info
 
     def is_folder(self) -> bool:
-        """Return whether it is a folder; raises as `describe` does."""
+        """Return whether the path is a folder; raises as `describe` does."""
         return bool(self.describe()["type"] == "directory")
 
     def walk(self, *, with_facts: bool = False) -> Iterator[RemotePath]:
@@ -145,7 +145,7 @@ class RemotePath:
                 yield below
 
     def _iterate(self, *, with_facts: bool) -> Iterator[_Entry]:
-        """Yield the files and folders in a folder in the order of their paths, with facts if these are wanted."""
+        """Yield the files and folders in a folder in the order of their paths, with facts if requested."""
         list_page = _LIST_PAGE.get(PACKAGES[self.url.partition("://")[0].lower()])
         bucket, _, key = self.path.strip("/").partition("/")
         if list_page is None or not bucket or with_facts:
@@ -158,7 +158,7 @@ class RemotePath:
         return ((f"{own}/{name.removeprefix(prefix)}", name.endswith("/"), _NO_FACTS) for name in names)
 
     def _list_pages(self, list_page: _ListPage, bucket: str, prefix: str) -> Iterator[list[str]]:
-        """Yield the names below a prefix, those of folders with a ``/``, some thousands at a time."""
+        """Yield the names below a prefix, some thousands at a time; names of folders end in ``/``."""
         token = None
         while True:
             names, token = retry(self.url, partial(list_page, self.client, bucket, prefix, token))
@@ -167,7 +167,7 @@ class RemotePath:
                 return
 
     def _list(self, *, with_facts: bool = False) -> list[_Entry]:
-        """Return the files and folders in a folder in the order of their paths, with facts if these are wanted."""
+        """Return the files and folders in a folder in the order of their paths, with facts if requested."""
         own = self.path.rstrip("/")
         entries = retry(self.url, lambda: self.client.ls(self.path, detail=True))
         below = {}  # by name: Azure lists some folders twice
@@ -181,7 +181,7 @@ class RemotePath:
     def read(self, limits: LimitsConfig, check: CheckHeader = accept_any) -> bytes:
         """Return the content of an image to predict; raises `ImageError` if it cannot be read.
 
-        That is so, too, if the storage does not give it: `is_not_fetched` tells this reason from others.
+        This includes failures of the storage, which `is_not_fetched` distinguishes from other reasons.
         """
         try:
             return self.download(limits, check)
@@ -191,7 +191,7 @@ class RemotePath:
     def download(self, limits: LimitsConfig, check: CheckHeader = accept_any) -> bytes:
         """Return the content of a file; raises `ImageError` if it does not exist or exceeds the limit.
 
-        Raises `DataError` if it may not be read, or the storage cannot be reached after several attempts.
+        Raises `DataError` if access is denied, or if the storage cannot be reached after several attempts.
         """
         limit = int(limits.file_mb * 2**20)
 
@@ -212,7 +212,7 @@ class RemotePath:
         return RemotePath(f"{self.url}/{name}", self.client, f"{self.path.rstrip('/')}/{name}")
 
     def is_file(self) -> bool:
-        """Return whether there is a file with this very path."""
+        """Return whether there is a file with exactly this path."""
         return bool(retry(self.url, lambda: self.client.isfile(self.path)))
 
     def list_names(self) -> list[str]:
@@ -230,7 +230,7 @@ class RemotePath:
             raise FileNotFoundError(str(error)) from error
 
     def write(self, content: bytes) -> None:
-        """Write a file, in place of the one with this path if there is one; raises `OutputError`."""
+        """Write a file, replacing any existing one; raises `OutputError`."""
         try:
             retry(self.url, lambda: self.client.pipe_file(self.path, content), "written")
         except DataError as error:
@@ -239,11 +239,11 @@ class RemotePath:
     def open_stream(self) -> Any:
         """Open a file for reading from its start; raises as the client does."""
         options = {"block_size": 0} if self.url.lower().startswith("http") else {"cache_type": "none"}
-        return self.client.open(self.path, "rb", **options)  # one stream, whatever size the server states
+        return self.client.open(self.path, "rb", **options)  # one stream, regardless of the size that the server states
 
 
 def _list_s3(client: Any, bucket: str, prefix: str, token: str | None) -> tuple[list[str], str | None]:
-    """Return a page of the names below a prefix, those of folders with a ``/``, and the token of the next one."""
+    """Return a page of the names below a prefix (folders end in ``/``), and the token of the next page."""
     options = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/", **client.req_kw}
     page = client.call_s3("list_objects_v2", **options, **({"ContinuationToken": token} if token else {}))
     names = [entry["Key"] for entry in page.get("Contents", [])]
@@ -251,14 +251,14 @@ def _list_s3(client: Any, bucket: str, prefix: str, token: str | None) -> tuple[
 
 
 def _list_gcs(client: Any, bucket: str, prefix: str, token: str | None) -> tuple[list[str], str | None]:
-    """Return the same of Google Cloud Storage."""
+    """Return the same as `_list_s3` for Google Cloud Storage."""
     options = {"prefix": prefix, "delimiter": "/", **({"pageToken": token} if token else {})}
     page = client.call("GET", "b/{}/o", bucket, json_out=True, **options)
     return [*(item["name"] for item in page.get("items", [])), *page.get("prefixes", [])], page.get("nextPageToken")
 
 
 def _list_azure(client: Any, bucket: str, prefix: str, token: str | None) -> tuple[list[str], str | None]:
-    """Return the same of Azure, where an object of no bytes may stand for a folder, without a ``/``."""
+    """Return the same as `_list_s3` for Azure, where an empty object without a ``/`` may represent a folder."""
 
     async def list_page() -> tuple[list[str], str | None]:
         async with client.service_client.get_container_client(container=bucket) as container:
@@ -279,9 +279,9 @@ _LIST_PAGE: Mapping[str, _ListPage] = {"s3fs": _list_s3, "gcsfs": _list_gcs, "ad
 
 
 def describe_file(info: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a storage states of a file, as far as it identifies its content.
+    """Return the metadata that identify the content of a file in a storage.
 
-    An address may be signed anew, and Azure can state when a file was last read.
+    Addresses, which may be signed anew, and Azure's time of last access are left out.
     """
     return {str(name): str(value) for name, value in info.items() if name not in {"url", "last_accessed_on"}}
 
@@ -291,7 +291,7 @@ class _MissingError(DataError):
 
 
 class _FetchError(DataError):
-    """A storage refuses a request, or does not answer; `reason` says why, without the address."""
+    """A storage refuses a request or does not respond; `reason` says why, without the address."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -299,14 +299,14 @@ class _FetchError(DataError):
 
 
 def is_not_fetched(reason: str | None) -> bool:
-    """Return whether this is the reason of an image that the storage did not give, and not one of its content."""
+    """Return whether an image could not be fetched from the storage, as opposed to having invalid content."""
     return reason is not None and reason.startswith(_NOT_FETCHED)
 
 
 def retry(url: str, call: Callable[[], T], action: Literal["read", "written"] = "read") -> T:
-    """Return the result of `call`, which is repeated after a failure of the network.
+    """Return the result of `call`, retrying after network failures.
 
-    Raises `DataError` after `ATTEMPTS`, and at once if the file does not exist or may not be read.
+    Raises `DataError` after `ATTEMPTS` attempts, and at once if the file does not exist or access is denied.
     """
     address, start = hide_secrets(url), time.monotonic()
     for attempt in range(1, ATTEMPTS + 1):
@@ -334,20 +334,20 @@ def retry(url: str, call: Callable[[], T], action: Literal["read", "written"] = 
 
 
 def _find_status(error: BaseException) -> int | None:
-    """Return the status of the answer to a failed request: each client has its own name for it."""
+    """Return the HTTP status of a failed request; each client has its own name for it."""
     values = (getattr(error, name, None) for name in ("status", "status_code", "code"))
     return next((value for value in values if isinstance(value, int)), None)
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Return whether the credentials are missing, or do not suffice. Google's client says so in words alone."""
+    """Return whether credentials are missing or insufficient. Google's client reports this only in the message."""
     if isinstance(error, PermissionError) or type(error).__name__ in _REFUSALS or _find_status(error) in {401, 403}:
         return True
     return isinstance(error, OSError) and str(error).startswith("Forbidden: ")
 
 
 def _find_failure(url: str, error: Exception) -> BaseException:
-    """Return why a request has failed: the client of HTTP calls every file missing whose request did, Azure's none."""
+    """Return the cause of a failed request: the HTTP client reports any failure as a missing file, Azure's never."""
     if type(error).__name__ == "ResourceNotFoundError":
         return FileNotFoundError(first_line(error))
     cause = error.__cause__

@@ -1,8 +1,8 @@
 """A folder of labeled images at an address: its files are downloaded once and cached by their content.
 
 CACHE/remote/
-<sha256>/cat.jpg    the content of a file, whatever its address
-<sha256>.files      of a folder: one line per file: the hash of its storage metadata, and of its content
+<sha256>/cat.jpg    the content of a file, shared by all its addresses
+<sha256>.files      the record of a folder; one line per file: the hashes of its storage metadata and of its content
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from sightline.data.storage import HEADER_BYTES, CheckHeader, accept_any, check_
 from sightline.errors import DataError
 from sightline.escaping import hide_secrets
 
-DOWNLOADS = 16  # at a time
+DOWNLOADS = 16  # concurrent downloads
 
 
 class RemoteFolder:
-    """The files below a folder at an address when it was listed; reading one downloads it if it is new or has changed.
+    """The files below a folder at an address, as first listed; reading a file downloads it if it is new or has changed.
 
     Raises `DataError` if the folder does not exist or cannot be listed, and when a file cannot be read after several
     attempts.
@@ -47,7 +47,7 @@ class RemoteFolder:
         return sorted(self._files)
 
     def folders(self) -> Sequence[str]:
-        """Return no folder: most storages have none but those that their files name."""
+        """Return no folders: in most storages they exist only as parts of file names."""
         return ()
 
     def contains(self, key: str) -> bool:
@@ -74,7 +74,7 @@ class RemoteFolder:
         path = self._locate(digest, key)
         try:
             content = _io.read_regular(path, int(self._limits.file_mb * 2**20))
-        except OSError:  # it had to make room since, or is larger than it may be, which the download reports
+        except OSError:  # removed since to make room, or larger than allowed, which the download reports
             return None
         with suppress(OSError):
             os.utime(path.parent)  # marks it as recently used
@@ -90,7 +90,7 @@ class RemoteFolder:
                     self._has_room = True
                     make_room(self._count_missing_bytes(), self._contents.values())
             path = self._locate(digest, key)
-            _io.write_atomic(path, content)  # also in place of a damaged one
+            _io.write_atomic(path, content)  # may replace a damaged copy
             with self._lock, _io.open_in_place(self._record, new=True, append=True) as record:
                 record.write(f"{self._identify(key)} {digest}\n".encode("ascii"))
         self._contents[self._identify(key)] = digest
@@ -110,7 +110,7 @@ class RemoteFolder:
         return sum(int(size) for size in sizes if size.isdecimal())
 
     def _read_record(self) -> dict[str, str]:
-        """Return the content of each file that was downloaded before; a line that was cut off has another length."""
+        """Return the content hash of each file downloaded before; truncated lines, of another length, are ignored."""
         try:
             lines = _io.read_regular(self._record, jsonio.MAX_FILE_BYTES).decode("ascii", "replace").splitlines()
         except OSError:

@@ -20,7 +20,7 @@ from sightline.data.types import Index
 from sightline.errors import ImageError, plural
 from sightline.preprocessing import PreprocessingSpec
 
-MAX_IMAGES = 256  # most images decoded to determine the range, taken from the classes in turn
+MAX_IMAGES = 256  # limit on images decoded to determine the range, taken from the classes in turn
 VALUES_PER_IMAGE = 4096  # sampled values per image
 CLIPPED_PERCENT = 0.1  # percent of the values to clip at each end
 FULL_RANGES = (1, 255, 1023, 4095, 16383, 65535)  # floats in 0..1; integers of 8, 10, 12, 14 and 16 bits
@@ -73,7 +73,7 @@ def resolve_range(
         content = index.read(i)
         try:
             return None if isinstance(content, np.ndarray) else spec.sample_values(content, VALUES_PER_IMAGE)
-        except ImageError:  # it is rejected later, when all images are decoded
+        except ImageError:  # rejected later, when all images are decoded
             return None
 
     values: list[NDArray[Any]] = []

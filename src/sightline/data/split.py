@@ -1,14 +1,14 @@
 """Assign images to the train, validation and test splits.
 
 Images that must stay together (identical files, and images of one group) form a unit. The position of a unit, a number
-in [0, 1) hashed from the seed and the unit's name, is compared with the split fractions, so its split depends on
-nothing else, with one exception.
+in [0, 1) hashed from the seed and the unit's name, is compared with the split fractions. A split therefore
+depends on nothing but the name and the seed, with one exception.
 
-No rule that considers each unit alone can guarantee that a small class is in every split. So while a split has no unit
-of a class by hash alone, one unit of that class is moved to it. At most one unit of a class is moved to each split that
-lacks it; adding images can change which unit that is, or move it back, and moves nothing else. A class of N units
+No rule that considers each unit alone can guarantee that a small class is in every split. So while the hashes put no
+unit of a class into a split, one unit of that class is moved there. At most one unit of a class is moved to each split
+that lacks it; adding images can change which unit is moved, or move it back, and moves nothing else. A class of N units
 is missing from a split of fraction f with probability (1 - f) ** N: 4% for 20 units and 15%, 0.00001% for 100. Once
-the hash has filled every split of a class, none of its units ever moves again.
+the hashes fill every split with a class, none of its units ever moves again.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ MAX_SHOWN_CLASSES = 3  # classes listed in a note
 class SplitAssignment:
     """The split of each image, in order, and notes for the user.
 
-    `groups` names the unit of each image: its group, or its sha256 without one. `groups_across_splits` names the groups
-    with images in several splits, which only splits given by the source can cause.
+    `groups` names the unit of each image: its group, or else its sha256. `groups_across_splits` names the groups with
+    images in several splits, which only splits stated by the source can cause.
     """
 
     splits: tuple[Split, ...]
@@ -43,7 +43,7 @@ class SplitAssignment:
 
 @dataclass(slots=True)
 class _Unit:
-    """Images, by position, that stay together; `classes` counts the classes of those that may be moved."""
+    """Images that stay together, by position; `classes` counts the classes of the images that may be moved."""
 
     name: str
     position: float
@@ -61,19 +61,19 @@ def assign_splits(
 ) -> SplitAssignment:
     """Assign images to the train, validation and test splits.
 
-    Splits given by the source are kept; without a given validation split, a fraction of the training split becomes it.
-    `groups` names the group of each image ("" for none). Images of one group, and images of identical content whatever
-    their class, get the same split, unless the source gives them different ones.
+    Splits stated by the source are kept; if it states no validation split, a fraction of the training split is used for
+    it. `groups` names the group of each image ("" for none). Images of one group, and images with identical content,
+    whatever their class, get the same split unless the source states different ones.
 
     With ``mode="hash"`` the split of a unit depends only on its name and the seed, except for the units that are moved
-    as the top of this file describes; with ``mode="stratified"`` the fractions are exact in each class, as far as
+    as described at the top of this file. With ``mode="stratified"`` the fractions are exact in each class, as far as
     groups allow, and adding images moves those near the thresholds; images with several classes are stratified
-    iteratively, which moves the units that chance put where there are too many of a class. In both
-    modes a class with at least as many units as there are splits is in every split, a class of two units is in train
-    and validation, and every class is in train. If units contain several classes, only the last of these is guaranteed.
-    Images labeled with a parent class are in train, unless their unit has others that are not.
+    iteratively, which moves units out of splits that happen to have too many of a class. In both modes, a class with
+    at least as many units as there are splits is in every split, a class of two units is in train and validation, and
+    every class is in train. If units contain several classes, only the last of these guarantees holds. Images labeled
+    with a parent class are in train, unless other images of their unit are not.
 
-    Raises `ConfigError` if the fractions leave nothing to train on, or a fold holds all images.
+    Raises `ConfigError` if the fractions leave nothing to train on, or if one fold contains all images.
     """
     if config.folds:
         splits: list[Split] = ["test" if p.split == "test" else "train" for p in images]
@@ -83,7 +83,7 @@ def assign_splits(
     classes = list_leaf_classes(targets, [p.label for p in images])
     units = _build_units(classes, splits, names, seed)
     if targets.are_paths:
-        units = [unit for unit in units if unit.classes]  # the others have labels for training alone
+        units = [unit for unit in units if unit.classes]  # the others only have labels for training
     if config.folds:
         folds = _list_folds(units, config, targets)
         _check_folds(folds, config, grouped=groups is not None)
@@ -129,7 +129,7 @@ def _split_fractions(images: Sequence[ImageRecord], config: SplitConfig) -> tupl
 
 
 def _unit_names(images: Sequence[ImageRecord], groups: Sequence[str] | None) -> list[str]:
-    """Return the unit name of each image: the smallest of the groups joined by identical files, or its sha256."""
+    """Return the unit name of each image: the smallest of the groups that identical files connect, or its sha256."""
     if groups is None:
         return [p.sha256 for p in images]
     root: dict[str, str] = {}
@@ -170,10 +170,10 @@ def _split_at(position: float, validation: float, test: float) -> Split:
 def _assign_fold(
     units: Sequence[_Unit], splits: list[Split], config: SplitConfig, seed: int, folds: Mapping[str, int]
 ) -> list[Split]:
-    """Return the splits of the run that holds out ``split.fold`` as its test split; without a fold, all are trained on.
+    """Return the splits of the run that tests on ``split.fold``; if the fold is unset, return `splits` unchanged.
 
-    The fold of a unit depends on its name and the seed alone, or in the stratified mode on the other units of its
-    class; which of the others are validation images depends on their names, whatever the fold.
+    The fold of a unit depends on its name and the seed alone, in the stratified mode also on the other units of its
+    class. Which units of the other folds are validation units depends on their names, whatever the fold.
     """
     if config.fold is None:
         return splits
@@ -202,13 +202,13 @@ def _list_folds(units: Sequence[_Unit], config: SplitConfig, targets: Targets) -
         count, assigned = sum(len(unit.members) for unit in members), 0
         for unit in members:
             middle = assigned + len(unit.members) / 2
-            folds[unit.name] = (int(middle * config.folds / count) + number) % config.folds  # the last ones differ
+            folds[unit.name] = (int(middle * config.folds / count) + number) % config.folds  # rotated by class
             assigned += len(unit.members)
     return folds
 
 
 def _check_folds(folds: Mapping[str, int], config: SplitConfig, *, grouped: bool) -> None:
-    """Raise `ConfigError` if all units are in one of the folds, whose model would have none to train on."""
+    """Raise `ConfigError` if all units are in one fold, because its model would have nothing to train on."""
     if len(set(folds.values())) > 1:
         return
     count = plural(len(folds), "group" if grouped else "different image")
@@ -224,10 +224,10 @@ def _check_folds(folds: Mapping[str, int], config: SplitConfig, *, grouped: bool
 def _describe_folds(
     units: Sequence[_Unit], folds: Mapping[str, int], config: SplitConfig, *, grouped: bool
 ) -> list[str]:
-    """Return notes on folds without images, and on the classes that a fold cannot learn, since all are in it."""
+    """Return notes on folds without images, and on classes in a single fold, whose model cannot learn them."""
     notes = []
     empty = config.folds - len(set(folds.values()))
-    if empty and config.fold == 0:  # said once, not by each fold
+    if empty and config.fold == 0:  # noted once, not for each fold
         count = plural(len(folds), "group" if grouped else "different image")
         notes.append(
             f"{empty} of the {config.folds} folds hold out no image, as there are only {count}: "
@@ -263,7 +263,7 @@ def _assign_stratified(units: Sequence[_Unit], validation: float, test: float) -
 
 
 def _assign_iteratively(units: Sequence[_Unit], validation: float, test: float) -> None:
-    """Assign splits so that each has its fraction of every class of images with several."""
+    """Assign splits to images with several classes, so that each split gets its fraction of every class."""
     fractions = (1 - validation - test, validation, test)
     for unit, subset in zip(units, _stratify(units, fractions), strict=True):
         unit.split = SPLITS[subset]
@@ -285,10 +285,10 @@ def _group_by_class(units: Iterable[_Unit]) -> dict[str, list[_Unit]]:
 def _fill_missing(units: Sequence[_Unit], target_splits: tuple[Split, ...], seed: int) -> list[tuple[str, _Unit]]:
     """Move units to the splits that lack a class; return pairs of a class and the unit that was moved.
 
-    Training comes first, and no move takes the last unit of a class from a split that must contain it.
+    Training comes first, and no move takes away the last unit of a class from a split that must contain it.
     """
     classes = _group_by_class(units)
-    required = {label: target_splits[: len(members)] for label, members in classes.items()}  # those it can fill
+    required = {label: target_splits[: len(members)] for label, members in classes.items()}  # splits it can fill
     counts = {label: Counter(unit.split for unit in members) for label, members in classes.items()}
     moves = []
 
@@ -312,7 +312,7 @@ def _fill_missing(units: Sequence[_Unit], target_splits: tuple[Split, ...], seed
 
 
 def _choose_unit(donors: Sequence[_Unit], target: Split, counts: Mapping[Split, int], seed: int) -> _Unit:
-    """Return the unit to move: from the fullest split, chosen by hash, so that added images seldom change it."""
+    """Return the unit to move: from the fullest split, chosen by hash, so that adding images rarely changes it."""
     fullest = max(dict.fromkeys(unit.split for unit in donors), key=lambda split: (counts[split], -SPLITS.index(split)))
     candidates = [unit for unit in donors if unit.split == fullest]
     return min(candidates, key=lambda unit: (derive_seed(seed, "split", target, unit.name), unit.name))

@@ -19,13 +19,13 @@ from sightline.errors import DataError, ModelError
 from sightline.escaping import hide_secrets
 
 _CHUNK = 1 << 20
-_MAX_RECORD_BYTES = 1 << 12  # of the record of a staged file: a hash
+_MAX_RECORD_BYTES = 1 << 12  # limit on the record of a staged file, which contains a hash
 
 
 def stage(source: RemotePath, limits: LimitsConfig, stop: Event | None = None) -> Path:
-    """Return a copy of a file in the cache, named by its content; it is downloaded if it is new or has changed.
+    """Return a file's copy in the cache, named by its content; the file is downloaded if it is new or has changed.
 
-    Raises `DataError` if `stop` is set before the download has ended.
+    Raises `DataError` if `stop` is set before the download ends.
     """
     info = source.describe()
     facts, size = describe_file(info), int(info.get("size") or 0)
@@ -53,12 +53,12 @@ def stage(source: RemotePath, limits: LimitsConfig, stop: Event | None = None) -
                 _check_total(source.url, copy.tell(), limits)
         return digest.hexdigest()
 
-    _check_total(source.url, size, limits)  # before it takes the room of other files
+    _check_total(source.url, size, limits)  # before other files are removed to make room
     try:
         with explain_cache_failure(folder):
             make_room(size)
             folder.mkdir(parents=True, exist_ok=True)
-            copy = _io.create_exclusive(aside).detach()  # without a buffer, whose failures would come later
+            copy = _io.create_exclusive(aside).detach()  # unbuffered, as buffered writes would fail later
         with copy:
             digest = retry(source.url, download)
         staged = folder / digest / safe_name(source.name)
@@ -73,7 +73,7 @@ def stage(source: RemotePath, limits: LimitsConfig, stop: Event | None = None) -
 
 
 def _write_all(file: RawIOBase, content: bytes) -> None:
-    """Write `content` to a file without a buffer, which may take a part of it at a time."""
+    """Write all of `content` to an unbuffered file, which may accept only a part per call."""
     remaining = memoryview(content)
     while remaining:
         remaining = remaining[file.write(remaining) or 0 :]
@@ -87,6 +87,6 @@ def _check_total(url: str, size: int, limits: LimitsConfig) -> None:
 
 
 def safe_name(path: str) -> str:
-    """Return a name for a staged file: its suffixes say what it is, and its directory is its content."""
+    """Return a safe name for a staged file, with its suffixes, which show its type; its folder names its content."""
     name = path.rstrip("/").rpartition("/")[2].partition("?")[0]
     return re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".-")[-100:] or "file"

@@ -22,7 +22,7 @@ from sightline.data.sources.filenames import is_hidden
 from sightline.errors import DataError, ImageError, OutputError
 
 LIMITS = LimitsConfig()
-NAMES_IN_MEMORY = 1 << 18  # of the files in a folder, while they are sorted
+NAMES_IN_MEMORY = 1 << 18  # file names kept in memory while a folder is sorted
 HEADER_BYTES = 128  # bytes that identify a file format
 CheckHeader = Callable[[bytes], object]
 """Called with the first bytes of a file before the rest is read; raises `ImageError` to skip the rest."""
@@ -60,16 +60,17 @@ def read_file(store: FileStore, key: str) -> bytes:
 
 
 def holds_model(folder: Path) -> bool:
-    """Return whether a folder is a run or a bundle, whose images are figures and reference examples."""
+    """Return whether a folder is a run or a bundle; the images in it are figures and reference examples."""
     return (folder / "run.json").is_file() or all((folder / name).is_file() for name in ("manifest.json", "model.onnx"))
 
 
 class FolderStore:
-    """The files below a folder at the time it is first listed; links to folders are followed, each folder once.
+    """The files below a folder at the time of first listing; links to folders are followed, each folder once.
 
-    A link to a folder beside it, or beside a folder that holds it, is not followed: that folder is listed itself.
+    A link to a folder that is next to the link, or next to one of its parent folders, is not followed, because that
+    folder is listed itself.
 
-    Runs, sweeps and bundles below it are left out, with the folders that hold nothing else, such as ``runs/``.
+    Runs, sweeps and bundles are left out, as are folders that contain nothing else, such as ``runs/``.
     """
 
     def __init__(self, root: Path, limits: LimitsConfig = LIMITS) -> None:
@@ -86,7 +87,7 @@ class FolderStore:
         return self._list_files()[1]
 
     def _list_files(self) -> tuple[list[str], list[str]]:
-        """Return the files and the folders; list the tree only once, which is slow over a network."""
+        """Return the files and the folders; the tree is listed only once, as listing is slow over a network."""
         if self._contents is None:
             folders: dict[str, bool] = {}
             files = list(iterate_files(self.root, folders))
@@ -99,11 +100,11 @@ class FolderStore:
     def contains(self, key: str) -> bool:
         try:
             return (self.root / key).is_file()
-        except (OSError, ValueError):  # a name that is too long, or has a null character
+        except (OSError, ValueError):  # the name is too long, or contains a null character
             return False
 
     def read(self, key: str, check: CheckHeader = accept_any) -> bytes:
-        return read_untrusted_file(os.path.join(self.root, key), self._limits, check)  # noqa: PTH118  # many files
+        return read_untrusted_file(os.path.join(self.root, key), self._limits, check)  # noqa: PTH118  # for speed
 
 
 def _holds_results(folder: Path) -> bool:
@@ -111,14 +112,14 @@ def _holds_results(folder: Path) -> bool:
 
 
 def _holds_visible(folder: str, files: Sequence[str]) -> bool:
-    """Return whether one of these files is in a folder, and not hidden."""
+    """Return whether a folder contains one of these files that is not hidden."""
     return any(file.startswith(f"{folder}/") and "/." not in file[len(folder) :] for file in files)
 
 
 def iterate_files(root: Path, folders: dict[str, bool] | None = None) -> Iterator[str]:
-    """Yield the keys of a `FolderStore` in order, however many there are: see `sort_names`.
+    """Yield the keys of a `FolderStore` in order, in bounded memory: see `sort_names`.
 
-    `folders` gets the path of each folder, and whether it holds results, which are passed over.
+    `folders` is filled with the path of each folder and whether it contains results, which are skipped.
     """
     visited: set[tuple[str, bool]] = set()
     folders = {} if folders is None else folders
@@ -133,8 +134,8 @@ def iterate_files(root: Path, folders: dict[str, bool] | None = None) -> Iterato
 
 
 def _list_names(root: Path, folder: str, visited: set[tuple[str, bool]], folders: dict[str, bool]) -> Iterator[str]:
-    """Yield the paths in `folder` in order, those of folders with a ``/``; none if it was visited or holds results."""
-    real = os.path.realpath(root / folder), bool(folder) and is_hidden(folder)  # whose images a link may show
+    """Yield the paths in `folder` in order (subfolders end in ``/``); none if it was visited or contains results."""
+    real = os.path.realpath(root / folder), bool(folder) and is_hidden(folder)  # a visible link may show its images
     if real in visited:
         return
     visited.add(real)
@@ -142,7 +143,7 @@ def _list_names(root: Path, folder: str, visited: set[tuple[str, bool]], folders
         folders[folder.rstrip("/")] = is_result = _holds_results(root / folder)
         if is_result:
             return
-    links: dict[str, bool] = {}  # whether each subfolder is one
+    links: dict[str, bool] = {}  # whether each subfolder is a link
 
     def list_files() -> Iterator[str]:
         with os.scandir(root / folder) as entries:
@@ -161,9 +162,10 @@ def _list_names(root: Path, folder: str, visited: set[tuple[str, bool]], folders
 
 
 def _select_folders(root: Path, folder: str, links: dict[str, bool]) -> list[str]:
-    """Return the subfolders without links to a folder that is listed beside them or further up.
+    """Return the subfolders without links to a folder that is listed next to them or further up.
 
-    Of two links to another one, the first by name counts. Of a hidden folder, no image is used where it is itself.
+    Of several links to the same folder, the first by name is kept. A link to a hidden folder is kept, because images
+    are not read from the hidden folder itself.
     """
     own, selected = root.resolve(), dict[tuple[Path, bool], str]()
     outer = {own / folder, *(own / folder).parents}
@@ -176,9 +178,9 @@ def _select_folders(root: Path, folder: str, links: dict[str, bool]) -> list[str
 
 
 def sort_names(names: Iterable[str]) -> Iterator[str]:
-    """Return all names in order; at most `NAMES_IN_MEMORY` are held, more wait in temporary files.
+    """Return all names in order; at most `NAMES_IN_MEMORY` are in memory, the rest in temporary files.
 
-    Raises `OutputError` if there is no room for them.
+    Raises `OutputError` if there is no space for the temporary files.
     """
     remaining = iter(names)
     runs: list[Iterator[str]] = []
@@ -189,7 +191,7 @@ def sort_names(names: Iterable[str]) -> Iterator[str]:
 
 def _write_names(names: Sequence[str]) -> IO[bytes]:
     try:
-        file = tempfile.TemporaryFile()  # noqa: SIM115  # closed when it is read
+        file = tempfile.TemporaryFile()  # noqa: SIM115  # closed after it is read
         file.write(b"".join(os.fsencode(name) + b"\0" for name in names))
         file.seek(0)
     except OSError as error:
@@ -211,14 +213,14 @@ def _read_names(file: IO[bytes]) -> Iterator[str]:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # such as a link to itself
         return False
 
 
 def read_untrusted_file(path: str | Path, limits: LimitsConfig = LIMITS, check: CheckHeader = accept_any) -> bytes:
     """Return the content of an untrusted file; raises `ImageError` with the reason if it cannot be read.
 
-    Devices and pipes, which may never end, and files above ``data.limits.file_mb`` are refused.
+    Devices and pipes, which may never end, and files larger than ``data.limits.file_mb`` are refused.
     """
     try:
         with open_regular(path) as file:
@@ -226,7 +228,7 @@ def read_untrusted_file(path: str | Path, limits: LimitsConfig = LIMITS, check: 
             start = file.read(HEADER_BYTES) if size else b""  # files in /proc have content but a size of 0
             check(start)
             check_file_size(size, limits)
-            data = start + file.read(max(size - len(start), 0) + 1) if size else b""  # never reads more than its size
+            data = start + file.read(max(size - len(start), 0) + 1) if size else b""  # at most one byte more
     except (OSError, ValueError) as error:  # ValueError: a path with a null character, from a manifest
         raise ImageError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     except MemoryError as error:
@@ -257,7 +259,7 @@ class ArrayStore:
 class GeneratedStore:
     """Images generated by a function when they are read; their hashes are known without generating them.
 
-    With `draw_mask`, which returns an encoded mask, the key ``mask:3`` is that of image 3.
+    With `draw_mask`, which returns an encoded mask, the key ``mask:3`` is the mask of image 3.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What an image's label means: the classes that it names, and the target array for a network."""
+"""The meaning of an image's label: the classes that it names, and the target array for a network."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from sightline.data.class_tree import build_tree, find_parents
 from sightline.errors import DataError
 
 SEPARATOR = ";"
-"""Between the classes in the label of an image that has several."""
+"""Separates the classes in a label that names several."""
 
 
 class Targets(ABC):
-    """How a task reads labels. An `ImageRecord` holds a label as text, the same in every file that records it."""
+    """How a task reads labels. A label is text in an `ImageRecord`, the same in every file that records it."""
 
     allows_several = False
     """Whether an image may have several classes, or none."""
     are_paths = False
     """Whether each class is a leaf of a tree, named by its path; see `data.class_tree`."""
     are_masks = False
-    """Whether the target of an image is its mask, uint8 [H, W], in place of what `encode` makes of its label."""
+    """Whether the target of an image is its mask, uint8 [H, W], instead of its encoded label."""
     are_ordered = False
     """Whether classes are grades, from the lowest to the highest."""
 
     def order_classes(self, names: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
-        """Return the classes in order: as ``data.class_order`` states it, or sorted if it is empty.
+        """Return the classes in the given `order` (``data.class_order``), or sorted if it is empty.
 
-        Raises `DataError` if that does not list each class once, or if the order of grades is not known.
+        Raises `DataError` if `order` does not list each class once, or if the order of grades is unknown.
 
         >>> ClassTargets().order_classes({"b", "a"}, ()), ClassTargets().order_classes({"b", "a"}, ("b", "a"))
         (('a', 'b'), ('b', 'a'))
@@ -45,7 +45,7 @@ class Targets(ABC):
 
     @abstractmethod
     def encode(self, labels: Sequence[str], classes: Sequence[str]) -> NDArray[Any]:
-        """Return the targets of N labels, an array [N, ...]; every class that they name is one of `classes`."""
+        """Return the targets of N labels, an array [N, ...]; `classes` must contain every class that they name."""
 
 
 class ClassTargets(Targets):
@@ -66,7 +66,7 @@ class ClassTargets(Targets):
 
 
 class PathTargets(ClassTargets):
-    """A label is the path of a node of a tree; targets are int32 [N]: the index of a class, which is one of its leaves.
+    """A label is the path of a node of a tree; targets are int32 [N]; the classes are the leaves of the tree.
 
     The K classes have the indices below K. After them come the parent classes, in order; only training images have such
     labels.
@@ -84,12 +84,12 @@ class PathTargets(ClassTargets):
 
 
 class GradeTargets(ClassTargets):
-    """A label is the name of a grade; targets are its position in the order of grades, int32 [N]."""
+    """A label is the name of a grade; targets are positions in the order of grades, int32 [N]."""
 
     are_ordered = True
 
     def order_classes(self, names: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
-        """Return the grades as stated, or by the number in their names; raises `DataError` if that is not possible.
+        """Return the grades in `order`, else sorted by the number in their names; raises `DataError` if there is none.
 
         >>> GradeTargets().order_classes({"grade 10", "grade 9"}, ()), GradeTargets().order_classes({"2", "1"}, ())
         (('grade 9', 'grade 10'), ('1', '2'))
@@ -108,13 +108,13 @@ class GradeTargets(ClassTargets):
 
 
 def list_leaf_classes(targets: Targets, labels: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the classes that each of all labels names; none for a parent class."""
+    """Return the classes named by each label; none for a parent class."""
     parents = find_parents(labels) if targets.are_paths else frozenset()
     return [() if label in parents else targets.list_classes(label) for label in labels]
 
 
 class LabelSetTargets(Targets):
-    """A label is the names of any number of classes, sorted, joined by `SEPARATOR`; targets are uint8 [N, K]."""
+    """A label is any number of class names, sorted and joined by `SEPARATOR`; targets are uint8 [N, K]."""
 
     allows_several = True
 
@@ -140,7 +140,7 @@ class LabelSetTargets(Targets):
 
 
 class MaskTargets(LabelSetTargets):
-    """A label is the classes in the mask of an image, and the target the mask; see `data.masks.load_masks`."""
+    """A label names the classes in the mask of an image; the target is the mask, see `data.masks.load_masks`."""
 
     are_masks = True
 
@@ -150,7 +150,7 @@ LABEL_SETS, MASKS = LabelSetTargets(), MaskTargets()
 
 
 def check_order(names: Collection[str], order: Sequence[str]) -> tuple[str, ...]:
-    """Return the `order` of the classes `names`; raises `DataError` if it does not list each of them once."""
+    """Return `order` as a tuple; raises `DataError` unless it lists each of the classes `names` once."""
     if unknown := [name for name in order if name not in names]:
         raise DataError(
             f"data.class_order has {unknown[0]!r}, which has no training images: the classes are "
@@ -165,7 +165,7 @@ def check_order(names: Collection[str], order: Sequence[str]) -> tuple[str, ...]
 
 
 def strip_zeros(name: str) -> str:
-    """Return a number without the zeros before it, and any other name unchanged.
+    """Return a number without its leading zeros, and any other name unchanged.
 
     >>> strip_zeros("007"), strip_zeros("0"), strip_zeros("cat 01")
     ('7', '0', 'cat 01')

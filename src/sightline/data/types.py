@@ -1,4 +1,4 @@
-"""Types that sources, the index and the split share: images with path, hash, label and split."""
+"""Types shared by sources, the index and the split: images with path, hash, label and split."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sightline.errors import plural
 
-if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
+if TYPE_CHECKING:  # annotations only, so that the command line's help does not import NumPy
     from pathlib import Path
 
     import numpy as np
@@ -25,7 +25,7 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 OUT_OF_FOLD = "out-of-fold"
-"""What the evaluation of a run with folds is of, in place of the validation split, whose name its files have."""
+"""What a run with folds is evaluated on, instead of the validation split, whose file names it uses."""
 
 NO_LABEL = "has no label"
 """The reason for leaving out an image that has no class."""
@@ -45,9 +45,9 @@ class ImageRecord:
 
     `path` identifies it for people; `sha256` is over the encoded bytes (of arrays: dtype, shape, pixels); `split` is
     the split that the source states, if any; `width` and `height` are as displayed; `high_bit_depth`: more than 8 bits
-    per sample. The label of an image with a `mask` is the classes in it, or if it has another label, `mask_label` is.
-    That of an image `to_label` is "", which then does not say that it has none of the classes. A person has said of an
-    image that `is_kept` that its label is right.
+    per sample. The classes in the `mask` of an image are its label, or its `mask_label` if it has another label. An
+    image `to_label` has the label "" because it is still unlabeled, not because it has none of the classes. `is_kept`:
+    a person has confirmed the label.
     """
 
     path: str
@@ -81,9 +81,9 @@ class InvalidMask(UnreadableImage):
 
 
 def describe_unreadable(files: Sequence[UnreadableImage]) -> str:
-    """Return how many files could not be used, the first, and the first for another reason; "" for none.
+    """Describe how many files could not be used, with the first one and the first with another reason; "" for none.
 
-    Not each is damaged: of others, the mask or the label is missing.
+    Not all of them are damaged: some lack a mask or a label.
 
     >>> describe_unreadable([UnreadableImage("1.jpg", "truncated"), UnreadableImage("2.jpg", "has no mask")])
     '2 files could not be used, such as 1.jpg: truncated; 2.jpg: has no mask'
@@ -97,7 +97,7 @@ def describe_unreadable(files: Sequence[UnreadableImage]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SourceNote:
-    """Something noticed while listing a source: the `kind` of finding that it becomes, the path, and the reason."""
+    """A remark on a source, made while listing it: the `kind` of finding that it becomes, the path, and the reason."""
 
     kind: str
     path: str
@@ -110,12 +110,12 @@ class Index:
 
     `read(i)` returns the encoded bytes of image `i`, or its pixels (uint8 HWC) if the source is an array. `skipped`
     counts files that are not images (``Thumbs.db``, notes, hidden files); `other_files` names them. `empty_classes`
-    names the class folders without images or rejects. `notes` say how the source was read and what was left
-    out. `several_labels` tells which image has several labels; "" if each has one. `read_mask(i)` returns the encoded
-    mask of image `i`, whose values `mask_classes` explain; None for a source without masks. `class_order` is the order
-    of all classes, if it is stated. `find_file(i)` returns the path of the file that image `i` is on this machine; None
-    if it is in an archive, a table or memory. `has_numbers` says that the classes are the integers of arrays, and
-    `has_paths` that they are nodes of a tree.
+    names the class folders that contain neither images nor rejected files. `notes` describe how the source was read and
+    what was left out. `several_labels` is a text on an image with several labels; "" if each has one. `read_mask(i)`
+    returns the encoded mask of image `i`, with values as in `mask_classes`; None for a source without masks.
+    `class_order` is the order of all classes, if stated. `find_file(i)` returns the path of image `i` on this machine;
+    None if it is in an archive, a table or memory. `has_numbers`: classes are the integers of arrays. `has_paths`:
+    classes are nodes of a tree.
     """
 
     name: str
@@ -136,28 +136,28 @@ class Index:
 
     @property
     def targets(self) -> Targets:
-        """How the labels of the source are written."""
+        """The `Targets` that match how the labels of the source are written."""
         from sightline.data.targets import CLASS_PATHS, CLASS_TARGETS, LABEL_SETS
 
         return LABEL_SETS if self.several_labels else CLASS_PATHS if self.has_paths else CLASS_TARGETS
 
     @property
     def image_classes(self) -> list[tuple[str, ...]]:
-        """The classes of each image: one, or any number of several labels; none for a parent class of a tree."""
+        """The classes of each image: one, or any number with several labels; none for a parent class of a tree."""
         from sightline.data.targets import list_leaf_classes
 
         return list_leaf_classes(self.targets, [image.label for image in self.images])
 
     @property
     def labels_are_masks(self) -> bool:
-        """Whether the label of each image is the classes in its mask, and not a label beside it."""
+        """Whether the label of each image is the classes in its mask, rather than a separate label."""
         return self.mask_classes is not None and self.read_mask is not None and bool(self.several_labels)
 
     def sort_classes(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return the names of classes, each once, by code point; the integers of arrays by number."""
+        """Return the distinct class names, sorted by code point; integers from arrays are sorted by value."""
         if not self.has_numbers:
             return tuple(sorted(set(names)))
-        width = 20  # digits of the largest integer of an array
+        width = 20  # digits of the largest integer in an array
         return tuple(sorted(set(names), key=lambda name: (name.zfill(width) if name.isdecimal() else name, name)))
 
     def select(self, positions: Sequence[int]) -> Index:
@@ -177,8 +177,8 @@ class Subset:
     """Labeled pixels of one split: image ``i`` is ``pixels[rows[i]]``, its target ``labels[i]``.
 
     `pixels` is uint8 [M, H, W, C] (memory-mapped), or float32 features computed by frozen layers; `rows` is int64.
-    `labels` [N, ...] are as the task encodes them (`data.targets`): class indices, int32 [N], for one class each.
-    `sizes` int64 [N, 2] are the width and height of each image as displayed, where they matter: of images with masks.
+    `labels` [N, ...] are encoded by the task (`data.targets`), such as class indices, int32 [N], for one class each.
+    `sizes` int64 [N, 2] are the width and height of each image as displayed, needed for images with masks.
     """
 
     pixels: NDArray[Any]
@@ -206,14 +206,14 @@ class Subset:
         return Subset(self.pixels, self.rows[positions], self.labels[positions], paths, sizes)
 
     def sample_evenly(self, count: int) -> Subset:
-        """Return at most `count` images, at even distances: all of them if there are no more."""
+        """Return at most `count` images, evenly spaced; all images if there are no more than `count`."""
         import numpy as np
 
         return self.select(np.linspace(0, len(self) - 1, min(count, len(self))).astype(np.int64))
 
 
 def _align_labels(first: NDArray[Any], second: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return both, where one has the classes that an image may have [N, K] and the other the class of each [N]."""
+    """Return both label arrays; if the first is [N, K], convert class indices [N] in the second to the same form."""
     import numpy as np
 
     if first.ndim == 2 and second.ndim == 1:
@@ -222,7 +222,7 @@ def _align_labels(first: NDArray[Any], second: NDArray[Any]) -> tuple[NDArray[An
 
 
 def join_subsets(first: Subset, second: Subset) -> Subset:
-    """Return the images of both, without their sizes; pixels are copied unless both have the same array."""
+    """Return the images of both subsets, without `sizes`; pixels are copied unless both share one array."""
     import numpy as np
 
     is_shared = first.pixels is second.pixels
@@ -236,7 +236,7 @@ def join_subsets(first: Subset, second: Subset) -> Subset:
 
 @dataclass(frozen=True, slots=True)
 class MissingImages:
-    """Images that no longer match the run, of the `total` in a split: `changed` were modified, the others are gone."""
+    """Images of a split, out of `total`, that no longer match the run: `changed` were modified, the others are gone."""
 
     images: tuple[str, ...]
     changed: int
@@ -251,10 +251,10 @@ class MissingImages:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOverlap:
-    """Evaluation images from other sources that the model was trained or validated on, as paths.
+    """Paths of evaluation images from other sources that the model was trained or validated on.
 
-    `identical` are the same files. Both kinds are part of the evaluation if `included`, else left out. `identical` is
-    None if the model does not know its training images, `near_duplicates` if none were searched.
+    `identical` are the same files. Both kinds are evaluated if `included` is true, otherwise left out. `identical` is
+    None if the model does not record its training images, `near_duplicates` is None if they were not searched.
     """
 
     identical: tuple[str, ...] | None
@@ -263,7 +263,7 @@ class TrainingOverlap:
 
     @property
     def count(self) -> int:
-        """The number of these images, as far as it is known."""
+        """The number of these images, as far as known."""
         return len(self.identical or ()) + len(self.near_duplicates or ())
 
     def to_dict(self) -> dict[str, Any]:
@@ -283,8 +283,8 @@ class LabeledSubset:
     `split` is the run's own split that they form, or None for images from other sources, whose overlap with the
     training images is `overlap`. `missing` are images of the split that are gone; `added` counts images that were added
     to the run's sources later and are in no split. `leaked` maps the hash of each image that is also in an earlier
-    split to "identical" or "near_duplicates". `groups` maps the path of each image to its group, where the run was
-    split by groups. `folds` maps the path of each image to its fold, where the predictions are out of fold.
+    split to "identical" or "near_duplicates". `groups` maps the path of each image to its group, if the run was split
+    by groups. `folds` maps the path of each image to its fold, if the predictions are out of fold.
     """
 
     subset: Subset

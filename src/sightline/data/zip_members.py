@@ -17,18 +17,18 @@ from typing import IO, Any, Self
 from sightline._packed import BOUNDED_METHODS
 
 _PIECE = 1 << 16  # bytes of compressed data
-_LEAST_DICTIONARY = 4096  # bytes, of LZMA
+_LEAST_DICTIONARY = 4096  # bytes; minimum for LZMA
 
 
 def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
     """Open a member for reading, in a `with` block; raises what `zipfile` does.
 
-    Its ``read(size)`` must be given a size, and raises `zipfile.BadZipFile` if the whole member has another checksum.
+    ``read(size)`` of the result requires a size, and raises `zipfile.BadZipFile` if the checksum of the member differs.
     """
     unpackers = {zipfile.ZIP_BZIP2: _start_bzip2, zipfile.ZIP_LZMA: _start_lzma}
     if info.compress_type in BOUNDED_METHODS or info.compress_type not in unpackers:
         return archive.open(info)
-    raw = copy.copy(info)  # the compressed bytes as a member that is stored
+    raw = copy.copy(info)  # presents the compressed bytes as a stored member
     raw.compress_type, raw.file_size = zipfile.ZIP_STORED, info.compress_size
     del raw.CRC
     return _BoundedMember(archive.open(raw), unpackers[info.compress_type], info)
@@ -39,9 +39,9 @@ def _start_bzip2(_file: IO[bytes], _size: int) -> Any:
 
 
 def _start_lzma(file: IO[bytes], size: int) -> Any:
-    """Read the header of an LZMA member (APPNOTE 5.8.8): two bytes of a version, a size, and the properties.
+    """Read the header of an LZMA member (APPNOTE 5.8.8): a version in two bytes, a size, and the properties.
 
-    It may state a dictionary of 4 GiB; one of the `size` that is read of the content is enough.
+    The header may state a dictionary of 4 GiB, but a dictionary as large as the content, `size`, is enough.
     """
     _, header_size = struct.unpack("<HH", file.read(4))
     packed, dict_size = struct.unpack("<BI", file.read(header_size))

@@ -1,4 +1,4 @@
-"""The audit behind `doctor`: what is wrong with the images of a source, before any time is spent on training."""
+"""The audit behind `doctor`, which finds problems in the images of a source before any training."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def audit_images(
 ) -> tuple[Audit, Duplicates, DatasetStats]:
     """Inspect every image of `index` and return the audit, with the duplicates and image statistics behind it.
 
-    `spec` selects the page and the sample range to read; `sample_range` says where that range comes from.
+    `spec` selects the page and the sample range to read; `sample_range` describes where that range comes from.
     """
     stats = compute_image_stats(index, progress, spec=spec)
     readable = [p for p in index.images if not stats.images[p.sha256].error]
@@ -83,7 +83,7 @@ def _index_findings(index: Index) -> list[Finding]:
 
 
 def _explain_allow(finding: Finding) -> Finding:
-    """Return the finding; if it stops `train`, its advice also says how to continue anyway."""
+    """Return the finding; if it stops `train`, its advice also explains how to continue anyway."""
     if finding.severity != "error" or finding.kind not in ALLOWABLE_ERRORS:
         return finding
     allowing = f" `train` stops on this error; --allow {finding.kind} {ALLOWABLE_ERRORS[finding.kind]}."

@@ -13,12 +13,12 @@ from sightline.data.targets import strip_zeros
 from sightline.data.types import SPLITS, ImageRecord, Index
 from sightline.errors import plural
 
-_MISSING_VALUES = {"nan", "null", "n/a", "#n/a", "<na>"}  # not none and NA, which name classes
+_MISSING_VALUES = {"nan", "null", "n/a", "#n/a", "<na>"}  # without "none" and "na", which may be class names
 NUMERIC_NAMES = "numeric-class-names"
 DECIMAL_NAMES = "decimal-class-names"
 _DECIMAL = re.compile(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", re.IGNORECASE)
-MIN_DECIMALS = 10  # classes that are no whole numbers; fewer may be coins or half grades
-MIN_IMBALANCE = 3.0  # greatest ratio of images between the largest and the smallest class
+MIN_DECIMALS = 10  # classes that are decimal numbers; fewer may be coins or half grades
+MIN_IMBALANCE = 3.0  # ratio of images between the largest and the smallest class from which an imbalance is reported
 MIN_CLASS_SIZE = 20  # images; 15% of them are three validation and three test images
 
 
@@ -108,7 +108,7 @@ def _class_balance(counts: Counter[str]) -> list[Finding]:
 def normalize_class_name(label: str) -> str:
     """Normalize a class name: ignore case, spaces, dashes, underscores, invisible and compatibility characters.
 
-    A number is without the zeros before it.
+    Leading zeros of a number are dropped.
 
     >>> normalize_class_name("Coffee_Bean ") == normalize_class_name("coffee bean")
     True
@@ -120,7 +120,7 @@ def normalize_class_name(label: str) -> str:
 
 
 def find_similar_names(index: Index) -> list[list[str]]:
-    """Return groups of class names that are equal by `normalize_class_name`."""
+    """Return groups of class names that are equal after `normalize_class_name`."""
     groups: dict[str, set[str]] = defaultdict(set)
     for name in {name for p in index.images for name in index.targets.list_classes(p.label)}:
         groups[normalize_class_name(name)].add(name)
@@ -170,7 +170,7 @@ def _numeric_names(classes: Sequence[str]) -> list[Finding]:
 
 
 def _joined_names(classes: Sequence[str]) -> list[Finding]:
-    """Return a finding on names such as ``cat,pet`` and ``dog,pet``; those of ImageNet seldom share a part."""
+    """Return a finding on names such as ``cat,pet`` and ``dog,pet``; those of ImageNet rarely share a part."""
     parts_by_name = {name: {text.strip() for text in name.split(",")} for name in classes}
     counts = Counter(chain.from_iterable(parts_by_name.values()))
     names = [name for name, parts in parts_by_name.items() if len(parts) > 1]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 SIDE = 64
 SIDES = (64, 62, 61, 59, 58)  # 64 pixels scaled to 1, 0.975, 0.95, 0.925 and 0.9 of a side
 FINE_WIDTH, COARSE_WIDTH = 3, 9  # widths in pixels of the two running means that bound the pass band
-MIN_VARIANCE = 1.0  # variance per pixel, in squared gray levels, below which an image is only noise
+MIN_VARIANCE = 1.0  # squared gray levels per pixel; below this variance, an image is only noise
 BATCH = 64  # pairs per batch: about 20 MB
 
 Floats = NDArray[np.float32]

@@ -85,8 +85,8 @@ def _advise_conflicts(index: Index) -> str:
 def duplicate_findings(duplicates: Duplicates, index: Index) -> list[Finding]:
     """Return the findings on duplicates among the images of `index`.
 
-    Conflicting classes and leaks are errors above `TOLERATED_FRACTION`; below, they cannot change a metric by more than
-    that. Groups whose images are all kept by a person are left out, but for leaks: no label is wrong there.
+    Conflicting classes and leaks are errors above `TOLERATED_FRACTION`; below it, they cannot change a metric by more
+    than this fraction. Groups whose images a person has all kept have no wrong label, and are left out except as leaks.
     """
     images, identical, near = index.images, duplicates.identical, duplicates.near
     within, different = "within a class", "different classes"
@@ -104,7 +104,7 @@ def duplicate_findings(duplicates: Duplicates, index: Index) -> list[Finding]:
             "A random split may put one in training and another in test.",
             f" {GROUP_NEAR_ADVICE}",
         )
-    else:  # every split is given, so the setting would have no effect
+    else:  # the source states every split, so the setting would have no effect
         near_advice, group_advice = "They count more than once within a split of the source.", ""
     counts = {"of identical files": len(leaks), "of near duplicates": len(near_leaks)}
     breakdown = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)

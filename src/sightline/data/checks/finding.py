@@ -30,16 +30,16 @@ class Finding:
     """One kind of problem in the images.
 
     Attributes:
-        kind: Its name, such as ``"split-leakage"``, by which `allow` accepts it.
-        severity: ``"error"``, ``"warning"`` or ``"note"``; an error stops a training unless it is allowed.
-        count: The number of images, groups of images, classes or folders that have it.
-        description: What they have, which completes "`count` ...".
-        advice: What to do.
-        paths: Each image, class or folder; empty if `groups` has them.
-        reasons: A reason for each of `paths`; empty without reasons.
-        groups: The paths of the images in each group, such as that of identical files.
+        kind: The name of the problem, such as ``"split-leakage"``, which `allow` accepts.
+        severity: ``"error"``, ``"warning"`` or ``"note"``; an error stops training unless it is allowed.
+        count: The number of images, groups of images, classes or folders affected.
+        description: A description of the problem that continues the sentence "`count` ...".
+        advice: What to do about it.
+        paths: The affected images, classes or folders; empty if they are in `groups`.
+        reasons: A reason for each of `paths`; empty if there are none.
+        groups: The paths of the images in each group, such as a group of identical files.
         labels: The classes in each group.
-        num_identical: How many groups, from the first, consist of identical files; None if that does not apply.
+        num_identical: The number of leading groups that consist of identical files; None if not applicable.
     """
 
     kind: str
@@ -73,7 +73,7 @@ class Finding:
 
 
 CountedText = str | tuple[str, str]
-"""The text after the count; a pair of singular and plural where they differ."""
+"""The text after the count, or a pair of singular and plural if they differ."""
 
 
 def pluralize(text: CountedText, count: int) -> str:

@@ -17,8 +17,8 @@ from sightline.data.types import SPLITS, ImageRecord, Index
 def propose_fixes(index: Index, duplicates: Duplicates, stats: DatasetStats) -> list[PatchEntry]:
     """Return the proposed corrections in index order: for each image at most one drop, or one relabel and one move.
 
-    - Identical files with conflicting classes, or sets of labels, get those of the majority; without a majority, and if
-      they are the classes of their masks, all are dropped.
+    - Identical files with conflicting classes, or sets of labels, are relabeled with those of the majority; without a
+      majority, or if the labels are the classes in their masks, all are dropped.
     - Of identical files in several splits, only one in the last split (train, validation, test) is kept.
     - Of identical files within a class, one is kept.
     - Of near duplicates in several splits, those in the last split are kept, so a given test split never changes.
@@ -74,7 +74,7 @@ def _split_rank(image: ImageRecord) -> int:
 
 def _fix_class_names(index: Index) -> Iterator[PatchEntry]:
     if index.labels_are_masks:
-        return  # the classes are in the masks, which no label changes
+        return  # the classes are in the masks, which relabeling does not change
     labels = [(p, index.targets.list_classes(p.label)) for p in index.images]
     counts = Counter(name for _, names in labels for name in names)
     largest = {

@@ -16,7 +16,7 @@ from sightline.errors import ConfigError, plural
 # a file name with a group number followed by a running number
 RUNNING_NAME = re.compile(r"[^/]*\d[^/]*[ ._-]\d+\.\w+$")
 RUNNING_SETTING = r"pattern:([^/]+?)([ ._-]+\d+)?\.\w+$"
-AUGMENTED_NAME = re.compile(r"([^/]+)\.rf\.\w+\.\w+$")  # file names of Roboflow's augmented copies
+AUGMENTED_NAME = re.compile(r"([^/]+)\.rf\.\w+\.\w+$")  # names of Roboflow's augmented copies
 AUGMENTED_SETTING = r"pattern:([^/]+?)(\.rf\.\w+)?\.\w+$"
 GROUP_COLUMN_NAME = re.compile(
     r"patient|subject|person|participant|individual|animal|case|study|scene|video|clip|sequence|series|session|visit|"
@@ -32,7 +32,7 @@ MAX_MEAN_GROUP_SIZE = 50  # greatest mean group size for columns with an uninfor
 
 @dataclass(frozen=True, slots=True)
 class GroupCandidate:
-    """A value of ``split.group``, the sizes of the groups it would form by name, and how many cross given splits."""
+    """A value of ``split.group``, the sizes of its groups by name, and how many groups cross the given splits."""
 
     setting: str
     sizes: dict[str, int]

@@ -38,7 +38,7 @@ def image_findings(index: Index, stats: DatasetStats, sample_range: SampleRange 
     `sample_range` is the sample range of images of more than 8 bits.
     """
     pairs = [(p, stats.images[p.sha256]) for p in index.images]
-    remarked_paths = {r.path for r in index.notes}  # these have findings of their own kinds
+    remarked_paths = {r.path for r in index.notes}  # have findings of their own kinds
     rejected = [(r.path, r.reason) for r in index.unreadable]
     classless = [(path, reason) for path, reason in rejected if reason in NO_CLASS_REASONS]
     unreadable = [row for row in rejected if row[1] not in NO_CLASS_REASONS and row[0] not in remarked_paths]
@@ -124,7 +124,7 @@ def _bit_depth_findings(readable: Sequence[tuple[ImageRecord, ImageStats]], samp
 def _wrong_extension(image: ImageRecord, header: ImageHeader) -> str | None:
     suffix = PurePosixPath(image.path).suffix.lower()
     expected = EXTENSIONS.get(header.format)
-    if not suffix or expected is None:  # rows of a table have no extension
+    if not suffix or expected is None:  # table rows have no extension
         return None
     return None if suffix in expected else f"is {header.format}"
 

@@ -1,4 +1,4 @@
-"""Findings on images with several labels: how many there are, which occur together, and which never alone."""
+"""Findings on images with several labels: how many labels, which occur together, and which never occur alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEVERAL_LABELS, CO_OCCURRENCE, MASKS = "several-labels", "co-occurrence", "masks
 
 
 def label_set_findings(index: Index) -> list[Finding]:
-    """Return the findings on an index whose images may have several labels; none for any other."""
+    """Return the findings on an index whose images may have several labels; none for other indexes."""
     if not index.several_labels:
         return []
     sets = [index.targets.list_classes(image.label) for image in index.images]

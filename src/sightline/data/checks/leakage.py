@@ -26,8 +26,8 @@ from sightline.data.recorded_images import ImageRow
 from sightline.data.types import SPLITS, ImageRecord, Split
 from sightline.errors import ModelError
 
-_MAX_COMPRESSION = 1000  # greatest compression ratio of the stored file: blank images compress well
-MAX_IMAGES = 20_000  # most images among which near duplicates are searched: a few seconds
+_MAX_COMPRESSION = 1000  # limit on the compression ratio of the stored file, high because blank images compress well
+MAX_IMAGES = 20_000  # limit on images searched for near duplicates: a few seconds
 
 LeakKind = Literal["identical", "near_duplicates"]
 
@@ -83,7 +83,7 @@ class SmallImages:
         return SmallImages(tuple(self.sha256[i] for i in at), self.pixels[at])
 
     def union(self, other: SmallImages) -> SmallImages:
-        """Return the images of both, each content once."""
+        """Return the images of both, with each content once."""
         rows = dict(zip(other.sha256, other.pixels, strict=True)) | dict(zip(self.sha256, self.pixels, strict=True))
         contents = sorted(rows)
         return _stack(contents, [rows[sha] for sha in contents])
@@ -140,7 +140,7 @@ def find_leaks(data: DecodedDataset, near: Mapping[str, str] | None = None) -> t
 
 
 def _to_image_row(image: ImageRecord) -> ImageRow:
-    assert image.split is not None  # as `find_leaks` set it
+    assert image.split is not None  # set by `find_leaks`
     return ImageRow(image.path, image.sha256, image.label, image.split)
 
 

@@ -33,7 +33,7 @@ SURE_THUMBNAIL_CORRELATION = 0.97
 DATASETS_PER_FALSE_PAIR = 100  # data sets of this size and kind per false pair
 SAMPLED_PAIRS = 400  # random pairs that are sampled ...
 SAMPLED_IMAGES = 40  # ... from this many images
-ROUNDS = 4  # images per hash with which others of the same hash are compared
+ROUNDS = 4  # representatives per hash that other images of the same hash are compared with
 BATCH = 256  # candidates per batch
 
 Indices = NDArray[np.int64]
@@ -193,7 +193,7 @@ class _NearDuplicateSearch:
                 center = max(remaining, key=lambda i: (len(self.edges[i] & remaining), -i))
                 unverified = np.array(sorted(remaining - self.edges[center] - {center}), np.int64)
                 distances = np.bitwise_count(self.image_hashes[unverified] ^ self.image_hashes[center])
-                unverified = unverified[distances <= perceptual_hash.RADIUS]  # of a film, not each frame with each
+                unverified = unverified[distances <= perceptual_hash.RADIUS]  # in a film, not every pair of frames
                 centers = np.full(len(unverified), center)
                 similar = self.verify(
                     centers, unverified, self._correlate_thumbnails(centers, unverified), len(unverified)

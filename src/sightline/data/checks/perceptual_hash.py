@@ -71,7 +71,7 @@ def find_similar_pairs(
     bands = [
         ((hashes >> np.uint64(BAND_BITS * k)) & np.uint64(2**BAND_BITS - 1)).astype(np.int64) for k in range(BANDS)
     ]
-    reaches = [(radius + 1 + k) // BANDS - 1 for k in range(BANDS)]  # a pair beyond all of them is beyond the radius
+    reaches = [(radius + 1 + k) // BANDS - 1 for k in range(BANDS)]  # a pair beyond each of them is beyond the radius
     for k, band in enumerate(bands):
         masks = [m for m in range(2**BAND_BITS) if m.bit_count() <= reaches[k]]
         order = np.argsort(band, kind="stable")
@@ -98,7 +98,7 @@ def _pairs_in_buckets(band: NDArray[np.int64], starts: NDArray[np.int64], mask: 
     places, begin, counts = places[nonempty], begin[nonempty], counts[nonempty]
     ends = np.cumsum(counts)
     at = 0
-    while at < len(places):  # at least one position, whatever its count
+    while at < len(places):  # at least one position per chunk, whatever its count
         done = ends[at - 1] if at else 0
         to = max(at + 1, int(np.searchsorted(ends, done + CANDIDATES_PER_BATCH, side="right")))
         number = counts[at:to]

@@ -12,10 +12,10 @@ from sightline.data.sources.unread_labels import BOXES_ADVICE, TABLE_ADVICE
 from sightline.data.types import Index
 
 NOT_DOWNLOADED = "not-downloaded"
-"""Finding: files that are placeholders of ones in a cloud."""
+"""Finding: files that are placeholders for files in a cloud."""
 
 UNREAD_FORMATS = "unread-formats"
-"""Finding: files of cameras, scanners and the like, and videos, which may hold images but are not read."""
+"""Finding: videos and files from cameras, scanners and the like, which may contain images but are not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +204,7 @@ SHOWN_IN_TRAINING = frozenset({CLASS_NAMES, "labels-from-names", "labels-from-ta
 
 
 def remark_findings(index: Index) -> list[Finding]:
-    """Return a finding for each kind of remark on a source, and those on files whose images are not at hand."""
+    """Return a finding for each kind of remark on a source, and findings on files whose images are unavailable."""
     result = image_finding(
         NOT_DOWNLOADED, "warning",
         ("file is only in iCloud and is ignored", "files are only in iCloud and are ignored"),
