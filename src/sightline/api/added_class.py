@@ -31,7 +31,7 @@ from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.intervals import Interval
 from sightline.runs.finalize import encode_image, to_portable_file
 
-MAX_CANDIDATES = 8  # images of the new class among which the smallest becomes a reference example
+MAX_CANDIDATES = 8  # considered as reference examples of the new class; the smallest file among them is used
 MAX_PARITY_IMAGES = 64
 
 
@@ -40,11 +40,11 @@ class AddedClass:
     """A class that was added to a model.
 
     Attributes:
-        path: The new bundle, which `load` opens and every command takes.
+        path: The new bundle, which `load` opens and every command accepts.
         label: The new class, the last of `classes`.
         classes: All classes, the earlier ones in their order.
         count: The number of images of the new class.
-        recalled: How many of them are classified correctly by a model that was fitted without them.
+        recalled: The number of these images that a model fitted without them classifies correctly.
         recall_interval: The 95% interval of the recall, `recalled` / `count`.
         folds: The number of fits that left images out; `count` of them left out one image each.
         split: The images of the earlier classes that both models were evaluated on: the test or validation split of the
@@ -53,10 +53,10 @@ class AddedClass:
         accuracy_before: The accuracy of the earlier model on them; None without any.
         accuracy: The accuracy of the new model on them.
         accuracy_interval: Its 95% interval.
-        taken: How many of them the new model mistakes for the new class.
+        taken: The number of them that the new model mistakes for the new class.
         threshold: The lowest probability at which the new class is predicted, if images may have several labels; None
             otherwise.
-        parity: How far the file's probabilities are from those of the fit.
+        parity: The differences between the probabilities of the file and those of the fitted model.
         dropped_thresholds: Whether abstention thresholds of the earlier model, or label sets where an image may have
             several labels, were dropped because they do not fit the new one.
 
@@ -188,7 +188,7 @@ def _choose_target(classifier: Classifier, label: str, out: Path | None, *, forc
 
 
 def _extend_manifest(manifest: Manifest, label: str, extension: Extension) -> Manifest:
-    """Return the manifest with the class; what does not fit the new model is left out."""
+    """Return the manifest with the class, without the fields that do not fit the new model."""
     counts = dict(manifest.data.get("counts", {}))
     counts["train"] = counts.get("train", 0) + len(extension.is_recalled)
     name = manifest.data.get("name", "")
@@ -198,7 +198,7 @@ def _extend_manifest(manifest: Manifest, label: str, extension: Extension) -> Ma
         classes=(*manifest.classes, label),
         parameters=manifest.parameters + extension.parameters,
         weights_sha256=hashlib.sha256(weights).hexdigest(),
-        data={"name": f"{name} and {label}" if name else label, "counts": counts},  # two classes had a positive one
+        data={"name": f"{name} and {label}" if name else label, "counts": counts},  # `positive` is only for two classes
         thresholds=None if extension.thresholds is None else extension.thresholds.to_dict(),
         metrics=extension.metrics,
         reference_examples=(),
@@ -215,7 +215,7 @@ def _reference_items(source: Bundle) -> list[InputItem]:
 def _extend_references(
     source: Bundle, predictor: OnnxPredictor, label: str, items: Sequence[InputItem]
 ) -> tuple[tuple[ReferenceExample, ...], dict[str, bytes]]:
-    """Return the reference examples with their new probabilities, and one of the new class: the smallest file."""
+    """Return the reference examples with their new probabilities, and the smallest file of the new class as another."""
     files = {e.file: source.files[e.file] for e in source.manifest.reference_examples if e.file in source.files}
     labels = {e.file: e.label for e in source.manifest.reference_examples}
     encoded = min((encode_image(_read(item)) for item in items[:MAX_CANDIDATES]), key=len)

@@ -28,15 +28,15 @@ from sightline.inference.results import Thresholds
 from sightline.metrics import sigmoid
 from sightline.seeding import make_generator
 
-MAX_VOTES = 500  # images with the label, and as many without it: 2.5 MB each with 1,280 features
-KEPT_METRICS = ("count", "mean_average_precision", "macro_f1")  # means over labels, of those that were evaluated
+MAX_VOTES = 500  # maximum number of images with the label, and of images without it: 2.5 MB each with 1,280 features
+KEPT_METRICS = ("count", "mean_average_precision", "macro_f1")  # means over the labels that were evaluated
 
 
 @dataclass(frozen=True, slots=True)
 class _Others:
-    """Features [N, F] of images without the label, [n, F] of some with it, and of `split` for counting predictions.
+    """Features: [N, F] of images without the label, [n, F] of some with it, and those of `split` to count predictions.
 
-    Without a split, predictions are counted for the images without the label, each by the votes of the others.
+    Without a split, predictions are counted on the images without the label, each by the votes of the others.
     """
 
     without: NDArray[np.float32]
@@ -105,13 +105,13 @@ def append_label(
 
 
 def _choose(features: NDArray[np.float32], side: str) -> NDArray[np.float32]:
-    """Return at most `MAX_VOTES` of N rows, random ones, in their order."""
+    """Return at most `MAX_VOTES` of N rows, chosen at random, in their order."""
     chosen = make_generator(0, ADDED_CLASS, side).permutation(len(features))[:MAX_VOTES]
     return features[np.sort(chosen)]
 
 
 def _find_recalled(left_out: NDArray[np.float64], is_present: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return for which images with the label it is predicted, bool [n], by votes and a threshold without them."""
+    """Return which images with the label are predicted to have it, bool [n], by votes and a threshold without them."""
     recalled = []
     for position in np.flatnonzero(is_present):
         is_other = np.arange(len(left_out)) != position
@@ -121,7 +121,7 @@ def _find_recalled(left_out: NDArray[np.float64], is_present: NDArray[np.bool_])
 
 
 def _extend_thresholds(old: Thresholds | None, classes: Sequence[str], label: str, threshold: float) -> Thresholds:
-    """Return the thresholds with that of the new label, about which the model does not abstain.
+    """Return the thresholds with one for the new label, on which the model does not abstain.
 
     The limit of the joint energy stays: another label lowers the energy, so it makes no image unusual. Label sets are
     left out, because one threshold for all labels no longer reaches their false-negative rate.
@@ -136,9 +136,9 @@ def _extend_thresholds(old: Thresholds | None, classes: Sequence[str], label: st
 
 
 def _read_run(classifier: Classifier, callback: Callback) -> _Others:
-    """Return the features of training images of the run, and of its test, else its validation split.
+    """Return features of images of the run: of the training split, and of the test split, else the validation split.
 
-    Their labels do not say whether they have the new one, so they count as images without it.
+    These images were not labeled for the new label, so they count as images without it.
     """
     if classifier.run is None:
         raise UsageError("A model without its run has no images of its own: give labeled images with --reference.")
@@ -160,7 +160,7 @@ def _read_run(classifier: Classifier, callback: Callback) -> _Others:
 
 
 def _read_reference(reference: Iterable[Embeddings], classifier: Classifier, label: str) -> _Others:
-    """Return the features of labeled images: those whose labels name the new one, and the others."""
+    """Return the features of labeled images: those that have the new label, and the others."""
     embeddings, labels = join_labeled(classifier, reference)
     known, having = {*classifier.classes, label}, []
     for path, text in zip(embeddings.paths, labels, strict=True):

@@ -24,15 +24,15 @@ from sightline.inference.inputs import InputItem
 from sightline.seeding import make_generator
 from sightline.training.new_class import fit_new_class
 
-MAX_OTHERS = 2000  # images of the other classes that the row is fitted to
-MAX_NAMES = 5  # classes that a message names
+MAX_OTHERS = 2000  # limit on images of the other classes that the row is fitted to
+MAX_NAMES = 5  # limit on classes named in a message
 
 
 @dataclass(frozen=True, slots=True)
 class _Others:
     """Images of the earlier classes: features to fit to, and features [N, F] with labels [N] of `split` to evaluate.
 
-    `paths` [N] and `groups`, by path, are those of the images to evaluate.
+    `paths` [N] and `groups`, by path, belong to the images to evaluate.
     """
 
     features: NDArray[np.float32]
@@ -85,7 +85,7 @@ def append_row(
 
 
 def _read_run(classifier: Classifier, progress: Progress) -> _Others:
-    """Return the features of the run's own images: of training, and of its test, else its validation split."""
+    """Return features of images of the run: of the training split, and of the test split, else the validation split."""
     if classifier.run is None:
         raise UsageError(
             "A model without its run has no images of its own: give labeled images of its classes with --reference."
@@ -105,9 +105,9 @@ def _read_run(classifier: Classifier, progress: Progress) -> _Others:
 
 
 def _read_reference(reference: Iterable[Embeddings], classifier: Classifier, callback: Callback) -> _Others:
-    """Return the features of labeled images: two of three to fit to, the third to evaluate on.
+    """Return the features of labeled images: two thirds of them to fit to, and one third to evaluate on.
 
-    A message names classes that have none.
+    A message names the classes without images.
     """
     embeddings, names = join_labeled(classifier, reference)
     index = {label: k for k, label in enumerate(classifier.classes)}

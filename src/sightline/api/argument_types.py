@@ -28,14 +28,14 @@ _KINDS: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
     "str": (str, "a string"),
     "Path": (PathLike, "a path"),
     "None": (type(None), ""),
-    **dict.fromkeys(("Device", "Engine", "Split", "TTA"), (str, "a string")),  # whose values the functions check
+    **dict.fromkeys(("Device", "Engine", "Split", "TTA"), (str, "a string")),  # values are checked by the functions
 }
 
 
 def check_types(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function raise `UsageError` for an unknown option, or a value of none of its annotation's simple types.
+    """Make a function raise `UsageError` for an unknown option, or a value that is of no type in its annotation.
 
-    NumPy numbers are numbers; True is not. Annotations with types other than those of `_KINDS` allow any value.
+    NumPy numbers are numbers; True is not. Annotations with types that are not in `_KINDS` allow any value.
     """
     signature = inspect.signature(function)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_POSITIONAL]
@@ -51,7 +51,7 @@ def check_types(function: Callable[P, R]) -> Callable[P, R]:
             arguments = signature.bind(*args, **kwargs).arguments
         except TypeError:
             _check_count(function, parameters, len(args))
-            return function(*args, **kwargs)  # Python's own message names the argument that is missing
+            return function(*args, **kwargs)  # Python's own message names the missing argument
         for name, value in arguments.items():
             if name in simple:
                 _check_value(name, value, simple[name])
@@ -97,7 +97,7 @@ def _explain_unknown_option(function: Callable[..., Any], name: str, known: list
 
 
 def _check_value(name: str, value: object, allowed: list[str]) -> None:
-    if isinstance(value, str) and not value and "Path" in allowed:  # which would be the current folder
+    if isinstance(value, str) and not value and "Path" in allowed:  # would mean the current folder
         raise UsageError(f"{name} is empty: give a path.")
     is_bool = isinstance(value, bool)
     if not any(isinstance(value, _KINDS[kind][0]) and (kind == "bool" or not is_bool) for kind in allowed):

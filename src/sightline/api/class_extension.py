@@ -18,17 +18,17 @@ from sightline.inference.predictor import Outputs
 from sightline.inference.results import Thresholds
 from sightline.intervals import Interval
 
-MIN_IMAGES = 2  # of the new class: one to leave out, and one to fit to
+MIN_IMAGES = 2  # images of a new class: one to leave out, and one to fit to
 REFERENCE_SPLIT = "reference"
 
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """A bundle's `graph` with one more class, and what is known about it; the metrics are those of `AddedClass`.
+    """A bundle's `graph` with one more class, and its evaluation; the metrics are those of `AddedClass`.
 
-    `items` are the images of the new class that it was made from. `compute_probabilities` returns the probabilities of
-    all classes, float32 [N, K + 1], for the outputs of the earlier model. `weights` are the bytes of the `parameters`
-    that were added. `metrics` are those of the splits, as a manifest has them.
+    `items` are the images that the new class was made from. `compute_probabilities` returns the probabilities of all
+    classes, float32 [N, K + 1], from the outputs of the earlier model. `weights` are the bytes of the `parameters` that
+    were added. `metrics` are the metrics of the splits, as stored in a manifest.
     """
 
     graph: bytes
@@ -52,7 +52,7 @@ class Extension:
 def embed_new(
     classifier: Classifier, items: Sequence[InputItem], callback: Callback
 ) -> tuple[Embeddings, list[InputItem]]:
-    """Return the embeddings of the new images and their items, without unreadable ones and repeated ones."""
+    """Return the embeddings of the new images and their items, without unreadable images and duplicates."""
     batches = list(classifier.iter_embeddings(items, callback=callback))
     embeddings = join_embeddings(batches, 0, classifier.feature_model_id)
     failed = [f"{p}: {e}" for p, e in zip(embeddings.paths, embeddings.errors, strict=True) if e is not None]
@@ -73,7 +73,7 @@ def embed_new(
 
 
 def join_labeled(classifier: Classifier, reference: Iterable[Embeddings]) -> tuple[Embeddings, list[str]]:
-    """Return the embeddings of the readable reference images and their labels; raises `DataError` for one without."""
+    """Return the embeddings of the readable reference images and their labels; raises `DataError` without a label."""
     batches = [batch.select(batch.is_valid) for batch in reference]
     embeddings = join_embeddings(batches, 0, classifier.feature_model_id)
     labels = [label for label in embeddings.labels if label is not None]

@@ -30,12 +30,12 @@ if TYPE_CHECKING:  # each is imported by the method that needs it
 class Classifier(ImageModel):
     """A trained model that classifies images.
 
-    [`load`][sightline.load] makes one from a run, a bundle or an exported file, and `Run.classifier` is one. Its
-    methods are the commands of the same names, and take the same options.
+    [`load`][sightline.load] creates one from a run, a bundle or an exported file; `Run.classifier` is another. The
+    methods correspond to the commands of the same names and accept the same options.
 
     Attributes:
-        path: Where it was loaded from.
-        thresholds: The fitted abstention thresholds, by which `predict` decides; None before they are fitted.
+        path: The path that it was loaded from.
+        thresholds: The fitted abstention thresholds, which `predict` applies; None before they are fitted.
 
     Example:
         ```python
@@ -83,17 +83,17 @@ class Classifier(ImageModel):
                 predictions reaches this, e.g. 0.99. With several labels per image, it abstains per class.
             conservative: Whether thresholds reach their targets on new images with 95% confidence, not only on the
                 validation images.
-            positive: The positive one of two classes, e.g. ``"defect"``.
+            positive: The positive class of a model of two classes, e.g. ``"defect"``.
             target_sensitivity: Fit the threshold of the positive class that reaches this sensitivity.
             target_specificity: Fit the threshold of the positive class that reaches this specificity.
             target_recall: With several labels per image, fit the threshold of each class that reaches this recall.
             target_fnr: With several labels per image, fit conformal label sets that miss this fraction on average.
             min_iou: With masks, the minimum IoU of a correct mask for `target_precision`; 0.5 by default.
-            reset_thresholds: Forget the targets of earlier evaluations; those of the run's settings apply again.
+            reset_thresholds: Discard the targets of earlier evaluations; those of the run's settings apply again.
             coverage: Fit conformal prediction sets that contain the true class this often, e.g. 0.95.
             ood: Out-of-distribution images; the evaluation reports how well they are detected.
             find_label_issues: A patch file to add likely label errors of the run to.
-            tta: Average over several views of each image: ``"flip"`` takes it and its mirror image, ``"flip-shift"`` 6
+            tta: Average over several views of each image: ``"flip"`` uses it and its mirror image, ``"flip-shift"`` 6
                 views, some of them slightly shifted. Each view costs as much as an image.
             include_training: Whether to keep images that the model was trained or validated on.
             allow_missing: Whether to evaluate the remaining images of a run if some are missing.
@@ -156,8 +156,8 @@ class Classifier(ImageModel):
                 [`register_exporter`][sightline.register_exporter].
             precision: float32, bfloat16, float16 or int8, if the format supports it.
             parity: Labeled images to compare on; by default the run's validation images, else its training images.
-            tolerance: The largest difference of any probability; by default that of the precision.
-            min_agreement: The smallest fraction of images with the same class, in [0, 1]; by default that of the
+            tolerance: The largest allowed difference of any probability; by default the limit for the precision.
+            min_agreement: The smallest fraction of images with the same class, in [0, 1]; by default the limit for the
                 precision.
             column: The columns of a table, as in ``{"label": "breed"}``.
             set: Settings of how files and classes are read, as in ``{"data.class_level": 2}``.
@@ -255,14 +255,15 @@ class Classifier(ImageModel):
     ) -> AddedClass:
         """Write a model with one more class, from a few images of it, in seconds.
 
-        The last layer gets a row, a logistic regression of the new class against the others; their logits stay. With
-        several labels per image, images with and without the new one vote on its probability; the others keep theirs.
+        The last layer gains a row, a logistic regression of the new class against the others, whose logits do not
+        change. With several labels per image, images with and without the new label vote on its probability; the
+        probabilities of the other labels do not change.
 
         Args:
             name: The new class, which becomes the last one.
             images: At least two images of it, preferably five or more, as for `predict`.
             reference: Labeled images of the other classes, or embeddings; by default the images of the run. If images
-                may have several labels, some may have the new one.
+                may have several labels, some of these may have the new one.
             out: The bundle to write: a folder, or a ``.zip`` or ``.onnx`` file; by default ``with-<name>`` in the run.
             force: Whether to replace a bundle at `out`.
             set: As for `predict`.
@@ -274,7 +275,7 @@ class Classifier(ImageModel):
             accuracy of the other classes on the test split, or the threshold of the new label.
 
         Raises:
-            UsageError: If the class already exists, or `reference` or `out` is needed.
+            UsageError: If the class already exists, or `reference` or `out` is required but missing.
             DataError: If too few images can be read, or `reference` does not fit, or images of the run are missing.
             ModelError: If the last layer of the model has no output for each class.
             OutputError: If `out` exists or cannot be written.
@@ -307,11 +308,11 @@ class Classifier(ImageModel):
         progress: bool = True,
         callback: Callback | None = None,
     ) -> WatchReport:
-        """Check whether the images that a server answered have drifted from the validation images.
+        """Check whether the images that a server classified have drifted from the validation images.
 
         Args:
             log: The log that `sightline serve --log-features` writes; the server may still be running.
-            reference: Labeled images that the model was not trained on, to compare with in place of the sample of
+            reference: Labeled images that the model was not trained on, used for comparison instead of the sample of
                 validation images in its bundle.
             level: The maximum probability of a false alarm, however often the log is checked.
             top: The number of images to label first.

@@ -25,9 +25,9 @@ class CommonImages:
     """The images of one split that two runs were both evaluated on.
 
     `rows` int64 [N, 2] are their rows in the predictions `first` and `second`; images are paired by content and class.
-    `labels` [N] are the names of the true classes and `predicted` those that each run predicts, of several labels
-    sorted and joined by ``;``. `groups` names the group of each image by its path, where the first run has groups.
-    `present` are the classes that each run predicts for all its images, bool, if both have several labels per image.
+    `labels` [N] are the names of the true classes, and `predicted` the names that each run predicts; several labels are
+    sorted and joined with ``;``. `groups` maps the path of each image to its group, where the first run has groups.
+    `present`, bool, marks the classes that each run predicts for all its images, if both have several labels per image.
     """
 
     split: Split
@@ -62,7 +62,7 @@ def _pair_images(
 ) -> CommonImages:
     true = [_name_true_classes(of) for of in predictions]
     images = [run.read_data() or () for run in runs]
-    # without them, images are paired by path
+    # Without hashes, images are paired by path.
     contents = [_content_hashes(rows, split, labels) for rows, labels in zip(images, true, strict=True)]
     have_hashes = all(hashes is not None for hashes in contents)
     rows_of, other_rows_of = (
@@ -95,10 +95,10 @@ def _name_sets(classes: Sequence[str], present: NDArray[np.bool_]) -> list[str]:
 
 
 def _find_present(run: RunDirectory, split: Split, predictions: LabeledPredictions) -> NDArray[np.bool_]:
-    """Return which classes a run predicts, bool [N, K]: of one label the most probable one.
+    """Return which classes a run predicts, bool [N, K]; with one label per image, the most probable class.
 
-    Of several labels, thresholds that were fitted on out-of-fold predictions do not decide these, see
-    `cross_fit_limits`.
+    With several labels, thresholds that were fitted on out-of-fold predictions are not applied to the same predictions;
+    see `cross_fit_limits`.
     """
     p, classes = predictions.probabilities, predictions.classes
     if predictions.labels.ndim == 1:
@@ -119,7 +119,7 @@ def _content_hashes(images: Sequence[ImageRow], split: Split, labels: Sequence[s
 
 
 def index_rows(keys: Iterable[str], labels: Sequence[str]) -> dict[tuple[str, str, int], int]:
-    """Return the row of each image by its key, its true classes, and how many of the same came before it."""
+    """Return the row of each image by its key, its true classes, and the number of earlier images with the same two."""
     occurrences: Counter[tuple[str, str]] = Counter()
     rows: dict[tuple[str, str, int], int] = {}
     for row, key in enumerate(zip(keys, labels, strict=True)):

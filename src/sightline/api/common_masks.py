@@ -21,8 +21,8 @@ NOT_EVALUATED = "they were not evaluated on the same split: evaluate both first"
 class CommonMasks:
     """The images of one split that two runs were both evaluated on, by content; at least one pixel has a class.
 
-    `paths` are those of the first run, `ious` float64 [N, 2] the mean IoU of each image by each run, and `groups` names
-    the group of each image by its path, where the first run has groups. `is_whole`: both splits have no other image.
+    `paths` are those of the first run, `ious` float64 [N, 2] the mean IoU of each image in each run, and `groups` maps
+    the path of each image to its group, where the first run has groups. `is_whole`: neither split has other images.
     """
 
     split: Split
@@ -33,7 +33,7 @@ class CommonMasks:
 
 
 def find_common_masks(first: RunDirectory, second: RunDirectory) -> CommonMasks | str:
-    """Return the test images that both runs were evaluated on, else the validation images; or why there are none."""
+    """Return the test images that both runs were evaluated on, else the validation images, or why there are none."""
     if not all(find_task(run.config.model.task).targets.are_masks for run in (first, second)):
         return "only one of them predicts masks"
     for split in COMPARED_SPLITS:

@@ -36,18 +36,18 @@ from sightline.runs.run_report import find_reported_split
 from sightline.tasks.protocol import find_task
 
 IMAGE_IOU = "image_iou"
-ROUNDING_TOLERANCE = 1e-6  # tolerance for an accuracy to be a whole number of hits over a count
+ROUNDING_TOLERANCE = 1e-6  # allowed deviation of accuracy * count from a whole number, relative to the count
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonRow:
-    """One run: `accuracy` and `loss` are those of split `split`; `settings` are those that differ between the runs.
+    """One run: its `accuracy` and `loss` on `split`, and the `settings` that differ between the runs.
 
-    The split of a run with folds is ``out-of-fold`` where others have ``validation``.
+    For a run with folds, the split is ``out-of-fold`` instead of ``validation``.
 
     `metrics` are the other main metrics of the run's task, by name, such as ``hierarchical_f1``. `leaked` counts the
     images of that split that are also in an earlier split. An incomplete run has the validation metrics of its best
-    epoch, the seconds of its epochs, and None for what it lacks.
+    epoch, the seconds of its epochs, and None for missing values.
     """
 
     name: str
@@ -67,7 +67,7 @@ class ComparisonRow:
     metrics: Mapping[str, float | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields but the history as JSON values."""
+        """Return the fields except the history as JSON values."""
         return jsonio.fields_to_dict(self, skip=["history"])
 
 
@@ -94,7 +94,7 @@ class PairedRun:
     masks: MaskComparison | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values, with those of the comparison at the same level."""
+        """Return the fields as JSON values, with the fields of the comparison at the same level."""
         values = jsonio.fields_to_dict(self, skip=["comparison"])
         if self.comparison is None:
             return values | {"verdict": None if self.masks is None else self.masks.verdict}
@@ -176,7 +176,7 @@ class RunComparison:
 
 def list_metrics(rows: Sequence[ComparisonRow]) -> list[str]:
     """Return the names of the metrics besides accuracy and loss that a run has."""
-    return list(dict.fromkeys(name for row in rows for name in row.metrics if name != "top_1"))  # which is the accuracy
+    return list(dict.fromkeys(name for row in rows for name in row.metrics if name != "top_1"))  # top_1 is the accuracy
 
 
 def compare(paths: Sequence[str | Path], *, figure: str | Path | None = None) -> RunComparison:
@@ -254,7 +254,7 @@ def _name_split(split: Split, config: RunConfig) -> str:
 def _compare_grades(
     common: CommonImages, tasks: Sequence[str], groups: NDArray[np.int64] | None
 ) -> GradeComparison | None:
-    """Compare the grades of two runs with the same classes, in the order of one that is ordinal; None without one."""
+    """Compare the grades of two runs with the same classes, in the order of an ordinal one; None if neither is."""
     orders = [
         of.classes
         for of, task in zip((common.first, common.second), tasks, strict=True)
@@ -341,7 +341,7 @@ def _build_row(name: str, run: RunDirectory, config: RunConfig, settings: dict[s
     split = find_reported_split(result)
     metrics = result[split] if split else {}
     others = (result.get("metrics") or {}).get(split) or {}
-    if (file := run.path / "eval" / str(split) / "metrics.json").exists():  # thresholds may be others since
+    if (file := run.path / "eval" / str(split) / "metrics.json").exists():  # thresholds may have changed since
         metrics = read_metrics(file)
         others = {key: of_name["value"] for key in others if (of_name := metrics["metrics"].get(key)) is not None}
     accuracy, loss, ends = (metrics.get(key) for key in ("accuracy", "loss", "accuracy_interval"))
@@ -379,7 +379,7 @@ def _best_epoch(history: Sequence[EpochRecord], monitor: str) -> EpochRecord | N
 def _estimate_interval(run: RunDirectory, accuracy: float | None) -> Interval | None:
     """Return the 95% interval of the accuracy of an epoch on the validation images.
 
-    None if images of a group depend on each other, or if images are not simply right or wrong.
+    None if images of a group depend on each other, or if predictions are not simply right or wrong.
     """
     rows = [row for row in run.read_data() or () if row.split == "validation"]
     if accuracy is None or not rows or any(row.group for row in rows):

@@ -290,7 +290,7 @@ def _test_once(
 def _test_noninferiority(
     search_dir: SearchDir, candidate: CompressionCandidate, task: Task, data: DecodedDataset, callback: Callback
 ) -> Comparison:
-    """Compare the chosen model with the original one on the test split, or on validation if there is none."""
+    """Compare the chosen model with the original one on the test split, or on the validation split without one."""
     split: Split = "test" if data.counts()["test"] else "validation"
     if split == "validation":
         callback.on_message(
@@ -311,7 +311,7 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2*
 
 def build_budget(max_drop: float, max_size: str | None, max_latency: str | None, max_params: int | None) -> Budget:
     """Return the budget of these options; `max_drop` is in percentage points. Raises `UsageError`."""
-    if not 0 <= max_drop <= 100:  # or NaN
+    if not 0 <= max_drop <= 100:  # also rejects NaN
         raise UsageError(f"max_drop is a drop in percentage points, from 0 to 100, not {max_drop:g}.")
     if max_params is not None and max_params < 1:
         raise UsageError(f"max_params is a number of parameters, at least 1, not {max_params}.")

@@ -22,10 +22,10 @@ class CompressionResult:
         candidates: All models, the original one first, with their metrics, size and latency.
         pareto_front: The names of the candidates that no other one beats in every respect.
         best: The smallest candidate that meets the budget, or None.
-        comparison: `best` against the original model, on images that the search has not used: by accuracy, or by a
-            score of each image where images have several labels or masks.
+        comparison: `best` compared with the original model on images that the search has not used: by accuracy, or by a
+            score of each image with several labels or a mask.
         nearest: The candidate that comes closest to the budget.
-        misses: What `nearest` misses of the budget.
+        misses: The parts of the budget that `nearest` does not meet.
         max_drop: The allowed drop in the metric of `comparison`, as a fraction.
     """
 

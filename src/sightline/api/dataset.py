@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # these import matplotlib's fonts and the networks
     from sightline.api.doctor import DoctorReport
     from sightline.api.preview import PreviewResult
 
-DATA_TABLES = ("data.", "input.", "model.task=")  # the settings that say how images are read
+DATA_TABLES = ("data.", "input.", "model.task=")  # settings that control how images are read
 
 
 @check_method_types
@@ -49,7 +49,7 @@ class Dataset:
     """
 
     def __init__(self, sources: Sources, *, column: Settings | None = None, set: Settings = ()) -> None:
-        """Make a data set from paths and names; the class methods do so for one kind of source and check it at once.
+        """Create a data set from paths and names; the class methods use one kind of source and check it at once.
 
         Args:
             sources: One or more paths (folders, archives, tables, IDX files) or names of data sets.
@@ -140,7 +140,7 @@ class Dataset:
         split: Split | None = None,
         name: str = "arrays",
     ) -> Dataset:
-        """Take images in memory.
+        """Use images in memory.
 
         A run does not store arrays: give the same data again to evaluate, resume or compress it in another process.
 
@@ -152,7 +152,7 @@ class Dataset:
             split: The split that all of these images are in: train, validation or test; by default they are split by
                 content. Join several, as in ``from_arrays(x, y, split="train") + from_arrays(x_test, y_test,
                 split="test")``.
-            name: What messages and reports call the images.
+            name: The name of the images in messages and reports.
 
         Raises:
             DataError: If the arrays do not fit, e.g. because the pixels are fractions or the channels come first.
@@ -166,7 +166,7 @@ class Dataset:
         split = parse_split(split)
         try:
             pixels = to_numpy(x, "x")
-        except ValueError as error:  # a list of arrays, or a data set of PyTorch
+        except ValueError as error:  # a list of arrays, or a PyTorch data set
             raise DataError(explain_no_array(x)) from error
         if pixels.dtype.kind in "OSU":
             raise DataError(explain_no_array(x))
@@ -176,7 +176,7 @@ class Dataset:
     def from_dataframe(
         cls, frame: Any, *, column: Settings | None = None, root: str | Path = "", set: Settings = ()
     ) -> Dataset:  # fmt: skip
-        """Take a pandas DataFrame with a row for each image.
+        """Use a pandas DataFrame with a row for each image.
 
         A run does not store the table: give it again to evaluate, resume or compress the run in another process.
         Columns other than those of `column` can group images that belong together, with the setting ``split.group``.
@@ -198,11 +198,11 @@ class Dataset:
 
     @classmethod
     def from_source(cls, name: str, *, set: Settings = ()) -> Dataset:
-        """Take a data set by name.
+        """Use a data set by name.
 
         Args:
-            name: cifar10, cifar100, mnist, fashion_mnist or digits; beans, which are drawn (``beans:600@64`` are 600
-                images of 64x64 pixels); or a source that was registered with
+            name: cifar10, cifar100, mnist, fashion_mnist or digits; beans, which are synthetic (``beans:600@64`` are
+                600 images of 64x64 pixels); or a source that was registered with
                 [`register_source`][sightline.register_source].
             set: Settings of how images are read.
 
@@ -220,14 +220,14 @@ class Dataset:
 
     @classmethod
     def wrap(cls, data: Dataset | Sources, *, column: Settings | None = None, set: Settings = ()) -> Dataset:
-        """Return `data` as a `Dataset`, with more settings of how it is read."""
+        """Return `data` as a `Dataset`, with additional settings for how it is read."""
         if not isinstance(data, Dataset):
             return cls(data, column=column, set=set)
         settings = [*data.settings, *data_assignments(column), *to_assignments(set)]
         return data if settings == data.settings else cls(data.sources, set=settings)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_index": None}  # its functions read images, and no function can be pickled
+        return self.__dict__ | {"_index": None}  # the index has functions that read images, which cannot be pickled
 
     def __add__(self, other: Dataset) -> Dataset:
         """Return the images of both, read with the settings of both."""
@@ -237,7 +237,7 @@ class Dataset:
 
     @property
     def name(self) -> str:
-        """The sources as messages name them."""
+        """The sources, as named in messages."""
         return describe_sources(self.sources)
 
     @property
@@ -304,8 +304,8 @@ class Dataset:
 
         Args:
             html: A page to write, with thumbnails.
-            write_fixes: A file to write proposed fixes to, which [`train`][sightline.train] takes as `patch`.
-            patch: A file of fixes to apply first; its lines are kept if it is `write_fixes` too.
+            write_fixes: A file to write proposed fixes to, which [`train`][sightline.train] accepts as `patch`.
+            patch: A file of fixes to apply first; its lines are kept if `write_fixes` is the same file.
             write_folders: A folder to write, with links to the images in one folder per class and split, after the
                 fixes.
             column: The columns of a table, as for `from_csv`.

@@ -51,7 +51,7 @@ def _find_target(name: str, assignments: Sequence[str]) -> _Target:
         if assignments:
             raise UsageError(f"{name} is a run, whose settings are fixed: omit --set, or describe its recipe.")
         return _Target(path.resolve().name, RunDirectory.open(path).config, path)
-    valid_names = {*recipes.names(), *registry.ENTRIES}  # a recipe and its model may have one name
+    valid_names = {*recipes.names(), *registry.ENTRIES}  # a recipe and its model may share a name
     raise UsageError(f"There is no recipe, model or run {name!r}.{suggest(name, valid_names)}")
 
 

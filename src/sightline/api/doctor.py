@@ -83,7 +83,7 @@ def _finding_row(finding: Finding) -> dict[str, Any]:
     return dict(zip(FINDING_COLUMNS, cells, strict=True))
 
 
-def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has options
+def doctor(  # noqa: PLR0913  # one keyword argument per option of the command
     sources: Sources,
     *,
     html: Path | str | None,
@@ -97,10 +97,10 @@ def doctor(  # noqa: PLR0913  # as many keyword arguments as its command has opt
 ) -> DoctorReport:
     """Check every image of `sources` and return the findings.
 
-    `html` is the path of a report to write, with thumbnails; `fix` that of a patch file of proposed corrections, which
-    `train --patch` applies; `patch` is applied first, and keeps its lines if it is the same file; `folders` is a folder
-    to write, with a link to each image in one folder per class and split, see `write_class_folders`. `options` control
-    how sources are read, `input_config` how images are decoded, and `task` is that of ``model.task``: with several
+    `html` is a report to write, with thumbnails. `fix` is a patch file of proposed corrections to write, which
+    `train --patch` applies. `patch` is applied first; if `fix` is the same file, its lines are kept. `folders` is a
+    folder to write, with a link to each image in one folder per class and split, see `write_class_folders`. `options`
+    control how sources are read, `input_config` how images are decoded, and `task` is the value of ``model.task``: with several
     labels per image, a row without a label is an image of none of the classes. The images themselves are never
     modified. Raises `DataError` for a source without images, `OutputError` if a file cannot be written, `UsageError` if
     `fix` has lines and is not `patch`.

@@ -50,7 +50,7 @@ class EmbeddingModel(LoadedModel):
             callback: As for `predict`.
 
         Returns:
-            The embeddings, with a row for each image, in order. A file that cannot be read has a row of NaN, and its
+            The embeddings, with a row for each image, in order. A file that cannot be read has a row of NaN, and the
             reason is in `errors`. `save` writes a file, and `to_frame` makes a DataFrame.
 
         Raises:
@@ -124,7 +124,7 @@ class EmbeddingModel(LoadedModel):
             image that cannot be read, one row with its `error`.
 
         Raises:
-            DataError: If no image of `data` can be read, or its embeddings are those of another model.
+            DataError: If no image of `data` can be read, or its embeddings come from another model.
 
         Example:
             ```python
@@ -153,7 +153,7 @@ class EmbeddingModel(LoadedModel):
     ) -> Self:
         """Return a classifier for the labels of `reference`, in which the nearest images vote.
 
-        Nothing is trained, so a class may have five images. The classifier exists in memory only: it cannot be
+        Nothing is trained, so five images of a class can be enough. The classifier exists in memory only: it cannot be
         exported. A vote is weighted by cosine similarity s as exp(s / 0.07) (Wu et al., 2018); the probabilities are
         fractions of the votes, and are not calibrated.
 
@@ -169,7 +169,7 @@ class EmbeddingModel(LoadedModel):
             callback: As for `predict`.
 
         Raises:
-            DataError: If `reference` has no labels, or its embeddings are those of another model.
+            DataError: If `reference` has no labels, or its embeddings come from another model.
             UsageError: If it has fewer images than `knn`.
 
         Example:
@@ -192,13 +192,13 @@ class EmbeddingModel(LoadedModel):
 
 
 def iter_labeled(model: EmbeddingModel, reference: Any, settings: Settings, callback: Callback) -> Iterator[Embeddings]:
-    """Return the embeddings of labeled images; raises `DataError` at once if they are those of another model."""
+    """Return the embeddings of labeled images; raises `DataError` at once if they come from another model."""
     stored = _read_embeddings(model, reference, "reference")
     return stored or model.iter_embeddings(reference, labeled=True, set=settings, callback=callback)
 
 
 def _read_embeddings(model: EmbeddingModel, value: Any, name: str) -> Iterator[Embeddings] | None:
-    """Return the rows of embeddings or of their file; None for anything else. Raises `DataError` as `iter_labeled`."""
+    """Return the rows of embeddings or of their file, None for others; raises `DataError` like `iter_labeled`."""
     if isinstance(value, Embeddings):
         check_same_model(name, value.model, model.feature_model_id)
         return iter([value])

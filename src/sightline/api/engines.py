@@ -16,7 +16,7 @@ from sightline.runs.directory import RunDirectory
 from sightline.training.result import TrainResult
 
 
-def resume_run(  # noqa: PLR0913  # keyword arguments, each the option of the command
+def resume_run(  # noqa: PLR0913  # one keyword argument per option of the command
     path: Path,
     sources: Sources | None,
     *,
@@ -30,7 +30,7 @@ def resume_run(  # noqa: PLR0913  # keyword arguments, each the option of the co
     ray_address: str | None,
     callback: Callback | None,
 ) -> TrainResult:
-    """Resume the run at `path`, which only host 0 must have; see `Run.resume`."""
+    """Resume the run at `path`, which needs to exist only on host 0; see `Run.resume`."""
     run = RunDirectory(path)
     device = run.config.device if engine == "ray" and run.has_config else DeviceConfig()
     ray_options = resolve_engine(

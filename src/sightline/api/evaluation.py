@@ -55,7 +55,7 @@ class Evaluation:
         Each has a `value` and its 95% `interval`. A value that cannot be computed is None, and its `note` says why.
         """
         result = self.result
-        if isinstance(result, SegmentationResult):  # that of pixels, of which there may be none
+        if isinstance(result, SegmentationResult):  # the accuracy of pixels is None if no pixel has a class
             return {"accuracy": result.metrics["pixel_accuracy"], **result.metrics}
         return {"accuracy": Metric(result.accuracy, result.accuracy_interval), **result.metrics}
 
@@ -109,7 +109,7 @@ class Evaluation:
 
     @property
     def thresholds(self) -> Thresholds | None:
-        """The thresholds by which the model abstains; None if none were fitted."""
+        """The abstention thresholds of the model; None if none were fitted."""
         return self.report.thresholds
 
     @property
@@ -219,7 +219,7 @@ class Evaluation:
                 "note": metric.note,
             }
             for name, metric in self.metrics.items()
-            if name != "top_1"  # the accuracy again
+            if name != "top_1"  # same as the accuracy
         ]
 
     def _repr_html_(self) -> str:

@@ -47,7 +47,7 @@ class _DecodedImage:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What to explain: the class `label`, by default the one that is predicted by the `thresholds`."""
+    """What to explain: the class `label`, by default the class that the `thresholds` predict."""
 
     method: Method
     label: str | None
@@ -85,7 +85,7 @@ def _explain_batches(
     predictor: Predictor, items: Sequence[InputItem], request: _Request, writer: _FigureWriter, progress: Progress
 ) -> Iterator[Explanation]:
     total, started, finished = len(items), 0, 0
-    has_steps = not request.method.startswith("gradcam")  # an image takes seconds: they are counted instead
+    has_steps = not request.method.startswith("gradcam")  # an image takes seconds, so its steps are counted instead
     last_progress = ("", 0)
     decode = partial(_decode, predictor.preprocess)
     with closing(predict_images(predictor, items, decode, lambda image: image.pixels)) as batches:
@@ -212,7 +212,7 @@ def _explain_batch(
 
 
 def _find_visible(preprocess: PreprocessingSpec, image: _DecodedImage) -> NDArray[np.bool_]:
-    """Return which pixels [H, W] of the model's input show the image, and not what it was padded with."""
+    """Return which pixels [H, W] of the model's input show the image rather than padding."""
     _, (left, top, right, bottom) = preprocess.compute_placement(image.width, image.height)
     visible = np.zeros(image.pixels.shape[:2], bool)
     visible[int(top) : int(bottom), int(left) : int(right)] = True

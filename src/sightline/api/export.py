@@ -29,7 +29,7 @@ from sightline.runs import finalize
 
 VALIDATION = "the validation split"
 TRAINING = "the training split, since the run has no validation split"
-CALIBRATION_IMAGES = 256  # images for int8 calibration, and for a first look at the layers that stay in float
+CALIBRATION_IMAGES = 256  # images for int8 calibration, and for the first of two checks of its parity
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -123,7 +123,7 @@ def export_model(
     if classifier.run is None and exported_folder.find(path) is not None:
         raise UsageError(f"{path} is an export and cannot be converted to another format: give its run.")
     stored = "float32" if classifier.manifest is None else classifier.manifest.precision
-    if stored not in ("float32", precision):  # its weights are rounded already
+    if stored not in ("float32", precision):  # the weights are already rounded
         raise UsageError(
             f"{path} is stored in {stored}: export it with --precision {stored}, or give the float32 model or its run."
         )
@@ -184,7 +184,7 @@ def _comparison_images(source: ExportSource, data: Sources | None, callback: Cal
         rows = None if source.classifier.run is None else source.classifier.run.read_data()
         if any(row.split == "validation" for row in rows or ()):
             return source.run_images.load("validation", alternative=otherwise).subset, VALIDATION
-        # As when training ends: a run with folds trains on all images, and one may have no validation split at all.
+        # As at the end of training: a run with folds trains on all images, and others may have no validation split.
         training = source.run_images.load("train", alternative=otherwise).subset
         return training.sample_evenly(finalize.MAX_PARITY_IMAGES), TRAINING
     # Training images are fine for comparing a file with its model; only an accuracy would be misleading.
@@ -225,7 +225,7 @@ class _ExportJob:
         )  # fmt: skip
 
     def _convert_graph(self, reference: Any) -> tuple[bytes, tuple[str, ...]]:
-        """Return the ONNX file in the precision that the exporter wants, and the layers that int8 left in float."""
+        """Return the ONNX file in the precision that the exporter requires, and the layers that int8 left in float."""
         precision = self.exporter.get_graph_precision(self.precision)
         if precision in ("float32", self.source.manifest.precision):
             return self.source.graph, ()
@@ -276,7 +276,7 @@ class _ExportJob:
     def _update_references(self, manifest: Manifest, predictor: Predictor) -> Manifest:
         """Return the manifest with the probabilities that this file predicts for the reference examples."""
         examples: list[ReferenceExample] = []
-        for example in manifest.reference_examples if self.source.reference_files else ():  # a lone file has none
+        for example in manifest.reference_examples if self.source.reference_files else ():  # a lone file has no images
             pixels = manifest.preprocess.decode(self.source.reference_files[example.file])
             probabilities = average_pixels(predictor.probabilities(pixels[None]))[0]
             examples.append(replace(example, probabilities=tuple(map(float, probabilities))))
@@ -296,7 +296,7 @@ class _ExportJob:
         return parity_result, True
 
     def _sample_validation(self, predictor: Predictor) -> Mapping[str, bytes]:
-        """Return the file of the model's sample of validation images, as the exported graph computes them."""
+        """Return the file of the model's sample of validation images, computed with the exported graph."""
         if self.source.sample is None:
             return {}
         if self.precision == "float32":

@@ -37,7 +37,7 @@ class ExportSource:
 
 
 def load_source(path: Path, classifier: Classifier, progress: Progress) -> ExportSource:
-    """Return what to export of a run or of a bundle."""
+    """Return the parts of a run or a bundle that an export needs."""
     run_images = classifier.labeled_images(progress=progress)
     run = classifier.run
     if run is None:
@@ -77,7 +77,7 @@ def load_source(path: Path, classifier: Classifier, progress: Progress) -> Expor
 
 def _find_keras_model(path: Path, manifest: Manifest) -> KerasPredictor | None:
     """Return the Keras model that `compress` saved next to a bundle; None if there is none."""
-    if any(step.get("step") == ADDED_CLASS for step in manifest.lineage):  # inside its run, whose model it is not
+    if any(step.get("step") == ADDED_CLASS for step in manifest.lineage):  # model.keras next to it is the run's
         return None
     for file in (path.with_name("model.keras"), path.with_name(f"{path.name}.keras")):
         if path.is_dir() and manifest.precision == "float32" and file.is_file():

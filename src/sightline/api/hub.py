@@ -29,15 +29,15 @@ from sightline.report import model_card
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import require_bundle
 
-if TYPE_CHECKING:  # annotations only: a bundle is pulled without what trains
+if TYPE_CHECKING:  # annotations only: pulling a bundle must not import training code
     from sightline.api.run import Run
 
 PURPOSE = "The Hugging Face Hub"
-MAX_STEM = 100  # characters of the name of a folder in that of its temporary one
-MAX_FILES = 200  # of a bundle; it has at most 100 reference examples
+MAX_STEM = 100  # characters of a folder's name in the name of its temporary folder
+MAX_FILES = 200  # limit per bundle, which has at most 100 reference examples
 DISK_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EROFS}
 _ADDRESS = re.compile(r"hf:([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([\w./-]{1,200}))?", re.ASCII)
-_LICENSES = (  # the identifiers that the Hub lists
+_LICENSES = (  # identifiers listed by the Hub
     "afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0 "
     "bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 "
     "cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 "
@@ -51,7 +51,7 @@ _LICENSES = (  # the identifiers that the Hub lists
 
 
 class HubAddress(NamedTuple):
-    """A model on the Hub: ``user/name``, and a branch, tag or commit of it, None for the newest."""
+    """A model on the Hub: ``user/name``, and its branch, tag or commit, None for the newest."""
 
     repository: str
     revision: str | None
@@ -67,7 +67,7 @@ class HubAddress(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """What was uploaded, or with ``dry_run`` would be.
+    """The upload, or with ``dry_run`` what would be uploaded.
 
     Attributes:
         repository: The model on the Hub, such as ``"user/name"``.
@@ -95,7 +95,7 @@ def push(
     model: Classifier | Run | str | Path,
     target: str,
     *,
-    license: str | None = None,  # noqa: A002  # the option's own name
+    license: str | None = None,  # noqa: A002  # the name of the option
     public: bool = False,
     include_images: bool = False,
     dry_run: bool = False,
@@ -104,14 +104,14 @@ def push(
 ) -> PushResult:
     """Upload the bundle of a model to the Hugging Face Hub, with a model card.
 
-    A new model on the Hub is private, and the reference examples, which are images of the data set, stay here, unless
-    you say otherwise. The login is that of huggingface_hub: ``hf auth login``, or the variable ``HF_TOKEN``.
+    A new model on the Hub is private, and the reference examples, which are images of the data set, are not uploaded,
+    unless you request otherwise. The login is that of huggingface_hub: ``hf auth login``, or the variable ``HF_TOKEN``.
 
     Args:
         model: A run that has a bundle, a bundle, or the path of either.
         target: The model on the Hub, as ``"hf:USER/NAME"``; it is created if it does not exist.
         license: The license for the model card, such as ``"apache-2.0"`` or ``"cc-by-4.0"``; by default ``"other"``.
-        public: Whether everybody may see a new model; must be true, too, for one that is already public.
+        public: Whether everybody may see a new model; must also be true for a model that is already public.
         include_images: Whether to upload the reference examples, which verify the bundle when it is loaded, and the
             features of validation images, with which `watch` compares others.
         dry_run: Whether to return what would be uploaded, without connecting to anything.
@@ -245,7 +245,7 @@ def pull(source: str, dest: str | Path, *, progress: bool = True, callback: Call
             hub.download(address.repository, name, commit, temporary)
         with _name_source(source, temporary):
             verified, predictor = bundle.load(temporary)
-        _check_free(folder)  # again: what was put there since would be replaced
+        _check_free(folder)  # again: a file put there meanwhile would be replaced
         bundle.write_folder(verified, folder)
     return Classifier(predictor, manifest=verified.manifest, path=folder)
 
@@ -258,7 +258,7 @@ def _check_free(folder: Path) -> None:
 
 @contextmanager
 def _name_source(source: str, temporary: Path) -> Iterator[None]:
-    """Name the model on the Hub in errors about its content, instead of the temporary folder or nothing."""
+    """Name the model on the Hub in errors about its content, instead of the temporary folder or no name at all."""
     try:
         yield
     except ModelError as error:
@@ -297,7 +297,7 @@ def _make_folder(dest: Path) -> Iterator[Path]:
 
 
 class _Hub:
-    """The calls of huggingface_hub that are needed here; it finds the login by itself."""
+    """The calls of huggingface_hub that are needed here; the library finds the login by itself."""
 
     def __init__(self, library: Any, errors: Any, error_type: type[SightlineError]) -> None:
         self._library, self._errors, self._error_type = library, errors, error_type
@@ -305,14 +305,14 @@ class _Hub:
 
     @contextmanager
     def _explain_errors(self, repository: str) -> Iterator[None]:
-        """Turn any error that the library raises in the block into one sentence."""
+        """Convert any error that the library raises in the block into one sentence."""
         try:
             yield
         except Exception as error:
             raise self._error_type(_explain(error, self._errors, repository)) from error
 
     def create_if_missing(self, repository: str, *, public: bool) -> tuple[bool, list[str]]:
-        """Return whether a model is public, and its files; raises `UsageError` if it is and `public` is false."""
+        """Return whether a model is public, and its files; raises `UsageError` if it is although `public` is false."""
         with self._explain_errors(repository):
             try:
                 info = self._api.model_info(repository)
@@ -335,7 +335,7 @@ class _Hub:
             return str(self._api.create_commit(repository, operations, commit_message="Upload a Sightline bundle").oid)
 
     def list_files(self, address: HubAddress) -> tuple[str, dict[str, int | None]]:
-        """Return the hash of the commit, and the size of each file; the library takes any JSON for them."""
+        """Return the hash of the commit, and the size of each file; the library does not validate either."""
         with self._explain_errors(address.repository):
             info = self._api.model_info(address.repository, revision=address.revision, files_metadata=True)
         sizes = {file.rfilename: file.size for file in info.siblings or ()}
@@ -347,14 +347,14 @@ class _Hub:
         return info.sha, sizes
 
     def download(self, repository: str, name: str, commit: str, folder: Path) -> Path:
-        """Download a file below `folder`, past the cache, and return its path."""
+        """Download a file below `folder`, bypassing the cache, and return its path."""
         with self._explain_errors(repository):
             return Path(self._api.hf_hub_download(repository, name, revision=commit, local_dir=folder))
 
 
 @contextmanager
 def _open_hub(error_type: type[SightlineError]) -> Iterator[_Hub]:
-    """Yield the Hub, without its own progress bars; its errors are of `error_type`, each one sentence."""
+    """Yield the Hub, without its own progress bars; its errors become `error_type`, with one sentence each."""
     library = import_huggingface_hub(PURPOSE)
     errors, utils = require("huggingface_hub.errors", PURPOSE), require("huggingface_hub.utils", PURPOSE)
     shows_bars = not utils.are_progress_bars_disabled()

@@ -86,7 +86,7 @@ class ImageModel(EmbeddingModel):
 
         Raises:
             UsageError: For anything that is not an image, e.g. an array of fractions.
-            DataError: If `reference` has no labels, or its embeddings are those of another model.
+            DataError: If `reference` has no labels, or its embeddings come from another model.
 
         Example:
             ```python
@@ -177,7 +177,7 @@ class ImageModel(EmbeddingModel):
             rows_per_part: The number of images in a part, rounded up to whole batches; None means 1,024.
             engine: ``"ray"`` predicts on the workers of a Ray cluster, which this process feeds, and writes the same
                 files. `images` must then be paths or addresses; arrays are refused.
-            ray_address: The cluster, as ``HOST:PORT``, or ``auto`` for the one that runs on this machine; None uses
+            ray_address: The cluster, as ``HOST:PORT``, or ``auto`` for the cluster on this machine; None uses
                 ``RAY_ADDRESS``, or else starts one on this machine's cores.
             set: As for `predict`.
             progress: Whether to show progress on standard error.
@@ -188,7 +188,7 @@ class ImageModel(EmbeddingModel):
 
         Raises:
             OutputError: If `out` is not such a folder, or was written by another model or with other options.
-            DataError: If an existing part holds images other than those at its place in `images`.
+            DataError: If an existing part contains images other than those at its place in `images`.
             HostError: If there is no Ray cluster, or a worker does not see the images.
 
         Example:
@@ -280,22 +280,22 @@ class ImageModel(EmbeddingModel):
             out: A folder for two files per image: ``<name>.png`` is the mask, an indexed PNG whose values are positions
                 in `classes`; ``<name>.overlay.png`` shows its colors over the image, with at most 4096 pixels on the
                 longer side. Only files that Sightline wrote are replaced.
-            tile: Predict images of any size in overlapping tiles of the size that the network takes, cut from the image
-                at this scale: 1 is its full resolution, 0 resizes the whole image instead. None takes the
-                ``input.tile`` of the training, by default 0.
+            tile: Predict images of any size in overlapping tiles of the network's input size, cut from the image at
+                this scale: 1 is its full resolution, 0 resizes the whole image instead. None uses the ``input.tile`` of
+                the training, by default 0.
             set: As for `predict`.
             progress: As for `predict`.
             callback: As for `predict`.
 
         Returns:
             One mask for each image, in order: `mask` is uint8 [H, W] at the size of the image, `areas` the fraction of
-            its pixels that each class has, `quality` the expected IoU, and `decision` what a threshold for it decides;
+            its pixels in each class, `quality` the expected IoU, and `decision` the decision of a threshold on it;
             with `out`, `file` is the name of its file there.
             For a file that cannot be read, only its `error` is set.
 
         Raises:
             UsageError: If the model predicts no masks, or `tile` is not from 0 to 16.
-            OutputError: If `out` cannot be written, or holds a file that would be replaced.
+            OutputError: If `out` cannot be written, or contains a file that would be replaced.
 
         Example:
             ```python
@@ -365,7 +365,7 @@ class ImageModel(EmbeddingModel):
 
         Returns:
             One explanation for each image: `heat` is float32 [H, W] in [0, 1], at the size of the model's input,
-            `region` its hottest region, and `faithfulness` tells how much masking that region lowers the probability.
+            `region` its hottest region, and `faithfulness` how much masking that region lowers the probability.
 
         Raises:
             UsageError: If there is no such method or class, or Grad-CAM cannot be computed from the model.

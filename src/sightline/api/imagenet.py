@@ -40,8 +40,8 @@ def load_or_build(
 
     `on_message` receives a line before it is built.
 
-    Raises `MissingExtraError` if it has to be built and Keras or the weights are not installed, and what
-    `bundle.move_to_device` raises.
+    Raises `MissingExtraError` if the bundle has to be built and Keras or the weights are not installed, and the errors
+    of `bundle.move_to_device`.
     """
     path = cache.cache_folder() / f"imagenet-{_cache_key()}.onnx"
     loaded = _load_built(path, threads)
@@ -64,7 +64,7 @@ def _load_built(path: Path, threads: int) -> tuple[bundle.Bundle, OnnxPredictor]
 
 
 def _is_own(path: Path) -> bool:
-    """Return whether the user, or root, wrote the file: in a folder that others may write to, it can be anything."""
+    """Return whether the user or root wrote the file: in a folder that others may write to, it can be anything."""
     return not hasattr(os, "getuid") or path.lstat().st_uid in {0, os.getuid()}
 
 

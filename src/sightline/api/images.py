@@ -1,4 +1,4 @@
-"""What a `Classifier` takes and returns: images in any form, their labels, predictions as rows."""
+"""The inputs and results of a `Classifier`: images in any form, their labels, predictions as rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _EXPECTED = "images are paths, encoded bytes, binary files, uint8 arrays or Pill
 
 
 def split_images(images: ImageLike | Iterable[ImageLike | InputItem], channels: int) -> Iterator[Any]:
-    """Yield one or several images one by one, files as their bytes and tensors as NumPy arrays.
+    """Yield one or several images one by one, files as bytes and tensors as NumPy arrays.
 
     An array is several images if it is [N, H, W, C], or [N, H, W] with W > 4. Raises `UsageError` for anything else,
     and for 3 or 4 planes if the model takes RGB (`channels` is 3): they may be one image with its channels first.
@@ -59,7 +59,7 @@ def list_items(
     settings: Settings,
     callback: Callback | None = None,
 ) -> Iterator[InputItem]:
-    """Return one or several images as a model of `channels` channels reads them; raises as `split_images` does.
+    """Return one or several images as items for a model with `channels` channels; raises like `split_images`.
 
     `callback` receives a message about each archive in which a name occurs more than once.
     """
@@ -71,7 +71,8 @@ def list_items(
 def count_images(images: Any, channels: int, settings: Settings) -> Iterator[Callable[[], int | None]]:
     """Yield a function that returns the number of `images`, counted in the background while the block runs.
 
-    It returns None until they are counted, and if they can be read only once, or are at an address.
+    The function returns None until the count is complete, and always for images that can be read only once or that are
+    at an address.
     """
     listed = images if isinstance(images, list | tuple) else [images]
     can_repeat = isinstance(images, list | tuple | str | Path) or hasattr(images, "__array__")
@@ -95,7 +96,7 @@ def track_images(
     progress: Progress,
     measure: Callable[[Batch], int],
 ) -> Iterator[Batch]:
-    """Yield the results of `images` as `track` does, of as many images as `count_images` counts."""
+    """Yield the results of `images` with progress like `track`, with the total from `count_images`."""
     with count_images(images, channels, settings) as count:
         yield from track(batches, task, progress, count, measure)
 
@@ -103,7 +104,7 @@ def track_images(
 def list_data(
     data: Dataset | Sources | None, column: Settings | None = None, settings: Settings = ()
 ) -> Sources | None:
-    """Return the sources of `data` for a model, read with `column` and `settings`; None for none."""
+    """Return the sources of `data` for a model, read with `column` and `settings`; None if `data` is None."""
     refuse_decoding(settings)
     if data is not None:
         return Dataset.wrap(data, column=column, set=settings).listed_sources
@@ -113,7 +114,7 @@ def list_data(
 
 
 def list_labeled_items(data: Dataset, progress: Progress) -> Iterator[InputItem]:
-    """Yield the images of `data` with their labels, then its unreadable files, whose reading raises their reason."""
+    """Yield the images of `data` with their labels, then the unreadable files, which raise their reason when read."""
     index = data.read_index(progress)
     for position, image in enumerate(index.images):
         yield InputItem(image.path, partial(index.read, position), image.label)
@@ -130,7 +131,7 @@ def _split_array(array: NDArray[Any], channels: int) -> Iterator[Any]:
         return map(_read_image, array.reshape(-1).tolist())
     if array.ndim < 3 or (array.ndim == 3 and array.shape[-1] <= 4):
         return iter([array])
-    has_channels = array.ndim == 4 or array.shape[-1] < min(16, *array.shape[:2])  # as scientific images have
+    has_channels = array.ndim == 4 or array.shape[-1] < min(16, *array.shape[:2])  # scientific images have many
     if has_channels and array.dtype == np.uint8 and (hint := suggest_conversion(array)):
         raise UsageError(
             f"Images must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got uint8 {list(array.shape)}{hint}."
@@ -193,7 +194,7 @@ def to_class_indices(y: Sequence[Any] | NDArray[Any], classes: Sequence[str], co
 
 
 def _find_class(label: Any, positions: Mapping[str, int], numbers: Mapping[int, int]) -> int:
-    """Return the index of the class that a label names, by its name, or by its number if the class is one."""
+    """Return the index of the class that a label specifies, by its name, or by its number if the class is a number."""
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     if isinstance(label, int) and not isinstance(label, bool):
@@ -210,7 +211,7 @@ def _find_class(label: Any, positions: Mapping[str, int], numbers: Mapping[int, 
     return positions[name]
 
 
-PREDICTION_COLUMNS = ("path", "label", "probability", "decision")  # of each prediction; others where there are any
+PREDICTION_COLUMNS = ("path", "label", "probability", "decision")  # of each prediction; other columns where they apply
 
 
 def prediction_row(prediction: Prediction) -> dict[str, Any]:
@@ -232,7 +233,7 @@ def prediction_row(prediction: Prediction) -> dict[str, Any]:
     row |= {name: value for name, value in values.items() if value is not None}
     if prediction.levels is not None:
         row |= {"node": prediction.node, "node_probability": prediction.node_probability}
-    return row if prediction.error is None else row | {"error": prediction.error}  # a column only where there is one
+    return row if prediction.error is None else row | {"error": prediction.error}  # a column only if there are errors
 
 
 def explanation_row(explanation: Explanation) -> dict[str, Any]:

@@ -41,10 +41,10 @@ def find_label_issues(
     """Find likely label errors in the run's own images, with out-of-fold heads on the features of the network.
 
     Adds a line for each to the patch (JSON lines: action, path, sha256, label, to, reason), worst first, unless the
-    patch corrects the image already, and saves the list in the run, unless images are missing. Images that the patch,
-    or the run's own patch, keeps with the same content and label are not reported; such lines of the run's patch are
-    copied. Raises `DataError` if the run's images are unavailable, `MissingImagesError` if some are missing, unless
-    `allow_missing`.
+    patch corrects the image already, and saves the list in the run, unless images are missing. An image is not reported
+    if the patch, or the run's own patch, has a ``keep`` line with the same content and label; such lines of the run's
+    patch are copied. Raises `DataError` if the run's images are unavailable, `MissingImagesError` if some are missing,
+    unless `allow_missing`.
     """
     records: list[ImageRecord] = []
     outputs: list[ModelOutputs] = []
@@ -117,6 +117,6 @@ def _list_others(classes: Sequence[str], names: Sequence[str]) -> tuple[str, ...
 
 
 def _has_split(classifier: Classifier, split: Split) -> bool:
-    """Return whether the run has images in a split; without a run, reading them raises the right error."""
+    """Return whether the run has images in a split; True without a run, where reading them raises the right error."""
     rows = None if classifier.run is None else classifier.run.read_data()
     return rows is None or any(row.split == split for row in rows)

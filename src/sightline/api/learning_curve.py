@@ -44,15 +44,15 @@ from sightline.tasks.protocol import find_task
 from sightline.training import stage_features
 
 HEAD = StageConfig("head", unfreeze=0)
-CHOICES = (choose_device, choose_weights, choose_value_range, keep_features_exact)  # that features depend on
+CHOICES = (choose_device, choose_weights, choose_value_range, keep_features_exact)  # choices that affect the features
 NOT_OF_MASKS = (
     "A learning curve fits linear heads to the features of whole images, but masks need a decoder, which would have to "
     "be trained again for each number of images. Compare the out-of-fold mean IoU of `sightline train --folds 2` and "
     "`--folds 5`, which train on half and on four fifths of the images, or set model.task=multi_label for a curve of "
     "the classes in each mask."
 )
-FEW_IMAGES = 10  # different images of a class; with fewer, the curve says so
-VISIBLE_GAIN = 0.0005  # a gain that is written as 0.1 points
+FEW_IMAGES = 10  # a class with fewer different images gets a note
+VISIBLE_GAIN = 0.0005  # the smallest gain that rounds to 0.1 points
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -114,7 +114,7 @@ class LearningCurveReport:
         )
 
     def list_sentences(self) -> Iterator[str]:
-        """Yield what the curve says about more labels, a sentence each, and what it cannot say."""
+        """Yield sentences on the fitted law, the gain from more labels, and the limitations of both."""
         law = self.curve.law
         if law is not None:
             x, y = ("labels", "error") if not self.has_several_labels else ("images", "1 - mean average precision")
@@ -171,7 +171,7 @@ def learning_curve(
     the classes, and labeled images are counted.
 
     Heads are trained on the features of a pretrained network, on growing subsets of the images, and evaluated on images
-    that they were not trained on: those of the validation and test splits if the source states them, else every image
+    that they were not trained on: those of the validation and test splits if the source defines them, else every image
     once, a tenth at a time. A power law is fitted to the errors (see the [guide](learning-curve.md)).
 
     Args:
@@ -203,7 +203,7 @@ def learning_curve(
         print(curve)
         ```
     """
-    counts: Any = more  # whatever the type of the parameter says
+    counts: Any = more  # may differ from the annotated type
     if not isinstance(counts, Iterable) or any(not isinstance(count, Integral) or count < 1 for count in counts):
         raise UsageError(f"more is a list of numbers of additional labels, at least 1 each, not {more!r}.")
     if figure is not None:

@@ -34,7 +34,7 @@ from sightline.tasks.protocol import Task, find_task
 
 
 class LoadedModel:
-    """A model and where it comes from: `run` if it is a run's, `manifest` if it is a bundle's or an export's."""
+    """A model and its origin: the `run` that it belongs to, and the `manifest` of its bundle or export, if any."""
 
     def __init_subclass__(cls) -> None:
         check_method_types(cls)
@@ -54,19 +54,19 @@ class LoadedModel:
         self.path = path
         self._keras_predictor: KerasPredictor | None = None  # the Keras model, loaded once gradients are needed
         self.trained_on: Dataset | None = None  # the images of the run, if they are in memory and known
-        self.task_name: str | None = None  # known once it was asked for
+        self.task_name: str | None = None  # set on first use
         self._run_weights: str | None = None  # the hash of the run's weights when this model was loaded from it
 
     def read_run(self) -> None:
-        """Read what predictions need of the run now: later, it may be somewhere else."""
+        """Read what predictions need from the run now, since the run may be moved later."""
         self.task_name = self.run_config.model.task
         self.thresholds, self.tile = self.thresholds, self.tile
         self._run_weights = self._read_run_weights()
 
     def check_run_unchanged(self) -> None:
-        """Raise `ModelError` if the run is being trained, or has other weights than this model that was loaded from it.
+        """Raise `ModelError` if the run is being trained, or its weights have changed since this model was loaded.
 
-        Otherwise, results of this model would be stored as those of another one. Raises `OutputError` if nothing can be
+        Otherwise, results of this model would be stored as those of another. Raises `OutputError` if nothing can be
         stored in the run.
         """
         if self.run is None or self._run_weights is None:
@@ -99,7 +99,7 @@ class LoadedModel:
         return self.run.config
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state of a copy or a pickle, which predicts alike in any process and working directory.
+        """Return the state of a copy or a pickle, which predicts the same in any process and working directory.
 
         The run's path becomes absolute; its thresholds are included.
         """
@@ -130,19 +130,19 @@ class LoadedModel:
 
     @cached_property
     def feature_model_id(self) -> str:
-        """Which model computes the features, as files of embeddings state it; see `inference.embeddings`."""
+        """The id of the model that computes the features, stored in files of embeddings; see `inference.embeddings`."""
         if self.manifest is not None:
             return identify_manifest(self.manifest)
         if self.run is None or not isinstance(self.predictor, KerasPredictor):
             raise ModelError("This classifier was not loaded from a file: use sightline.load.")
-        from sightline.models.describe import weights_sha256  # not for a bundle, which needs no network
+        from sightline.models.describe import weights_sha256  # imported here, since a bundle needs no network
 
         weights = weights_sha256(self.predictor.model)
         return identify_model(self.run_config.model.name, weights, "float32", self.predictor.preprocess)
 
     @property
     def task(self) -> Task:
-        """What the model has learned; raises `UsageError` for the task of a package that is not installed."""
+        """The task that the model was trained for; raises `UsageError` if it is of a package that is not installed."""
         if self.task_name is None:
             if self.run is not None:
                 self.task_name = self.run_config.model.task
@@ -156,7 +156,7 @@ class LoadedModel:
             ) from error
 
     def save_thresholds(self, thresholds: Thresholds | None) -> None:
-        """Save abstention thresholds in the run and its bundle, or in a bundle, zip or file without a run; or none.
+        """Save abstention thresholds in the run and its bundle, or in a bundle, zip or file alone; None removes them.
 
         Raises `UsageError` for the bundle inside a run, which would then contradict its run.
         """
@@ -180,7 +180,7 @@ class LoadedModel:
 
     @cached_property
     def tile(self) -> float:
-        """The scale at which masks are predicted in tiles, as ``input.tile`` states it; 0: the whole image at once."""
+        """The scale at which masks are predicted in tiles, as in ``input.tile``; 0 predicts the whole image at once."""
         if self.run is not None:
             return self.run_config.input.tile
         return 0.0 if self.manifest is None else self.manifest.tile
@@ -190,7 +190,7 @@ class LoadedModel:
     ) -> LabeledImages:
         """Return the run's own images or those of `sources`; these are indexed once for all splits.
 
-        For a run on images in memory, `sources` are the run's own images if they hold all of them. `index`: see
+        For a run on images in memory, `sources` are the run's own images if they include all of them. `index`: see
         `LabeledImages`.
         """
         if index is None and self.run is not None and run_images.is_in_memory(self.run):
@@ -203,7 +203,7 @@ class LoadedModel:
         )  # fmt: skip
 
     def wrap_labeled(self, data: Dataset | Sources, settings: Settings) -> Dataset:
-        """Return labeled images other than the run's own, read as `settings` say, or else as its task and its tree."""
+        """Return labeled images other than the run's own, read with `settings`, by default with its task and tree."""
         dataset, targets = Dataset.wrap(data, set=settings), self.task.targets
         if targets.allows_several and not targets.are_masks:
             return Dataset.wrap(dataset, set={"model.task": self.task.name})
@@ -220,7 +220,7 @@ class LoadedModel:
         return run_images.find_source_run(self.path, self.manifest)
 
     def explain_device(self) -> str:
-        """Return on which device the model computes, and why, as ``device cpu: ...``; see `device` of `load`."""
+        """Return the device that the model computes on, and why, as ``device cpu: ...``; see `device` of `load`."""
         device, reason = (getattr(self.predictor, name, "") for name in ("device", "device_reason"))
         return f"device {device or 'cpu'}: {reason or 'that of the runtime of this model.'}"
 
@@ -236,7 +236,7 @@ class LoadedModel:
 
         `callback` receives a message before the Keras model is loaded.
         """
-        from sightline.explain.heatmaps import has_gradcam  # not for predictions
+        from sightline.explain.heatmaps import has_gradcam  # imported here, since predictions do not need it
 
         if self.run is None or method in {"occlusion", "rise"} or has_gradcam(self.predictor):
             return self.predictor

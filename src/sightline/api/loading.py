@@ -1,4 +1,4 @@
-"""`load`: a classifier from a run, a bundle or an exported file, or a message that says what else the path is."""
+"""`load`: a classifier from a run, a bundle or an exported file, or a message that describes what else the path is."""
 
 from __future__ import annotations
 
@@ -54,8 +54,7 @@ def load(
             Its probabilities are first compared with those of the CPU, within the limits of an export. ``auto`` does so
             if there is a GPU and a batch takes no longer on it, and uses the CPU otherwise. By default, a bundle runs
             on the CPU, and a Keras model where Keras computes.
-        progress: Whether to report on standard error what takes seconds: building ``imagenet``, and loading a Keras
-            model.
+        progress: Whether to report slow steps on standard error: building ``imagenet``, and loading a Keras model.
         callback: Receives these messages in place of the display.
 
     Returns:
@@ -78,7 +77,7 @@ def load(
         raise UsageError(f"threads is a number of threads, or 0 for one for each core, not {threads}.")
     path, bundle_device = _io.expand_home(path), device or "cpu"
     if str(path) == IMAGENET and not path.exists():
-        from sightline.api import imagenet  # which can build a network: no other model needs all that
+        from sightline.api import imagenet  # imports code that builds networks, which no other model needs
 
         with show_progress(progress, callback) as display:
             path, loaded_bundle, predictor = imagenet.load_or_build(threads, bundle_device, display.on_message)
@@ -105,8 +104,8 @@ def load(
 
 
 def _check_device(predictor: Predictor, device: Device | None, path: Path) -> None:
-    """Raise `UsageError` if a runtime that chooses its device itself computes on another one than `device`."""
-    actual = getattr(predictor, "device", "cpu")  # an exporter of another package need not state it
+    """Raise `UsageError` if a runtime that chooses its own device does not compute on `device`."""
+    actual = getattr(predictor, "device", "cpu")  # optional for exporters of other packages
     if device == "gpu" and actual == "cpu":
         raise UsageError(
             f"{path} runs on the CPU here: a GPU runs only bundles (with onnxruntime-gpu) and Keras models (if the "
@@ -131,7 +130,7 @@ def _make_bundle_classifier(
 
 
 def explain_not_a_model(path: Path) -> str:
-    """Return the message for a path that is not a model: what it is, and what to give instead."""
+    """Return the message for a path that is not a model: what it is, and what to use instead."""
     if not path.exists():
         if str(path).startswith("hf:"):
             return f"{path} is a model on the Hugging Face Hub: `sightline pull {path} FOLDER` downloads it."

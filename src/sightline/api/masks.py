@@ -19,7 +19,7 @@ from sightline.inference.predictor import Predictor
 from sightline.inference.results import Thresholds
 
 OVERLAY_SUFFIX = ".overlay.png"
-MAX_STEM_BYTES = 200  # of a name, which has at most 255 with its number and suffix
+MAX_STEM_BYTES = 200  # limit before the number and suffix; file systems allow 255
 _OVERLAY_ENDING = re.compile(r"(\.overlay)+\Z")
 
 
@@ -42,8 +42,8 @@ def write_masks(
 ) -> Iterator[MaskPrediction]:
     """Yield the mask of each item as soon as its files are in `folder`: ``<name>.png`` and ``<name>.overlay.png``.
 
-    The second image of a name gets ``<name>-2.png``; `file` of its prediction says so. Raises `OutputError` at the
-    first file that cannot be written, or that exists and was not written here. `tile` is that of
+    The second image with the same name gets ``<name>-2.png``, as `file` of its prediction states. Raises `OutputError`
+    at the first file that cannot be written, or that exists and was not written here. `tile` is described in
     `inference.masks.predict_masks`.
     """
     folder = _io.output_path(folder)
@@ -74,7 +74,7 @@ def _write_each(
         count = len(predictor.classes)
         try:
             overlay = overlay_image(predictor.preprocess, item.read(), prediction.mask, count)
-        except ImageError as error:  # such as of a file that is gone since
+        except ImageError as error:  # e.g. if the file has been deleted meanwhile
             yield MaskPrediction(prediction.path, error=str(error))
             continue
         stem = choose_name(prediction.path, names)
@@ -84,15 +84,15 @@ def _write_each(
 
 
 def choose_name(path: str, taken: dict[str, int]) -> str:
-    """Return the name of the files of an image without their suffix, and add it to those that are `taken`.
+    """Return the name of the files of an image without their suffix, and add it to `taken`.
 
-    `taken` has the last number of each name, in lower case: some file systems ignore case.
+    `taken` maps each name in lower case to its last number: some file systems ignore case.
 
     >>> taken: dict[str, int] = {}
     >>> [choose_name(path, taken) for path in ("a/1.jpg", "b/1.jpg", "[0]", "a/X.jpg", "b/x.jpg")]
     ['1', '1-2', '0', 'X', 'x-2']
     """
-    stem = _OVERLAY_ENDING.sub("", PurePath(path).stem.strip("[]"))  # else a mask had the name of an overlay
+    stem = _OVERLAY_ENDING.sub("", PurePath(path).stem.strip("[]"))  # otherwise a mask could be named like an overlay
     stem = stem.encode(errors="ignore")[:MAX_STEM_BYTES].decode(errors="ignore") or "mask"
     name, number = stem, taken.get(fold_name(stem), 0) + 1
     while number > 1 and fold_name(name := f"{stem}-{number}") in taken:

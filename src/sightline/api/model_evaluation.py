@@ -1,4 +1,4 @@
-"""`evaluate_model`: evaluate a model on labeled images, fit thresholds, and save what its run shows of it."""
+"""`evaluate_model`: evaluate a model on labeled images, fit thresholds, and save the results in its run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sightline.runs.labeled_images import LabeledImages
 from sightline.tasks.protocol import EvaluationInputs
 
 
-def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the command
+def evaluate_fully(  # noqa: PLR0913  # one keyword argument per option of the command
     classifier: Classifier,
     sources: Sources | None,
     *,
@@ -65,7 +65,7 @@ def evaluate_fully(  # noqa: PLR0913  # keyword arguments, each an option of the
                 )
             issues.check_packages()  # before the evaluation, not after it
             label_issues = stack.enter_context(hold_patch(label_issues))
-            read_entries(label_issues)  # raises now if it is no patch
+            read_entries(label_issues)  # raises early if it is not a patch
         report = evaluate_model(
             classifier.with_tta(tta) if tta else classifier, sources, split=split, threshold_request=threshold_request,
             ood_sources=ood_sources, allowed=allowed, cache=cache, progress=progress,
@@ -91,10 +91,10 @@ def evaluate_model(
 ) -> TaskReport:
     """Evaluate a classifier, and how far its predictions can be trusted, as `Classifier.evaluate` does.
 
-    `threshold_request` thresholds are fitted on the validation split: the run's or, for a bundle, zip or file, which
-    has no images, that of `sources`. They are saved in the run, or in the bundle, zip or file, and evaluated on the
-    other images. `ood_sources` are out-of-distribution images, of which at most a thousand are used. If a complete
-    split of the run's own images is evaluated, metrics and figures are saved in the run.
+    The thresholds of `threshold_request` are fitted on the validation split: that of the run or, for a bundle, zip or
+    file, which has no images, that of `sources`. They are saved in the run, or in the bundle, zip or file, and
+    evaluated on the other images. `ood_sources` are out-of-distribution images, of which at most a thousand are used.
+    If a complete split of the run's own images is evaluated, metrics and figures are saved in the run.
 
     Raises `DataError` if thresholds are requested without validation images, `MissingImagesError` if some of the run's
     own images are missing and `allowed` does not allow it, `ModelError` if the run is being trained or was trained
@@ -114,13 +114,13 @@ def evaluate_model(
         )
     if fits_thresholds and classifier.run is None and classifier.path is not None:
         check_not_in_run(classifier.path)
-    if ood_sources is not None and classifier.run is not None:  # its training images may be known
+    if ood_sources is not None and classifier.run is not None:  # its training images may be available
         ood.check_packages()
     ood_index = None if ood_sources is None else build_index(ood_sources, progress, lenient=True, unlabeled=True)
     labeled_images = sources if isinstance(sources, LabeledImages) else classifier.labeled_images(sources, progress)
     if classifier.run is not None and labeled_images.is_own:  # its figures are redrawn
         plotting.check_packages()
-        classifier.check_run_unchanged()  # now, not only after the evaluation
+        classifier.check_run_unchanged()  # fail before the evaluation, not only after it
     # A run has validation images; for a bundle they are the validation split of the given sources.
     own_images = (
         labeled_images

@@ -44,9 +44,9 @@ class OutputReader:
     cache: bool
 
     def load(self, images: LabeledImages, split: Split | None) -> tuple[LabeledSubset, ModelOutputs]:
-        """Return the images of a split and their outputs; for validation images of the run, those stored with it.
+        """Return the images of a split and their outputs; validation images of the run may have stored outputs.
 
-        Outputs are stored if the model was trained on the validation images afterwards.
+        Outputs are stored if the model was later trained on the validation images.
         """
         if images.is_own and (split == "validation" or (split is None and not self._has_test)):
             if self.is_folded:
@@ -63,13 +63,13 @@ class OutputReader:
 
     @property
     def is_folded(self) -> bool:
-        """Whether out-of-fold predictions take the place of those for validation images."""
+        """Whether out-of-fold predictions replace those for validation images."""
         run = self.classifier.run
         return run is not None and folds.is_folded(run.config)
 
     @property
     def _is_refit(self) -> bool:
-        """Whether the head was fitted to the validation images too, after they had been predicted: that of a fold."""
+        """Whether the head was also fitted to the validation images, after it had predicted them."""
         run = self.classifier.run
         return run is not None and bool((run.info.get("result") or {}).get("refit"))
 

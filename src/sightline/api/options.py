@@ -19,7 +19,7 @@ ROLES = ("path", "label", "split")
 
 
 def to_assignments(settings: Settings) -> list[str]:
-    """Return `settings` as ``KEY=VALUE`` texts; a value of None removes the setting, and a path is its text.
+    """Return `settings` as ``KEY=VALUE`` texts; a value of None removes the setting, and a path becomes text.
 
     >>> to_assignments({"train.epochs": 5, "model.name": "vgg16", "input.page": None})
     ['train.epochs=5', 'model.name="vgg16"', 'input.page=unset']
@@ -38,14 +38,14 @@ def to_assignments(settings: Settings) -> list[str]:
 
 
 def _format_value(value: Any) -> str:
-    """Return a value as TOML has it, which differs from JSON in tables and in numbers that are not finite.
+    """Return a value in TOML syntax, which differs from JSON in tables and in numbers that are not finite.
 
-    What is None in a table keeps its default.
+    An entry of None in a table is omitted and keeps its default.
 
     >>> _format_value([{"name": "invert", "strength": 0.5, "seed": None}])
     '[{"name" = "invert", "strength" = 0.5}]'
     """
-    if hasattr(value, "tolist"):  # a number or an array of NumPy
+    if hasattr(value, "tolist"):  # a NumPy number or array
         value = value.tolist()
     if isinstance(value, Mapping):
         cells = (f"{jsonio.dumps(k)} = {_format_value(inner)}" for k, inner in value.items() if inner is not None)
@@ -71,7 +71,7 @@ def data_assignments(column: Settings | None, allow: Sequence[str] | None = None
     for role, name in pairs:
         if role not in ROLES:
             raise UsageError(f"--column: unknown role {role!r}.{suggest(role, ROLES)}")
-        # quoted, so that column 2 is not taken for a number
+        # Quoted, so that column 2 is not read as a number.
         assignments.append(f"data.columns.{role}={jsonio.dumps(str(name))}")
     if allow:
         assignments.append(f"data.allow_findings={jsonio.dumps(_list_texts(allow, 'allow must be a list of strings'))}")
@@ -81,7 +81,7 @@ def data_assignments(column: Settings | None, allow: Sequence[str] | None = None
 def merge_settings(
     settings: Sequence[str],
     shortcuts: Mapping[str, Any],
-    set: Settings,  # noqa: A002  # the option's own name
+    set: Settings,  # noqa: A002  # the name of the option
     column: Settings | None,
     allow: Sequence[str],
 ) -> list[str]:
@@ -95,7 +95,7 @@ def merge_settings(
 
 
 def refuse_decoding(settings: Settings) -> None:
-    """Raise `UsageError` for settings of anything but files and classes: a model says how its images are decoded."""
+    """Raise `UsageError` for settings of anything but files and classes: a model defines how its images are decoded."""
     if others := [text for text in to_assignments(settings) if not text.startswith("data.")]:
         raise UsageError(
             f"--set accepts only settings that begin with data. here, e.g. data.class_level=2, not {others[0]!r}: the "

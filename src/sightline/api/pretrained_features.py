@@ -22,10 +22,10 @@ from sightline.tasks.protocol import find_task
 def compute_projected_features(
     index: Index, settings: tuple[str, ...], callback: Callback | None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return what `active_learning.project_features` makes of the features of the decoded images, and which these are.
+    """Return the projected features of the decoded images (`active_learning.project_features`), and which these are.
 
-    float32 [N, D], a row of NaN for an image that cannot be decoded, and bool [N]; arguments and errors are those of
-    `compute_pretrained_features`. The features themselves, which may be larger, are never in memory twice.
+    float32 [N, D], with a row of NaN for an image that cannot be decoded, and bool [N]; arguments and errors are those
+    of `compute_pretrained_features`. The features themselves, which may be larger, are never in memory twice.
     """
     callback = callback or Callback()
     computed, positions = _compute(index, settings, callback)
@@ -52,7 +52,7 @@ def compute_pretrained_features(
 def _place_rows(
     rows: NDArray[np.float32], positions: list[int], count: int, missing: float
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return `rows` [n, D] at their `positions` among `count` images, the others `missing`, and where they are."""
+    """Return `rows` [n, D] at their `positions` among `count` rows filled with `missing`, and where these are, bool."""
     if positions == list(range(count)):
         return rows, np.ones(count, bool)
     decoded = np.zeros(count, bool)
@@ -63,13 +63,13 @@ def _place_rows(
 
 
 def _compute(index: Index, settings: tuple[str, ...], callback: Callback) -> tuple[NDArray[np.float32], list[int]]:
-    """Return the features float32 [n, F] of the decoded images, mapped from the cache if it has them; and which."""
+    """Return the features float32 [n, F] of the decoded images, memory-mapped if cached, and their positions."""
     of_task = [setting for setting in settings if setting.startswith("model.task=")]
     task = "multi_label" if of_task and of_task[-1] == "model.task=multi_label" else "single_label"
-    others = [setting for setting in settings if setting not in of_task]  # heads have no part in it, but resizing has
+    others = [setting for setting in settings if setting not in of_task]  # the task affects resizing, not heads
     request = TrainRequest.create((), "transfer", None, [*others, f"model.task={task}"])
     environment.check_packages(request.merge_layers())
-    placeholders = tuple(  # features do not depend on the labels, without which no data set is decoded for training
+    placeholders = tuple(  # features do not depend on labels, but decoding for training requires some
         replace(image, label=str(i % 2), split=None) for i, image in enumerate(index.images)
     )
     inputs = replace(index, images=placeholders, unreadable=(), several_labels="")

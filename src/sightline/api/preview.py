@@ -29,7 +29,7 @@ from sightline.tasks.protocol import find_task
 from sightline.training.augment import mixup, pipeline
 from sightline.training.optimizers import smooth_labels
 
-COLUMNS = 5  # images per row; augmented versions of each image
+COLUMNS = 5  # images per row, or augmented versions of each image
 DEFAULT_COUNT, DEFAULT_AUGMENTED_COUNT = 10, 4  # default numbers of images
 MAX_SIDE = 256  # maximum longer side in pixels
 
@@ -63,13 +63,13 @@ def preview_images(
     seed: int = 0,
     augmented: bool = False,
     recipe: str | None = None,
-    set: Sequence[str] = (),  # noqa: A002  # the option's own name
+    set: Sequence[str] = (),  # noqa: A002  # the name of the option
     callback: Callback | None = None,
 ) -> PreviewResult:
     """Draw `count` images of a source, spread over its classes, and save them as a PNG file.
 
-    With `augmented`: a row per image, the original followed by its augmentations in five epochs of training with
-    `recipe` and `set` (as for `train`); without any augmentation there, the images as training takes them. `out`
+    With `augmented`, draw a row per image: the original followed by its augmentations in five epochs of training with
+    `recipe` and `set` (as for `train`); if these define no augmentation, draw the images as training uses them. `out`
     defaults to ``<name>-samples.png`` or ``<name>-augmented.png`` in the current directory; a file that this function
     did not write is never overwritten.
     """
@@ -107,7 +107,7 @@ def _divide_rows(images: list[LabeledPixels]) -> list[list[LabeledPixels]]:
 
 
 def _resolve_training_settings(request: TrainRequest, index: Index, callback: Callback) -> RunConfig:
-    """Return the settings that `train` would use, as far as images depend on them; tells if they change no image."""
+    """Return the settings that `train` would use, as far as images depend on them; reports if they change no image."""
     facts = DataFacts.from_index(index, find_task(request.merge_layers().model.task), callback.on_progress)
     config, choice = merge_recipe(request, facts, THIS_MACHINE)
     if not pipeline.is_enabled(config.augment):

@@ -81,7 +81,7 @@ def check_sources(sources: Sources) -> None:
 
 
 def check_room(ray: Any, options: RayOptions) -> None:
-    """Raise `UsageError` if the cluster is too small for all workers, unless it may still grow, as others' may."""
+    """Raise `UsageError` if a cluster started here is too small for all workers; other clusters may still grow."""
     is_own = ray_cluster.choose_address(options.address) == "local"
     total, bundle = ray.cluster_resources(), options.count_resources(ray)
     if is_own and any(total.get(name, 0) < options.num_workers * count for name, count in bundle.items()):
@@ -89,13 +89,13 @@ def check_room(ray: Any, options: RayOptions) -> None:
 
 
 def has_node(ray: Any, options: RayOptions) -> bool:
-    """Return whether a node of the cluster, if nothing else ran there, would have room for a worker."""
+    """Return whether any node of the cluster, if idle, would have room for a worker."""
     bundle, nodes = options.count_resources(ray), [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return any(all(node.get(name, 0) >= count for name, count in bundle.items()) for node in nodes)
 
 
 def make_room_error(ray: Any, options: RayOptions) -> UsageError:
-    """Return the error that the cluster is too small."""
+    """Return the error for a cluster that is too small."""
     total = ray.cluster_resources()
     available = ", ".join(f"{int(total.get(name, 0))} {name}" for name in options.count_resources(ray))
     return UsageError(

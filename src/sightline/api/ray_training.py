@@ -32,10 +32,10 @@ from sightline.runs.paths import next_path
 from sightline.training import interrupt
 from sightline.training.result import TrainResult
 
-MAX_RESTARTS = 3  # in a row, without an epoch in between
-GRACE_SECONDS = 15.0  # for the other hosts to end, after one has failed
-START_SECONDS = 120.0  # for a worker to answer for the first time
-CLUSTER_WAIT_SECONDS = 600.0  # for a cluster to have room, since some add nodes when they are asked for
+MAX_RESTARTS = 3  # consecutive restarts, without an epoch in between
+GRACE_SECONDS = 15.0  # time for the other hosts to end after one has failed
+START_SECONDS = 120.0  # time for the first reply of a worker
+CLUSTER_WAIT_SECONDS = 600.0  # time for a cluster to have room, since some add nodes on demand
 POLL_SECONDS = 0.5
 
 
@@ -72,7 +72,7 @@ def resume_on_cluster(arguments: dict[str, Any], options: RayOptions, callback: 
 
 
 def _train_together(choose_call: Callable[[], Call], options: RayOptions, callback: Callback) -> TrainResult:
-    """Train on the workers of a placement group, and go on from the last checkpoint whenever one is lost.
+    """Train on the workers of a placement group, and continue from the last checkpoint whenever one is lost.
 
     Raises `HostError` after `MAX_RESTARTS` in a row without an epoch, `UsageError` if the cluster is too small,
     `Interrupted` after Ctrl-C, and what the function of `api` raises.
@@ -124,7 +124,7 @@ def _find_loss(outcomes: Sequence[Outcome], options: RayOptions) -> str:
             raise Interrupted(f"{error} Add --engine ray --num-workers {options.num_workers}.")
         if not isinstance(error, HostError | ProcessError):
             raise error
-    errors.sort(key=lambda error: type(error) is HostError)  # which says only that another one is gone
+    errors.sort(key=lambda error: type(error) is HostError)  # such an error only reports that another host is gone
     return str(errors[0]).rstrip(".")
 
 
@@ -164,8 +164,8 @@ def _run_calls(
 ) -> list[Outcome]:
     """Run one call on each worker and return the outcomes; the events of the first worker go to `callback`.
 
-    Once one has failed, the others have `GRACE_SECONDS` to end. Once asked to stop, a worker that is lost was stopped.
-    No worker is left at the end.
+    After one has failed, the others have `GRACE_SECONDS` to end. A worker that is lost after a request to stop counts
+    as stopped. No worker is left at the end.
     """
     runs = {
         worker.run.remote(call, has_listener=rank == 0): rank
@@ -202,7 +202,7 @@ def _run_calls(
 
 
 def _deliver_events(ray: Any, worker: Any, events: Any, callback: Callback) -> Any:
-    """Hand events to `callback`, and return a reference to the next ones; None after the last."""
+    """Pass events to `callback`, and return a reference to the next ones; None after the last."""
     try:
         received = ray.get(events)
     except ray.exceptions.RayActorError:
@@ -220,7 +220,7 @@ def _deliver_events(ray: Any, worker: Any, events: Any, callback: Callback) -> A
 def _get_outcome(ray: Any, run: Any) -> Outcome:
     try:
         outcome: Outcome = ray.get(run)
-    except ray.exceptions.RayTaskError:  # a fault of ours
+    except ray.exceptions.RayTaskError:  # an internal error
         raise
     except ray.exceptions.RayError as error:
         return _WorkerLostError(f"A worker of the Ray cluster was lost ({ray_cluster.describe_error(error)})")
@@ -228,7 +228,7 @@ def _get_outcome(ray: Any, run: Any) -> Outcome:
 
 
 def _stop_workers(ray: Any, workers: Sequence[Any]) -> None:
-    """Ask all workers to stop, and end those that do not answer, because they still wait for a place."""
+    """Ask all workers to stop, and kill those that do not answer because they are still waiting for a place."""
     stops = {worker.stop.remote(): worker for worker in workers}
     _, unanswered = ray.wait(list(stops), num_returns=len(stops), timeout=GRACE_SECONDS)
     for ref in unanswered:
@@ -236,7 +236,7 @@ def _stop_workers(ray: Any, workers: Sequence[Any]) -> None:
 
 
 def _dismiss_workers(ray: Any, workers: Sequence[Any]) -> None:
-    """End all workers, and their child processes first, which hold the lock of the run."""
+    """Kill the child processes of all workers, which hold the lock of the run, and then the workers."""
     kills = [worker.kill.remote() for worker in workers]
     ray.wait(kills, num_returns=len(kills), timeout=GRACE_SECONDS)
     for worker in workers:
@@ -253,7 +253,7 @@ class RayTrainer:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def train(self, sources: Sources, *, callback: Callback, **arguments: Any) -> TrainResult:
-        """Run `api.train` on a worker; if the worker is lost, again on another one.
+        """Run `api.train` on a worker, and again on another one if the worker is lost.
 
         Raises `ProcessError` after `MAX_RESTARTS`, `Interrupted` once `stop` is set, and what `api.train` raises.
         """
@@ -284,7 +284,7 @@ def open_trainer(options: RayOptions, sources: Sources, callback: Callback) -> I
 
 
 def run_in_threads(tasks: Sequence[Callable[[], None]], stop: threading.Event) -> None:
-    """Run each task in a thread; set `stop` if one fails or after Ctrl-C, and raise the first error once all ended."""
+    """Run each task in a thread; set `stop` if one fails or after Ctrl-C, and raise the first error at the end."""
     with ThreadPoolExecutor(len(tasks)) as pool:
         futures = [pool.submit(task) for task in tasks]
         try:
@@ -295,6 +295,6 @@ def run_in_threads(tasks: Sequence[Callable[[], None]], stop: threading.Event) -
         if any(future.done() and future.exception() is not None for future in futures):
             stop.set()
     errors = [error for future in futures if (error := future.exception()) is not None]
-    errors.sort(key=lambda error: isinstance(error, Interrupted))  # the others were only stopped
+    errors.sort(key=lambda error: isinstance(error, Interrupted))  # last, since these tasks were only stopped
     if errors:
         raise errors[0]

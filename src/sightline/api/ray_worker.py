@@ -41,7 +41,7 @@ class TrainingWorker:
             return f"{get_node_ip_address()}:{server.getsockname()[1]}"
 
     def run(self, call: Call, *, has_listener: bool) -> Outcome:
-        """Train, and return the outcome, an error too; `wait_for_events` hands out the events if they are wanted."""
+        """Train, and return the outcome, even an error; `wait_for_events` returns the events if `has_listener`."""
         sys.argv = self._command
         function, options = call
         try:
@@ -52,7 +52,7 @@ class TrainingWorker:
                 )
             on_event = self._queue_event if has_listener else partial(deliver_event, Callback())
             return run_in_subprocess(function, options, on_event, folder=self._folder, on_start=self._keep_child)
-        except ProcessError as error:  # it was asked before it could handle signals
+        except ProcessError as error:  # stopped before it could handle signals
             return Interrupted("Stopped.") if self._is_stopping else error
         except (SightlineError, RuntimeError) as error:
             return error
@@ -60,7 +60,7 @@ class TrainingWorker:
             self._events.put(None)
 
     def wait_for_events(self) -> list[tuple[str, tuple[Any, ...]] | None]:
-        """Wait for events, and return all that there are; None is the end."""
+        """Wait for events, and return all available ones; None marks the end."""
         events = [self._events.get()]
         with suppress(queue.Empty):
             while True:
@@ -68,13 +68,13 @@ class TrainingWorker:
         return events
 
     def reply(self, verdict: str | None) -> None:
-        """Answer the end of an epoch: None to go on, or why to stop."""
+        """Reply to the end of an epoch: None to continue, or the reason to stop."""
         self._replies.put(verdict)
 
     def stop(self) -> None:
         """Ask the child to save its state and stop."""
         self._is_stopping = True
-        self._replies.put(None)  # it may wait for one
+        self._replies.put(None)  # it may be waiting for a reply
         if self._child is not None:
             self._child.send_signal(signal.SIGTERM)
 

@@ -12,14 +12,14 @@ from rich.cells import cell_len
 from sightline.errors import require
 
 T = TypeVar("T")
-MAX_ROWS = 20  # rows shown before the rest is left out
+MAX_ROWS = 20  # maximum number of rows shown
 
 
 class RecordList(UserList[T]):
     """A list of values of one type, each of which is a row of a table.
 
-    `to_row` turns a value into its cells by column; a cell that a row lacks is empty. `columns` are those of a table
-    without a row.
+    `to_row` returns the cells of a value by column; a missing cell is empty. `columns` are the columns of a table
+    without rows.
     """
 
     def __init__(
@@ -35,15 +35,15 @@ class RecordList(UserList[T]):
     def __getitem__(self, index: slice) -> RecordList[T]: ...
 
     def __getitem__(self, index: SupportsIndex | slice) -> T | RecordList[T]:
-        """Return one value, or for a slice a list of values that still knows its columns."""
+        """Return one value, or for a slice a list of values that keeps the columns."""
         return self._with(self.data[index]) if isinstance(index, slice) else self.data[index]
 
     def __add__(self, other: Iterable[T]) -> RecordList[T]:
-        """Return the values of both, which still know their columns."""
+        """Return the values of both, keeping the columns."""
         return self._with([*self.data, *other])
 
     def __radd__(self, other: Iterable[T]) -> RecordList[T]:
-        """Return the values of both, as `sum` does."""
+        """Return the values of both, as needed by `sum`."""
         return self._with([*other, *self.data])
 
     def __mul__(self, count: int) -> RecordList[T]:
@@ -53,7 +53,7 @@ class RecordList(UserList[T]):
     __rmul__ = __mul__
 
     def copy(self) -> RecordList[T]:
-        """Return a list of the same values, which still knows its columns."""
+        """Return a list of the same values, keeping the columns."""
         return self._with(self.data)
 
     def _with(self, values: Iterable[T]) -> RecordList[T]:
@@ -62,7 +62,7 @@ class RecordList(UserList[T]):
     def to_frame(self) -> Any:
         """Return a pandas DataFrame with a row for each value.
 
-        Raises `MissingExtraError`, which says what to install, without pandas.
+        Raises `MissingExtraError`, which names the package to install, without pandas.
         """
         return build_frame([self._to_row(value) for value in self.data], self._columns)
 
@@ -78,7 +78,7 @@ class RecordList(UserList[T]):
 
 
 def build_frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> Any:
-    """Return a pandas DataFrame of `rows`, or without any of `columns`; raises `MissingExtraError` without pandas."""
+    """Return a pandas DataFrame of `rows`, or an empty one of `columns`; raises `MissingExtraError` without pandas."""
     frame = require("pandas", "A DataFrame").DataFrame
     return frame(list(rows)) if rows else frame(columns=list(columns))
 
@@ -94,7 +94,7 @@ def omit_empty_columns(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, A
 
 
 def format_text_table(rows: Sequence[Mapping[str, Any]], count: int | None = None) -> str:
-    """Return `rows` as text in aligned columns, the first of `count` rows in all.
+    """Return `rows`, the first of `count` rows in total, as text in aligned columns.
 
     >>> print(format_text_table([{"class": "cat", "images": 12}, {"class": "horse", "images": 3}], 3))
     class  images
@@ -113,13 +113,13 @@ def format_text_table(rows: Sequence[Mapping[str, Any]], count: int | None = Non
         return "no rows"
     columns = _list_columns(rows)
     table = [columns, *([_format_cell(row.get(name)) for name in columns] for row in rows)]
-    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]  # 2 for a Chinese character
+    widths = [max(map(cell_len, column)) for column in zip(*table, strict=True)]  # a Chinese character takes 2 columns
     lines = ["  ".join(map(_pad, row, widths)).rstrip() for row in table]
     return "\n".join([*lines, *_describe_rest(len(rows), count)])
 
 
 def format_html_table(rows: Sequence[Mapping[str, Any]], count: int | None = None, title: str = "") -> str:
-    """Return `rows` as an HTML table, the first of `count` rows in all."""
+    """Return `rows`, the first of `count` rows in total, as an HTML table."""
     heading = f"<p><b>{escape(title)}</b></p>" if title else ""
     if not rows:
         return heading or "<p>no rows</p>"
@@ -145,7 +145,7 @@ def _format_cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     text = str(value)
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # a file name may hold control characters
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # a file name may contain control characters
 
 
 def _describe_rest(displayed: int, count: int | None) -> list[str]:

@@ -13,7 +13,7 @@ from sightline.runs.predictions import list_image_values
 from sightline.runs.report_images import write_examples
 from sightline.runs.run_report import find_reported_split, read_report
 
-if TYPE_CHECKING:  # annotations only: a report needs nothing that trains
+if TYPE_CHECKING:  # annotations only: a report must not import training code
     from sightline.data.types import Split, Subset
     from sightline.evaluation.results import TaskReport
     from sightline.runs.finalize import FinalModel

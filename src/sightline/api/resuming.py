@@ -99,7 +99,7 @@ def _resume_locked(job: Job, sources: Sources | None) -> TrainResult:
 
 
 def _restore(run: RunDirectory, request: TrainRequest, sources: Sources | None, callback: Callback) -> RunInputs:
-    """Return the recorded settings and the images; a run that has not recorded its settings yet chooses them."""
+    """Return the recorded settings and the images; a run without recorded settings chooses them."""
     run.remove_partial_files()
     run.update(status="running", resumed=run.info.get("resumed", 0) + 1)
     if not run.has_config:
@@ -108,13 +108,13 @@ def _restore(run: RunDirectory, request: TrainRequest, sources: Sources | None, 
     extension.apply_extension(run)
     config = run.config
     inputs = restore_inputs(config, request, sources, run.patch, callback)
-    if config.device.num_hosts > 1:  # the others do not have the run
+    if config.device.num_hosts > 1:  # the other hosts do not have the run
         return inputs
     return replace(inputs, index=keep_splits(run, inputs.index))
 
 
 def _check_environment(info: dict[str, Any], run: RunDirectory, callback: Callback) -> None:
-    """Report changes of versions or processor since the run started; reject them if it must be deterministic."""
+    """Report changes of versions or processor since the run started; reject them if the run must be deterministic."""
     recorded = {**info.get("versions", {}), **({"processor": info["processor"]} if "processor" in info else {})}
     current = {**environment.installed_versions(), "processor": environment.processor_id()}
     changed = [

@@ -37,7 +37,7 @@ from sightline.training.result import SplitMetrics, TrainResult
 if TYPE_CHECKING:
     from sightline.api.comparison import RunComparison
 
-REPORT_HEIGHT = 800  # pixels of a report in a notebook
+REPORT_HEIGHT = 800  # height of a report in a notebook, in pixels
 MAX_PAGE_BYTES = 64 << 20
 
 
@@ -254,12 +254,12 @@ class Run:
 
     @property
     def validation(self) -> SplitMetrics | None:
-        """The accuracy and loss on the validation split; None without one. Raises `ModelError` as `result` does."""
+        """The accuracy and loss on the validation split; None without one. Raises `ModelError` like `result`."""
         return self.result.validation
 
     @property
     def test(self) -> SplitMetrics | None:
-        """The accuracy and loss on the test split; None without one. Raises `ModelError` as `result` does."""
+        """The accuracy and loss on the test split; None without one. Raises `ModelError` like `result`."""
         return self.result.test
 
     def resume(

@@ -13,7 +13,7 @@ from sightline.runs.directory import RunDirectory
 
 
 def merge_configured(run: RunDirectory | None, request: ThresholdRequest) -> ThresholdRequest:
-    """Return the request without `reset`; one to reset thresholds, without targets, gets those of a run's settings."""
+    """Return the request without `reset`; a reset without targets gets the targets of the run's settings."""
     targets = replace(request, reset=False)
     if run is None or targets or not request.reset:
         return targets
@@ -38,7 +38,7 @@ def save_in_bundle(path: Path, manifest: Manifest, thresholds: Thresholds | None
 
 
 def check_not_in_run(path: Path) -> None:
-    """Raise `UsageError` for the bundle inside a run, whose thresholds are those of the run."""
+    """Raise `UsageError` for the bundle inside a run, which must have the thresholds of its run."""
     folder = path.resolve() if path.is_dir() else path.resolve().parent
     if folder.name == "bundle" and (folder.parent / "run.json").is_file():
         raise UsageError(

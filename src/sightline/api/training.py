@@ -32,12 +32,12 @@ from sightline.training.result import SplitMetrics, TrainResult
 
 
 @restore_torch_settings()
-def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
+def train(  # noqa: PLR0913  # one keyword argument per option of the command
     sources: Sources,
     *,
     recipe: str = "auto",
     config: Path | str | None = None,
-    set: Sequence[str] = (),  # noqa: A002  # the option's own name
+    set: Sequence[str] = (),  # noqa: A002  # the name of the option
     epochs: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
@@ -49,8 +49,8 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
     """Train a classifier on labeled images and write a complete run directory.
 
     `sources`: see `sightline.data.indexing.build_index`. `recipe` is the name of a recipe, `config` a TOML file that
-    overrides it, and `set` a list of ``KEY=VALUE`` assignments that override both, and also `epochs` (total; the stages
-    of a recipe are scaled to it), `batch_size` and `seed`, which are shortcuts. `out` is the run directory, by default
+    overrides it, and `set` a list of ``KEY=VALUE`` assignments that override both, as well as the shortcuts `epochs`
+    (total; the stages of a recipe are scaled to it), `batch_size` and `seed`. `out` is the run directory, by default
     ``runs/<recipe>-<data>-<n>``. It must not exist or be a run: with `force` that run is replaced, else it must be
     complete with the same settings, and is only evaluated again. `hosts`: the processes that train together, each of
     which calls this with the same arguments; only host 0 writes, and the results of the others have training metrics
@@ -79,14 +79,14 @@ def train(  # noqa: PLR0913  # keyword arguments, each the option of the command
             with run.lock():
                 inputs = resolve_request(request, sources, callback)
                 existing_run.check_same_run(run, inputs)
-            return _reevaluate(run, inputs, callback)  # which refuses a run that is being trained
+            return _reevaluate(run, inputs, callback)  # raises if the run is being trained
         if run_path is not None:
             check_writable(run_path, force=force)
         if run_path is None or existing_run.is_run(run_path):
             inputs = resolve_request(request, sources, callback)
             THIS_MACHINE.find_initial_weights(inputs.config)  # an old run is removed only once the new one can start
             run_path = run_path or next_path(Path("runs"), f"{inputs.config.recipe}-{_io.safe_stem(inputs.index.name)}")
-        with interrupt.catch_stop_signals() as stop:  # so that the new run records it
+        with interrupt.catch_stop_signals() as stop:  # so that the new run records the stop
             run = RunDirectory.create(run_path, force=force, request=request.to_dict())
             budget = time_limit.open_budget(run, requested, start_time)
         with run.lock(), record_failure(run, new=True, budget=budget):

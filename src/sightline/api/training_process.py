@@ -41,7 +41,7 @@ CHILD_CODE = (
 )
 
 
-STEP_INTERVAL = 0.25  # seconds between two steps that the child reports
+STEP_INTERVAL = 0.25  # minimum seconds between two steps reported by the child
 
 
 def train_in_subprocess(sources: Sources, *, callback: Callback, **options: Any) -> TrainResult:
@@ -70,11 +70,11 @@ def run_in_subprocess(
 ) -> TrainResult:
     """Run a function of `api`, ``"train"`` or ``"resume"``, in a new process, and return or raise its outcome.
 
-    `on_event` receives the name of each method of `Callback` that is called there, and its arguments; `on_step_end`
-    comes a few times a second, and a value other than None that is returned for `on_epoch_end` is the reason to stop.
-    `folder` is the working directory, by default that of this process; `on_start` receives the new process. In the
-    command line's own process, Ctrl-C and SIGTERM are forwarded: the first saves a checkpoint and stops, the second
-    stops immediately, the third kills the child. Elsewhere a `KeyboardInterrupt` stops it too.
+    `on_event` receives the name of each method of `Callback` that is called in the child, and its arguments;
+    `on_step_end` is called a few times a second, and a value other than None that is returned for `on_epoch_end` is the
+    reason to stop. `folder` is the working directory, by default that of this process; `on_start` receives the new
+    process. In the command line's own process, Ctrl-C and SIGTERM are forwarded: the first saves a checkpoint and
+    stops, the second stops immediately, the third kills the child. Elsewhere a `KeyboardInterrupt` stops it too.
 
     Raises `ProcessError` if the process ends without an outcome, `UsageError` if an option cannot be pickled.
     """
@@ -117,7 +117,7 @@ def run_in_subprocess(
 def _relay_events(
     child: subprocess.Popen[bytes], on_event: Callable[[str, tuple[Any, ...]], str | None]
 ) -> tuple[str, Any]:
-    """Hand on events until the outcome arrives; return its kind (result, error, fault) and content."""
+    """Relay events until the outcome arrives; return its kind (result, error, fault) and content."""
     assert child.stdout is not None
     while True:
         kind, content = pickle.load(child.stdout)  # noqa: S301  # from a process that we started
@@ -132,7 +132,7 @@ def _relay_events(
 def _send(child: subprocess.Popen[bytes], data: bytes) -> None:
     assert child.stdin is not None
     remaining = memoryview(data)
-    with suppress(BrokenPipeError):  # the child has exited, which reading will show
+    with suppress(BrokenPipeError):  # the child has exited, as reading will show
         while remaining:
             remaining = remaining[child.stdin.write(remaining) :]
 

@@ -57,7 +57,7 @@ class ImageToLabel:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class WatchReport:
-    """What the log of a server shows; in a notebook it is shown as a table.
+    """The results of a comparison of a server's log with validation images; shown as a table in a notebook.
 
     Attributes:
         log: The log.
@@ -113,7 +113,7 @@ class WatchReport:
         }
 
     def list_sentences(self) -> Iterator[tuple[str, str]]:
-        """Yield what the log shows: the name of each line, and its sentence."""
+        """Yield the results: the name of each line, and its sentence."""
         yield "images", f"{self.count:,}, {self.first} to {self.last}"
         yield "drift", _describe_drift(self.drift)
         since_start = self.drift.start is not None
@@ -198,7 +198,7 @@ def watch(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Stream:
-    """What is kept of a log: the outcome of the test, the confidences, and all of the last `MAX_CANDIDATES` images.
+    """The data kept from a log: the outcome of the test, the confidences, and all of the last `MAX_CANDIDATES` images.
 
     The confidence of a mask is its quality. `probabilities` float32 [N, K] are those of all images if they may have
     several labels, else empty.
@@ -275,9 +275,9 @@ def _estimate_labels(classifier: Classifier, sample: ValidationSample, stream: _
 
 
 def _choose(classifier: Classifier, stream: _Stream, count: int) -> tuple[ImageToLabel, ...]:
-    """Choose images to label among the last ones, and of those the ones since the start of a drift.
+    """Choose images to label among the last ones; after a drift, only among those since its start.
 
-    A mask counts as uncertain by as much as its quality is below 1.
+    The uncertainty of a mask is one minus its quality.
     """
     features = np.concatenate([batch.features for batch in stream.recent])
     probabilities = np.concatenate([batch.probabilities for batch in stream.recent])

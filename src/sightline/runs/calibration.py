@@ -26,8 +26,8 @@ from sightline.training.loop import FitResult
 class Calibrated:
     """The `temperature` of a model, and the `logits` of held-out images divided by it, float32 [N, K].
 
-    `other_outputs` take the place of the model's own outputs for the validation split: those of the folds, or from
-    before the head was fitted to these images. None if the model's own are evaluated.
+    `other_outputs` replace the model's own outputs for the validation split: the outputs of the folds, or outputs from
+    before the head was fitted to these images. None if the model's own outputs are evaluated.
     """
 
     temperature: float
@@ -38,7 +38,7 @@ class Calibrated:
 def calibrate(
     run: RunDirectory, prepared: PreparedRun, model: Any, fit_result: FitResult, held_out: Subset
 ) -> Calibrated:
-    """Set the temperature of the Keras model of `run`; `held_out` are its validation images, or those of its folds."""
+    """Set the temperature of the Keras model of `run`; `held_out` are the images of its validation split or folds."""
     config, data, labels = prepared.config, prepared.data, held_out.labels
     task = find_task(config.model.task)
     fold_runs = folds.list_runs(run, config.split.folds) if folds.is_folded(config) else []
@@ -51,12 +51,12 @@ def calibrate(
     elif task.targets.are_masks:
         logits, labels = _sample_pixel_logits(task, model, data)
     elif fit_result.is_refit and fit_result.validation_logits is not None:
-        logits = fit_result.validation_logits  # of the model before it was fitted to these images
+        logits = fit_result.validation_logits  # from before the model was fitted to these images
     else:
         logits = _collect_validation_logits(task, model, data, fit_result.validation_logits, config.train.precision)
     temperature = (calibrate_temperature(task, model, logits, labels) if config.bundle.calibrate else None) or 1.0
     logits = logits / np.float32(temperature)
-    has_other_logits = bool(fold_runs) or fit_result.is_refit  # than those of this model
+    has_other_logits = bool(fold_runs) or fit_result.is_refit  # logits from other weights
     return Calibrated(temperature, logits, folds.make_outputs(task, logits, labels) if has_other_logits else None)
 
 
@@ -91,7 +91,7 @@ def _collect_validation_logits(
 ) -> NDArray[np.float32]:
     """Return the logits float32 [N, K] of the validation split in full float32, at temperature 1.
 
-    Those from training (`training_logits`) are used if it ran in float32 on a CPU; otherwise they are recomputed.
+    The logits from training (`training_logits`) are used if it ran in float32 on a CPU; otherwise they are recomputed.
     """
     samples = data.subset("validation")
     is_usable = (

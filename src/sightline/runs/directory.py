@@ -23,7 +23,7 @@
     tensorboard/     TensorBoard event files
 
 Every file is written atomically (temporary name, then rename). ``run.json`` gets ``"status": "complete"`` last. As long
-as there is no ``config.toml``, the `request` in ``run.json`` holds the arguments that it will be resolved from.
+as there is no ``config.toml``, the `request` in ``run.json`` contains the arguments that it will be resolved from.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class RunDirectory:
 
     @property
     def info(self) -> dict[str, Any]:
-        """The content of ``run.json``; raises `ModelError` without it, e.g. since the run was deleted."""
+        """The content of ``run.json``; raises `ModelError` without it, e.g. because the run was deleted."""
         require_run(self.path)
         return read_run_info(self.path / "run.json")
 
@@ -278,7 +278,7 @@ class RunDirectory:
     ) -> None:
         """Save metrics and probabilities of one split.
 
-        If there is a whole report, `metrics` are its metrics, and `values` what `list_image_values` returns for it.
+        For a full report, `metrics` are its metrics, and `values` the result of `list_image_values`.
         """
         self._write_json(f"eval/{split}/metrics.json", metrics or evaluation.to_dict())
 
@@ -346,8 +346,8 @@ class RunDirectory:
         return read_config_text(self.path / "config.toml")
 
     def write_figures(self, figures: Mapping[str, Mapping[str, bytes]]) -> None:
-        """Save the figures of an evaluation, see `write_figure`, and remove those of another, except its curves."""
-        _io.refuse_links(self.path, self.path / "figures")  # nor are files removed through links
+        """Save the figures of an evaluation, see `write_figure`, and remove earlier ones except the curves."""
+        _io.refuse_links(self.path, self.path / "figures")  # never remove files through links
         for name, files in figures.items():
             self.write_figure(name, files)
         for old in (self.path / "figures").glob("*.*"):

@@ -19,12 +19,12 @@ from sightline.inference.runtimes.onnx_sessions import create_session
 from sightline.models.head import OUTPUTS
 from sightline.training.early_features import EarlyFeatures
 
-CHECKED_IMAGES = 4  # of each split that the whole file runs on too
+CHECKED_IMAGES = 4  # images per split on which the whole file also runs
 
 
 @dataclass(frozen=True, slots=True)
 class EarlyOutputs:
-    """Computes the outputs of a file from `early`: `session` runs what the file does after these features."""
+    """Computes the outputs of a file from `early`: `session` runs the part of the file after these features."""
 
     early: EarlyFeatures
     predictor: OnnxPredictor
@@ -40,9 +40,9 @@ class EarlyOutputs:
         return cls(early, predictor, create_session(rest.file, 1), rest.source)
 
     def find(self, samples: Subset) -> Outputs | None:
-        """Return the outputs for all of `samples`; None without their features, or if the whole file gives other bits.
+        """Return the outputs for all of `samples`; None without their features, or if the whole file's differ.
 
-        Rows are computed in calls of the same size as for the whole file, since the last bits may depend on it.
+        Rows are computed in calls of the same size as for the whole file, since the last bits may depend on this size.
         """
         features = self.early.find(samples)
         if features is None:

@@ -112,7 +112,7 @@ def _describe_memory() -> str:
 
 
 def describe_little_memory() -> list[str]:
-    """Return a note on what is done because memory is short; empty if it is not."""
+    """Return a note on the measures taken because memory is short; empty if it is not."""
     megabytes = process.count_memory() / 2**20
     note = f"memory is short ({megabytes:,.0f} MB): images are evaluated in smaller batches, at the same precision"
     return [note] if process.is_memory_short() else []

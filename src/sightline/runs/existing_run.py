@@ -15,7 +15,7 @@ from sightline.escaping import quote_path
 from sightline.runs.directory import RunDirectory
 from sightline.training.result import TrainResult
 
-if TYPE_CHECKING:  # it imports what builds networks, and `is_run` is for those who load a bundle
+if TYPE_CHECKING:  # it imports code that builds networks, but `is_run` is also called to load a bundle
     from sightline.runs.resolve import RunInputs
 
 IGNORED_SETTINGS = {  # settings that do not affect the trained weights
@@ -23,7 +23,7 @@ IGNORED_SETTINGS = {  # settings that do not affect the trained weights
     *("device.threads", "device.deterministic", "data.cache", "data.allow_findings", "train.track"),
     *("train.checkpoint_minutes", "train.checkpoint_steps", "train.max_checkpoints", "train.keep_last_checkpoint"),
 }
-DISTRIBUTION_SETTINGS = {  # ignored too unless the learning rate scales with them
+DISTRIBUTION_SETTINGS = {  # also ignored unless the learning rate scales with them
     "device.num_devices",
     "device.num_hosts",
 }
@@ -68,7 +68,7 @@ def check_same_run(run: RunDirectory, inputs: RunInputs) -> None:
         )
     unreadable_paths = {file.path for file in run.read_unreadable()}
     usable = [p for p in index.images if p.path not in unreadable_paths]
-    if config.split.folds:  # which have the images of a validation split of the source, too
+    if config.split.folds:  # folds include the images of the source's validation split
         usable = [replace(p, split="train") if p.split == "validation" else p for p in usable]
     data_difference = describe_difference(run.read_data() or (), replace(index, images=tuple(usable)))
     if data_difference:

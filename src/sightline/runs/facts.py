@@ -30,11 +30,11 @@ from sightline.training.precision import PrecisionChoice
 
 @dataclass(frozen=True, slots=True)
 class DataFacts:
-    """Facts about the images, by which settings are chosen.
+    """Facts about the images that settings depend on.
 
     `median_side` is the median of the shorter side in pixels. `aspect_ratio` is the geometric mean of width / height:
-    1 for as many upright images as wide ones. `mask_size` is the median height and width where masks are learned, None
-    for other tasks. `measure_range` decodes images of more than 8 bits from the training split of a configuration, and
+    1 for as many upright images as wide ones. `mask_size` is the median height and width for tasks with masks, None for
+    other tasks. `measure_range` decodes images of more than 8 bits from the training split of a configuration, and
     returns the range of their sample values.
     """
 
@@ -83,13 +83,13 @@ def _measure_training_range(index: Index, config: RunConfig, progress: Progress)
 
 
 def build_decoding_spec(input_config: InputConfig) -> PreprocessingSpec:
-    """Return the settings that decide how a file is decoded, with a default size and no range."""
+    """Return the settings that determine how a file is decoded, with a default size and no range."""
     return PreprocessingSpec(page=input_config.page, max_megapixels=input_config.max_megapixels)
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The facts that settings need about this process's machine, one of `num_hosts` that train together."""
+    """The facts about this process's machine that settings depend on; `num_hosts` machines train together."""
 
     num_hosts: int = 1
 
@@ -115,7 +115,7 @@ class Machine:
         return pretrained.find_weights(entry, config.model.weights, config.model.alpha, *size)
 
     def count_layers(self, config: RunConfig, facts: DataFacts) -> int:
-        """Return the number of layers of the backbone; raises `UsageError` for settings that it lacks."""
+        """Return the number of layers of the backbone; raises `UsageError` for settings that it does not support."""
         self.start_backend(config.device)
         return len(build_shapes_only(_specify_network(config, facts)).backbone)
 
@@ -124,7 +124,7 @@ class Machine:
         return devices.resolve_devices(environment.resolve_device(device), self.num_hosts)
 
     def prefers_int8(self) -> bool:
-        """Return whether layers run faster in int8: with instructions for it, and memory to quantize them in."""
+        """Return whether layers run faster in int8: the processor supports it, and there is memory to quantize them."""
         return process.has_int8_instructions() and not process.is_memory_short()
 
     def choose_precision(self, config: RunConfig, facts: DataFacts) -> PrecisionChoice:
@@ -133,7 +133,7 @@ class Machine:
 
 
 def _specify_network(config: RunConfig, facts: DataFacts) -> ModelSpec:
-    """Return the network of `config` with random weights, for its graph and the time that it takes."""
+    """Return the network of `config` with random weights, which determine neither its graph nor its speed."""
     size, task = config.input, find_task(config.model.task)
     assert size.height is not None
     assert size.width is not None

@@ -24,7 +24,7 @@ from sightline.runs.directory import RunDirectory
 from sightline.runs.existing_run import is_run
 from sightline.runs.folds import get_fold_path
 
-if TYPE_CHECKING:  # annotations only: a report needs nothing that trains
+if TYPE_CHECKING:  # annotations only: a report must not import training code
     from sightline.training.time_budget import TimeBudget
 
 INPUT_ERRORS = (DataError, MissingExtraError, ModelError, UsageError)  # errors in the input; nothing was trained yet
@@ -34,8 +34,8 @@ INPUT_ERRORS = (DataError, MissingExtraError, ModelError, UsageError)  # errors 
 def record_failure(run: RunDirectory, *, new: bool, budget: TimeBudget | None = None) -> Iterator[None]:
     """Record in `run` why the block failed, if it did, and raise the error with a message for the user.
 
-    The time until then is recorded in its `budget`. A `new` run is removed if the input is invalid and nothing was
-    trained yet.
+    The time so far is recorded in its `budget`. A `new` run is removed if the input is invalid and nothing was trained
+    yet.
     """
     try:
         yield
@@ -44,7 +44,7 @@ def record_failure(run: RunDirectory, *, new: bool, budget: TimeBudget | None = 
         if new and isinstance(error, INPUT_ERRORS) and not _has_trained(run):
             shutil.rmtree(run.path, ignore_errors=True)
         else:
-            with suppress(OutputError):  # the disk may be full, which is then the error being raised
+            with suppress(OutputError):  # a full disk may be the very error being raised
                 _record(run, error, budget)
         if error is caught:
             raise
@@ -78,7 +78,7 @@ def explain_incomplete(run: RunDirectory) -> str:
 
 
 def require_bundle(run: RunDirectory, purpose: str) -> Path:
-    """Return the folder of the bundle; raises `ModelError` if there is none, for example "to upload"."""
+    """Return the folder of the bundle; raises `ModelError` naming the `purpose`, such as "to upload", without one."""
     folder = run.bundle
     if folder is None:
         raise ModelError(f"The run {run.path} has no bundle {purpose}: {_explain_missing_bundle(run)}.")

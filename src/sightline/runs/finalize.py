@@ -46,7 +46,7 @@ from sightline.training.early_features import EarlyFeatures
 from sightline.training.loop import FitResult
 
 MAX_PARITY_IMAGES = 256  # training images for the comparison, if there is no validation split
-MAX_SAMPLED = 500  # validation images that a smaller or converted model runs on for its sample
+MAX_SAMPLED = 500  # limit on validation images in the sample of a smaller or converted model
 CANDIDATES_PER_CLASS = 8  # files per class among which the smallest become reference examples
 
 
@@ -54,7 +54,7 @@ CANDIDATES_PER_CLASS = 8  # files per class among which the smallest become refe
 class FinalModel:
     """The contents of a report: evaluations by split, and the report on the last split, None without one.
 
-    `no_bundle_reason` says why there is no bundle; None if there is one.
+    `no_bundle_reason` explains why there is no bundle; None if there is one.
     """
 
     evaluations: Mapping[Split, TaskResult]
@@ -74,9 +74,9 @@ def finalize(
 ) -> FinalModel:
     """Calibrate the Keras model, export it, evaluate the file on the held-out splits, and write the bundle.
 
-    If the outputs of the file differ from the model's, it is not written, and the model itself is evaluated. Layers of
-    the file that have run on these images already (`early`) are not run again. What the report shows is written too, so
-    that it needs neither the model nor the images.
+    If the outputs of the file differ from the model's, the file is not written, and the model itself is evaluated.
+    Layers of the file that have already run on these images (`early`) are not run again. The data shown in the report
+    is also written, so that the report needs neither the model nor the images.
     """
     config, data, classes, preprocess = prepared.config, prepared.data, prepared.data.classes, prepared.preprocess
     task = find_task(config.model.task)
@@ -128,7 +128,7 @@ def finalize(
 
 
 def _label_held_out(run: RunDirectory, data: DecodedDataset, config: RunConfig) -> dict[Split, LabeledSubset]:
-    """Return the validation and test images; with folds, all training images take the place of validation images."""
+    """Return the validation and test images; with folds, all training images replace the validation images."""
     leaks = run.read_leaks()
     labeled: dict[Split, LabeledSubset] = {
         split: replace(data.labeled_subset(split), leaked=leakage.leaked_contents(leaks, split)) for split in SPLITS[1:]
@@ -145,7 +145,7 @@ def _label_held_out(run: RunDirectory, data: DecodedDataset, config: RunConfig) 
 def _complete_outputs(
     outputs_by_split: Mapping[Split, ModelOutputs], other: ModelOutputs | None, labeled: Mapping[Split, LabeledSubset]
 ) -> dict[Split, ModelOutputs]:
-    """Return the outputs with the groups of their images; `other` take the place of those of the validation split."""
+    """Return the outputs with the groups of their images; `other` replace those of the validation split."""
     if other is not None:
         rest: dict[Split, ModelOutputs] = {k: v for k, v in outputs_by_split.items() if k != "validation"}
         outputs_by_split = {"validation": other, **rest}
@@ -158,7 +158,7 @@ def _complete_outputs(
 def _fit_thresholds(
     run: RunDirectory, prepared: PreparedRun, held_out: ModelOutputs | None, callback: Callback
 ) -> Thresholds | None:
-    """Fit the thresholds that the settings ask for, and save them; None without any, or without validation images."""
+    """Fit the thresholds that the settings request, and save them; None without any, or without validation images."""
     request = ThresholdRequest.from_config(prepared.config.evaluation)
     if held_out is None:
         if request:
@@ -209,7 +209,7 @@ def collect_split_outputs(
     progress: Progress,
     known: EarlyOutputs | None = None,
 ) -> dict[Split, ModelOutputs]:
-    """Return the model outputs on the validation and test splits that contain images, some of which are `known`."""
+    """Return the model outputs on the non-empty validation and test splits; outputs that are `known` are reused."""
     outputs_by_split: dict[Split, ModelOutputs] = {}
     for split in SPLITS[1:]:
         if not len(samples := data.subset(split)):
@@ -231,7 +231,7 @@ def check_parity(
     logits: Any,
     outputs_by_split: Mapping[Split, ModelOutputs],
 ) -> Parity:
-    """Compare a Keras model with its exported file on the validation split, for which `logits` are the model's.
+    """Compare a Keras model with its exported file on the validation split, where `logits` are the model's outputs.
 
     Without such logits, both run on up to `MAX_PARITY_IMAGES` images: on training images if there is no validation
     split, and on validation images, in batches, for a model of masks.
@@ -276,7 +276,7 @@ def build_bundle(
 ) -> Bundle:
     """Assemble the bundle of a run configured as `config`; `manifest_fields` are the other fields of its `Manifest`.
 
-    It has the sample of the validation images in `sample_file`, if there is one: see `make_sample_file`.
+    It includes the sample of the validation images in `sample_file`, if there is one: see `make_sample_file`.
     """
     positive = {"positive": config.evaluation.positive_class} if config.evaluation.positive_class else {}
     examples, files = _choose_reference_examples(data, index, predictor, config.bundle.num_reference_examples)
@@ -328,7 +328,7 @@ def make_sample_file(outputs: ModelOutputs, task: Task, groups: NDArray[np.int64
 
 
 def metrics_by_split(evaluations: Mapping[Split, TaskResult], config: RunConfig) -> dict[str, Any]:
-    """Return the metrics of each split in the form of the manifest; with folds, out-of-fold ones, under that name."""
+    """Return the metrics of each split in the form of the manifest; with folds, out-of-fold metrics under that name."""
     names = {"validation": OUT_OF_FOLD} if folds.is_folded(config) else {}
     return {names.get(split, split): value.summarize() for split, value in evaluations.items()}
 

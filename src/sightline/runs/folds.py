@@ -2,7 +2,7 @@
 
 The run itself trains on all images, so none is left to choose its epoch, the penalty of its head and its temperature.
 The epoch and the penalty are medians over the folds. Temperature, thresholds and metrics come from the
-out-of-fold predictions, which take the place of a validation split; see `mask_folds` for those of masks.
+out-of-fold predictions, which replace a validation split; see `mask_folds` for masks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sightline.runs.directory import RunDirectory
 from sightline.tasks.protocol import Task, find_task
 
 FOLDER = "folds"
-FEW_IMAGES = 100  # of a class; with fewer, `train` says that there are folds
+FEW_IMAGES = 100  # images per class; with fewer, `train` mentions folds
 
 
 def is_folded(config: RunConfig) -> bool:
@@ -71,7 +71,7 @@ def list_runs(run: RunDirectory, folds: int) -> list[RunDirectory]:
 
 
 def select_images(index: Index, config: SplitConfig) -> Index:
-    """Return the images of a fold's run: those of a test split of the source are in no fold."""
+    """Return the images of a fold's run: without a test split of the source, which is in no fold."""
     if config.fold is None or not any(image.split == "test" for image in index.images):
         return index
     return index.select([i for i, image in enumerate(index.images) if image.split != "test"])
@@ -106,7 +106,7 @@ def collect_logits(
 ) -> NDArray[np.float32]:
     """Return the logits float32 [N, K] of the images at `paths`, each by the model that held it out, at temperature 1.
 
-    They are those of `Task.deactivate`.
+    The logits are computed by `Task.deactivate`.
     """
     task = find_task(run.config.model.task)
     logits: dict[str, NDArray[np.float32]] = {}
@@ -130,7 +130,7 @@ def list_folds(run: RunDirectory, folds: int) -> dict[str, int]:
 
 
 def find_leaked_contents(run: RunDirectory, folds: int) -> dict[str, LeakKind]:
-    """Return the contents that were predicted by a model that was trained on the same or a nearly identical image."""
+    """Return the contents of images predicted by a model that was trained on the same or a nearly identical image."""
     leaked: dict[str, LeakKind] = {}
     for fold_run in list_runs(run, folds):
         leaked |= leakage.leaked_contents(fold_run.read_leaks(), "test")

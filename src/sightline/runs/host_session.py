@@ -71,7 +71,7 @@ class HostSession:
         self._exchange(config=to_dict(config), request=request, patch=text)
 
     def receive_settings(self) -> dict[str, Any]:
-        """Receive what host 0 sends."""
+        """Receive the settings from host 0."""
         return self._exchange()[0]
 
     def check_same_data(self, data: DecodedDataset, initial_weights: Path | None) -> None:

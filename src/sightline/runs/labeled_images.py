@@ -51,8 +51,8 @@ class LabeledImages:
     ) -> LabeledSubset:
         """Return the labeled images of a split; see `Classifier.evaluate`.
 
-        `alternative` ends the message about missing images of the run with an alternative to restoring them; "": that
-        for an evaluation.
+        `alternative` ends the message about missing images of the run with an alternative to restoring them; "" uses
+        the alternative for an evaluation.
         """
         if self.sources is None:
             return self._load_own(split, cache=cache, allow_missing=allow_missing, alternative=alternative)
@@ -75,7 +75,7 @@ class LabeledImages:
     @cached_property
     def _index(self) -> Index:
         options = run_images.choose_tree_options(self.source_run, self.targets)
-        if are_numbers(self.classes):  # which a file beside the images may name
+        if are_numbers(self.classes):  # a file beside the images may map these numbers to names
             options = replace(options, class_order=self.classes)
         return build_index(self.sources or [], self.progress, options=options, targets=self.targets)
 
@@ -102,7 +102,7 @@ class LabeledImages:
         leaked = leaked_contents(run.read_leaks(), wanted_split)
         return replace(
             labeled,
-            # Those of the run are listed for each of its splits: of a file without content, the split is not known.
+            # The run's unreadable files are listed for each of its splits, since the split of such a file is unknown.
             unreadable=tuple({file.path: file for file in (*run.read_unreadable(), *labeled.unreadable)}.values()),
             split=wanted_split,
             missing=run_images.summarize_missing(matched_split),
@@ -171,7 +171,7 @@ def decode_labeled(
 def _write_numbers_as_in(classes: tuple[str, ...], index: Index) -> Index:
     names = {strip_zeros(name): name for name in classes}
     is_known = {image.label for image in index.images} <= {*classes}
-    if is_known or index.mask_classes is not None or len(names) < len(classes):  # it has both 3 and 03
+    if is_known or index.mask_classes is not None or len(names) < len(classes):  # classes include both 3 and 03
         return index
     images = (replace(image, label=names.get(strip_zeros(image.label), image.label)) for image in index.images)
     return replace(index, images=tuple(images))

@@ -31,7 +31,7 @@ MOST = {
     "confusions": 1 << 32, "boundaries": 1 << 32, "reliability": 1 << 32,  # counts of pixels of one image
     "losses": 1e9, "quality": 1.001, "probabilities": 1.001,
 }  # fmt: skip
-"""The largest value of each array, whose smallest one is 0."""
+"""The largest valid value of each array; the smallest is 0."""
 
 
 def write_outputs(
@@ -60,7 +60,7 @@ def read_outputs(
 ) -> tuple[tuple[str, ...], MaskOutputs] | None:
     """Return the paths of the images and the outputs for them, whose masks are empty, [N, 0, 0]; None without any.
 
-    Raises `ModelError` if the file is damaged or of other classes.
+    Raises `ModelError` if the file is damaged or has other classes.
     """
     path = _get_path(run, split)
     if not path.exists():
@@ -70,7 +70,7 @@ def read_outputs(
             arrays = _packed.load_arrays(file)
         names = tuple(arrays["classes"].tolist())
         _check_shapes(arrays, len(arrays["paths"]), len(names))
-    except (OSError, ValueError, KeyError, TypeError) as error:  # the last: an array without a dimension
+    except (OSError, ValueError, KeyError, TypeError) as error:  # TypeError: an array without dimensions
         raise ModelError(f"{path} cannot be read: {error}; train the run again with --force.") from error
     if names != classes:
         raise ModelError(f"{path} does not have the classes of its run: train it again with --force.")
@@ -104,7 +104,7 @@ def _check_shapes(arrays: dict[str, NDArray[Any]], count: int, classes: int) -> 
         if len(arrays[name]) and not 0 <= arrays[name].min() <= arrays[name].max() < limit:
             raise ValueError(f"{name} are not between 0 and {limit - 1}")
     for name, most in MOST.items():
-        values = arrays[name][~np.isnan(arrays[name])] if name == "losses" else arrays[name]  # without a known pixel
+        values = arrays[name][~np.isnan(arrays[name])] if name == "losses" else arrays[name]  # NaN: no known pixel
         if not ((values >= 0) & (values <= most)).all():
             raise ValueError(f"{name} are not between 0 and {most:,}")
     for name in ("logits", "pixel_logits"):
@@ -129,7 +129,7 @@ def collect_outputs(
 def read_collected(
     run: RunDirectory, paths: Sequence[str], masks: NDArray[np.uint8], classes: tuple[str, ...]
 ) -> MaskOutputs:
-    """Return what `collect_outputs` did, as stored in the run."""
+    """Return the outputs of `collect_outputs` as stored in the run."""
     stored = read_outputs(run, "validation", classes)
     return _arrange([] if stored is None else [stored], paths, masks)
 

@@ -148,7 +148,7 @@ class _SharedInfo(TypedDict):
 
 
 class MetricsInfo(_SharedInfo):
-    """The content of ``metrics.json``, as `EvaluationReport.to_dict` returns it; the hierarchy is that of a tree."""
+    """The content of ``metrics.json``, as returned by `EvaluationReport.to_dict`; only class trees have a hierarchy."""
 
     accuracy: float
     loss: float | None
@@ -183,7 +183,7 @@ class LabelErrorsInfo(TypedDict):
 
 
 class MultiLabelInfo(_SharedInfo):
-    """The content of ``metrics.json``, as `MultiLabelReport.to_dict` returns it."""
+    """The content of ``metrics.json``, as returned by `MultiLabelReport.to_dict`."""
 
     task: Literal["multi_label"]
     accuracy: float
@@ -221,7 +221,7 @@ class MaskErrorsInfo(TypedDict):
 
 
 class SegmentationInfo(_SharedInfo):
-    """The content of ``metrics.json``, as `SegmentationReport.to_dict` returns it."""
+    """The content of ``metrics.json``, as returned by `SegmentationReport.to_dict`."""
 
     task: Literal["segmentation"]
     accuracy: float | None
@@ -238,7 +238,7 @@ _INFO_BY_TASK = {"multi_label": MultiLabelInfo, "segmentation": SegmentationInfo
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """Read and validate a ``metrics.json``, all fields of which are set; raises `ModelError`, naming the file."""
+    """Read and validate a ``metrics.json``, filling in missing fields; raises `ModelError`, naming the file."""
     read = jsonio.read_object(path)
     if (info := _INFO_BY_TASK.get(str(read.get("task")))) is not None:
         others: dict[str, Any] = jsonio.to_plain(jsonio.build(info, read, str(path)))

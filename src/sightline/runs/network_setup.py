@@ -33,7 +33,7 @@ from sightline.training.time_budget import TimeBudget
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """Everything that training starts from: the settings, the indexed and decoded images, the network's specification.
+    """The input of training: the settings, the indexed and decoded images, the network's specification.
 
     `spec.weights` is the file with the initial weights, None for random ones.
     """
@@ -79,7 +79,7 @@ def build_distributed_network(prepared: PreparedRun) -> DistributedNetwork:
 def computing_early(
     prepared: PreparedRun, meanwhile: Callable[[], None]
 ) -> AbstractContextManager[EarlyFeatures | None]:
-    """Return a block in which features of all images are computed, if training starts with those of frozen layers."""
+    """Return a context in which features of all images are computed, if training starts with those of frozen layers."""
     config, data = prepared.config, prepared.data
     entry = registry.get_entry(config.model.name)
     subsets = data.training_subset(), data.subset("validation"), data.subset("test")

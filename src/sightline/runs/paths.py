@@ -14,7 +14,7 @@ LOCK_NAME = "lock"
 def lock_run(path: Path) -> AbstractContextManager[object]:
     """Lock the run at `path` against other processes.
 
-    Raises `OutputError` if one has locked it already, or if a link of another run that contains it leads there.
+    Raises `OutputError` if another process has locked it, or if the path goes through a link inside another run.
     """
     _io.refuse_links_in_run(path)
     return _locks.hold_lock(path / LOCK_NAME, f"The run {path}")
@@ -37,7 +37,7 @@ def check_writable(path: Path, *, force: bool = False) -> None:
                 f"{path} is a link to {path.readlink()}, and --force removes no folder through a link: name that "
                 "folder with --out."
             )
-        with lock_run(path):  # not while another process is writing it
+        with lock_run(path):  # raises if another process is writing it
             pass
     _io.check_writable(path)
 
@@ -55,7 +55,7 @@ def next_path(base: Path, stem: str) -> Path:
 
 
 def require_run(path: Path) -> None:
-    """Raise `ModelError` for a path that is not a run, which says what it is, and which command takes it."""
+    """Raise `ModelError` for a path that is not a run, stating what it is, and which command accepts it."""
     if not (path / "run.json").exists():
         raise ModelError(_explain_not_a_run(path))
 

@@ -83,13 +83,13 @@ def run_pipeline(
     """Train the run of `job` from its last checkpoint, if there is one, to its report; returns its result.
 
     `write_report` is called at the end, before the run is complete: reports are rendered in a higher layer.
-    `prepare_report` imports what it needs, while features are computed early.
+    `prepare_report` imports the packages for it, while features are computed early.
     """
     resolved = resolve(job, inputs)
     config = time_limit.keep_planned_views(job.run, folds.apply_choices(job.run, resolved.config))
     prepared = prepare(job, replace(resolved, config=config))
     job.save_time()
-    process.trim_memory()  # of the images as they were decoded
+    process.trim_memory()  # frees the memory of decoding
     with (
         interrupt.exit_on_sigterm(lambda: record_interruption(job.run, job.budget)),
         tracked_run.open_trackers(prepared.config, job.callback) as trackers,
@@ -97,7 +97,7 @@ def run_pipeline(
     ):
         fitted = fit(job, prepared, trackers, early)
         job.save_time()
-        process.trim_memory()  # of the optimizer and the activations
+        process.trim_memory()  # frees the memory of the optimizer and the activations
         final = finalize(job.run, prepared, fitted.model, fitted.result, job.callback, early)
         result = complete(job, prepared, fitted, final, trackers, write_report)
     return result if job.budget is None else time_limit.update_time(result, job.budget)
@@ -163,10 +163,10 @@ def _describe_data(data: DecodedDataset) -> list[str]:
 def compute_early(
     job: Job, prepared: PreparedRun, meanwhile: Callable[[], None]
 ) -> AbstractContextManager[EarlyFeatures | None]:
-    """Return a block in which features are computed, while the network of a new run on a single host is built.
+    """Return a context in which features are computed, while the network of a new run on a single host is built.
 
-    Before training waits for them, it calls `meanwhile`. With a time limit, nothing is computed early: durations are
-    measured then.
+    Training calls `meanwhile` before it waits for them. With a time limit, nothing is computed early, since durations
+    are measured then.
     """
     is_new = next(job.run.checkpoints.glob("*"), None) is None
     if is_new and job.session.team.count == 1 and not prepared.config.train.time_limit:
@@ -175,9 +175,9 @@ def compute_early(
 
 
 def fit(job: Job, prepared: PreparedRun, trackers: TrackerList, early: EarlyFeatures | None = None) -> FittedNetwork:
-    """Train the network from the last checkpoint, if there is one; features in `early` are taken from there.
+    """Train the network from the last checkpoint, if there is one; features in `early` are not computed again.
 
-    Raises `Interrupted` or `DivergedError` after it has saved the best weights so far.
+    Raises `Interrupted` or `DivergedError` after saving the best weights so far.
     """
     run, session = job.run, job.session
     checkpoint = extension.reset_patience(load_latest(run.checkpoints, job.callback.on_message), run.info)

@@ -1,4 +1,4 @@
-"""The arrays of ``predictions.npz``: what is stored of each image, and its validation."""
+"""The arrays of ``predictions.npz``: the values stored for each image, and their validation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sightline.evaluation.segmentation_metrics import MaskScores
 
 
 def list_image_values(report: object) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a report that ``predictions.npz`` has beside the predictions; of other tasks, none."""
+    """Return the arrays of a report that ``predictions.npz`` stores besides the predictions; empty for other tasks."""
     from sightline.evaluation.multi_label import MultiLabelReport
     from sightline.evaluation.report import EvaluationReport
     from sightline.evaluation.segmentation import SegmentationReport
@@ -57,7 +57,7 @@ def parse_predictions(arrays: Mapping[str, NDArray[Any]]) -> LabeledPredictions:
 def _parse_image_values(
     arrays: Mapping[str, NDArray[Any]], count: int
 ) -> tuple[NDArray[np.float64] | None, dict[str, NDArray[np.bool_]]]:
-    """Return the energies and the slices of `count` images; none of a task that has none."""
+    """Return the energies and the slices of `count` images; None and an empty dict if there are no energies."""
     if "energies" not in arrays:
         return None, {}
     energies, names, masks = (arrays[name] for name in ("energies", "slice_names", "slice_masks"))

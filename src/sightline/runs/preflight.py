@@ -30,7 +30,8 @@ MAX_EXAMPLES = 3  # paths shown per finding
 def run_preflight_checks(index: Index, config: RunConfig, callback: Callback) -> tuple[Index, tuple[Finding, ...]]:
     """Apply ``data.patch`` to `index`, report the main findings, and return the corrected index and its findings.
 
-    Raises `DataError` if no classifier can be trained on it, and for errors that ``data.allow_findings`` does not list.
+    Raises `DataError` if the images cannot train a classifier, and for errors that ``data.allow_findings`` does not
+    list.
     """
     if config.data.patch:
         path = Path(config.data.patch)
@@ -58,9 +59,9 @@ def _applicable_findings(findings: Sequence[Finding], index: Index, config: RunC
     """Return the findings that apply under the settings.
 
     Class folders with identical subfolders look like splits, unless ``split.group = "folder"`` declares the subfolders
-    to be groups. Classes named like splits look like splits in any case. A task with several labels or masks needs no
-    advice to use them, and for masks it does not matter which classes occur together. Grades and classes in a stated
-    order are not sorted as text, and may be decimal numbers.
+    to be groups. Classes named like splits look like splits in any case. Advice to use several labels or masks is
+    omitted for tasks that use them, and for masks it does not matter which classes occur together. Grades and classes
+    in a stated order are not sorted as text, and may be decimal numbers.
     """
     targets, hidden = find_task(config.model.task).targets, set[str]()
     if targets.allows_several:

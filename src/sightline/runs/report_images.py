@@ -35,9 +35,9 @@ from sightline.inference.predictor import Predictor
 from sightline.runs.directory import RunDirectory
 
 FOLDER, INDEX = "report", "images.jsonl"
-MAX_SIDE = 192  # greatest side of a thumbnail and of a heat map, in pixels
-MAX_BYTES = 1 << 18  # bytes of one file: more than the pixels take
-MAX_IMAGES = 200  # lines of the index: twice what a run has
+MAX_SIDE = 192  # maximum side of a thumbnail or a heat map, in pixels
+MAX_BYTES = 1 << 18  # limit per file in bytes, more than its raw pixels take
+MAX_IMAGES = 200  # limit on lines of the index, twice as many as a run has
 MAX_LEAKS = 20  # groups of leaked images with thumbnails, one of each split
 MAX_LABEL_ISSUES = 20
 _FILE = re.compile(r"[0-9a-f]{16}\.(webp|png)")
@@ -47,7 +47,7 @@ Kind = Literal["error", "heat_map", "leak", "label_issue", "true_mask", "predict
 
 @dataclass(frozen=True, slots=True)
 class ReportImage:
-    """A line of ``images.jsonl``: `file` holds a small version of the image at `path`.
+    """A line of ``images.jsonl``: `file` contains a small version of the image at `path`.
 
     A heat map shows the evidence for the class `predicted`, which is empty for the other kinds.
     """
@@ -87,7 +87,7 @@ def name_file(content: bytes, suffix: str) -> str:
 
 
 def write_images(run: RunDirectory, images: Images, is_replaced: Callable[[ReportImage], bool]) -> None:
-    """Save images in place of the run's images for which `is_replaced` is true; the others stay."""
+    """Save images in place of the run's images for which `is_replaced` is true; the others are kept."""
     try:
         others = [image for image in _read_index(run) if not is_replaced(image)]
     except ModelError:  # damaged
@@ -105,7 +105,7 @@ def write_images(run: RunDirectory, images: Images, is_replaced: Callable[[Repor
 def read_images(run: RunDirectory) -> Images:
     """Return the images of the run with the content of their files, empty where a file is missing or damaged.
 
-    Raises `ModelError` if the list of them cannot be read, or has more than `MAX_IMAGES` lines.
+    Raises `ModelError` if the index cannot be read, or has more than `MAX_IMAGES` lines.
     """
     index = _read_index(run)
     contents = {name: _read_content(run, name) for name in {image.file for image in index}}
@@ -122,7 +122,7 @@ def _read_index(run: RunDirectory) -> tuple[ReportImage, ...]:
 
 
 def _read_content(run: RunDirectory, name: str) -> bytes:
-    """Return the bytes of the file of this name, which states their hash; empty for a link or any other file."""
+    """Return the content of a file whose name is its hash; empty for a link or any other file."""
     path = run.path / FOLDER / name
     if path.is_symlink() or path.parent.is_symlink():
         return b""
@@ -134,14 +134,14 @@ def _read_content(run: RunDirectory, name: str) -> bytes:
 
 
 def write_examples(run: RunDirectory, report: TaskReport, samples: Subset, predictor: Predictor | None = None) -> None:
-    """Save small images of what a report shows of `samples`: errors, or the worst masks, with heat maps.
+    """Save the small images of `samples` that a report shows: errors, or the worst masks, with heat maps.
 
-    The `predictor` computes the heat maps; without it, the run's heat maps of the same predictions stay.
+    The `predictor` computes the heat maps; without it, the run's heat maps of the same predictions are kept.
     """
     if isinstance(report, SegmentationReport):
         write_mask_images(run, report, samples, predictor)
         return
-    one_class = isinstance(report, EvaluationReport)  # a heat map is evidence for the one that is predicted
+    one_class = isinstance(report, EvaluationReport)  # a heat map shows the evidence for one predicted class
     write_error_images(run, report.errors.most_confident_errors, samples, predictor if one_class else None)
 
 
@@ -151,7 +151,7 @@ def write_mask_images(
     """Save thumbnails of the worst images, alone and under their true and their predicted mask, and heat maps.
 
     Each heat map shows the evidence for the second of the two classes that are confused most in the image. Without the
-    `predictor`, the run's heat maps of the same predictions stay.
+    `predictor`, the run's heat maps of the same predictions are kept.
     """
     images: dict[ReportImage, bytes] = {}
     count = len(report.evaluation.classes)
@@ -174,7 +174,7 @@ def write_mask_images(
 
 
 def _is_replaced(image: ReportImage, kinds: Collection[str], kept_predictions: Collection[tuple[str, str]]) -> bool:
-    """Return whether an image is one of the `kinds`, or a heat map of none of the predictions to keep."""
+    """Return whether an image is one of the `kinds`, or a heat map that belongs to none of the predictions to keep."""
     return image.kind in kinds or (image.kind == "heat_map" and (image.path, image.predicted) not in kept_predictions)
 
 
@@ -183,7 +183,7 @@ def write_error_images(
 ) -> None:
     """Save thumbnails of errors among `samples`, and heat maps of the evidence for the predicted class (Grad-CAM).
 
-    Without the `predictor`, which computes the heat maps, the run's heat maps of the same predictions stay.
+    Without the `predictor`, which computes the heat maps, the run's heat maps of the same predictions are kept.
     """
     pixels = samples.take(np.array([error.index for error in errors], np.int64))
     images = dict(make_thumbnail("error", error.path, image) for error, image in zip(errors, pixels, strict=True))
@@ -196,7 +196,7 @@ def write_error_images(
 
 
 def write_leak_images(run: RunDirectory, leaks: Sequence[Leak], data: DecodedDataset) -> None:
-    """Save thumbnails of the first leaks, of one image in each split."""
+    """Save thumbnails of the first leaks, with one image from each split."""
     rows = [row for leak in leaks[:MAX_LEAKS] for row in {row.split: row for row in reversed(leak.images)}.values()]
     positions = {image.path: i for i, image in enumerate(data.images)}
     images = dict(make_thumbnail("leak", row.path, data.pixels[data.rows[positions[row.path]]]) for row in rows)

@@ -36,7 +36,7 @@ from sightline.tasks.protocol import find_task
 class RunInputs:
     """The settings of a run and its indexed images, with their findings and the `choice` of recipe if it was ``auto``.
 
-    There are neither findings nor a choice for a run that has recorded them.
+    Both are omitted for a run that has recorded them.
     """
 
     config: RunConfig
@@ -48,7 +48,7 @@ class RunInputs:
 def resolve_request(request: TrainRequest, sources: Sources, callback: Callback) -> RunInputs:
     """Index and check the images of a new run, and make every choice that takes no time; starts the backend.
 
-    Raises `SightlineError`s for settings and images with which nothing can be trained.
+    Raises `SightlineError`s for settings and images that cannot be trained with.
     """
     config = request.with_relative_paths(request.merge_layers())
     environment.check_packages(config)
@@ -74,7 +74,7 @@ def resolve_request(request: TrainRequest, sources: Sources, callback: Callback)
 
 
 def complete_settings(inputs: RunInputs, callback: Callback, machine: Machine) -> RunInputs:
-    """Make the choices that take time, after which no setting is open."""
+    """Make the choices that take time; afterwards no setting is open."""
     facts = DataFacts.from_index(inputs.index, find_task(inputs.config.model.task), callback.on_progress)
     config = apply_steps(inputs.config, steps.MEASURED_STEPS, facts, machine, callback)
     assert not list(steps.list_unresolved(config)), "a step left a setting open"
@@ -97,7 +97,7 @@ def restore_inputs(
 
 
 def merge_recipe(request: TrainRequest, facts: DataFacts, machine: Machine) -> tuple[RunConfig, RecipeChoice | None]:
-    """Return the requested settings over those of their recipe, and the choice that was made if it is ``auto``."""
+    """Return the requested settings merged over their recipe, and the choice of the recipe if it is ``auto``."""
     choice: RecipeChoice | None = None
     base: tuple[dict[str, Any], ...] = ()
     if request.recipe == "auto":

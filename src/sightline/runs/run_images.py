@@ -52,7 +52,7 @@ def is_in_memory(run: RunDirectory) -> bool:
 
 
 def find_in_memory(run: RunDirectory, sources: Sources, progress: Progress) -> Index | None:
-    """Return the index of `sources`, with the run's corrections applied, if they hold all images of the run."""
+    """Return the index of `sources`, with the run's corrections applied, if they include all images of the run."""
     targets = find_task(run.config.model.task).targets
     index = label_patch.load_and_apply_patch(build_index(sources, progress, targets=targets), run.patch)
     rows = run.read_data()
@@ -73,7 +73,7 @@ def resolve_sources(run: RunDirectory) -> list[str]:
 
 
 def check_sources(run: RunDirectory, names: Sequence[str], advice: str) -> None:
-    """Raise `DataError` if a source of a run is missing; the message ends with `advice`, other than to restore it."""
+    """Raise `DataError` if a source of a run is missing; the message ends with `advice` besides restoring it."""
     request = _read_request(run)
     for name in names:
         if not _io.exists(_io.expand_home(name)) and not named.is_named(name) and not is_url(name):
@@ -84,7 +84,7 @@ def check_sources(run: RunDirectory, names: Sequence[str], advice: str) -> None:
 def match_run_images(run: RunDirectory, progress: Progress = no_progress, index: Index | None = None) -> MatchedImages:
     """Match the sources of a run with the images that it recorded.
 
-    `index` holds the images of the sources, with the run's corrections applied, if they are already indexed.
+    `index` contains the images of the sources, with the run's corrections applied, if they are already indexed.
     """
     rows = run.read_data()
     if rows is None:
@@ -121,9 +121,9 @@ def resolve_data_options(run: RunDirectory) -> DataConfig:
 
 
 def choose_tree_options(run: RunDirectory | None, targets: Targets) -> DataConfig:
-    """Return how to read images for an evaluation that are not the run's own: as its tree of classes, if any.
+    """Return how to read images for an evaluation that are not the run's own: with its class tree, if any.
 
-    Without its run, that is the tree of nested folders.
+    Without its run, the tree is that of nested folders.
     """
     if not targets.are_paths:
         return DataConfig()
@@ -147,7 +147,7 @@ def _read_request(run: RunDirectory) -> TrainRequest | None:
 def check_unchanged(run: RunDirectory, data: DecodedDataset) -> None:
     """Raise `DataError` if the images, labels, masks or splits of `data` differ from those that the run started with.
 
-    Only the splits differ if the source now states others, or if its groups or the rule of an older version differ.
+    Only the splits differ if the source now defines others, or if its groups or the rule of an older version differ.
     """
     recorded_rows = run.read_data()
     if recorded_rows is None:
@@ -192,9 +192,10 @@ def _without_split(row: tuple[str, str, Split | None, str]) -> tuple[str, str, s
 
 
 def keep_splits(run: RunDirectory, index: Index) -> Index:
-    """Return the images of a run that continues with its recorded splits, unless the source states splits.
+    """Return the images of a run that continues with its recorded splits, unless the source defines splits.
 
-    So it can continue where a newer version would split them differently. Other images are left to `check_unchanged`.
+    The run can then continue even if a newer version would split its images differently. Other images are left to
+    `check_unchanged`.
     """
     rows, config = run.read_data(), run.config
     if rows is None or config.split.folds or any(image.split for image in index.images):

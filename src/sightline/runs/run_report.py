@@ -28,7 +28,7 @@ ENVIRONMENT = ("backend", "devices", "threads", "processor", "platform", "versio
 
 @dataclass(frozen=True, slots=True)
 class UnreadFile:
-    """A file that the report lacks: its name in the run, and why it cannot be read; "" if it does not exist."""
+    """A file missing from the report: its name in the run, and why it cannot be read; "" if it does not exist."""
 
     name: str
     reason: str = ""
@@ -36,7 +36,7 @@ class UnreadFile:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """The values of a run's report; what a run does not have, or what is `unread`, is None or empty.
+    """The values of a run's report; values that a run does not have, or that are `unread`, are None or empty.
 
     `result`, `recipe_choice`, `findings` and `environment` are those of ``run.json``, `metrics` the content of
     ``eval/<split>/metrics.json`` for the test split, else for validation. `thresholds` are those that predictions use;
@@ -64,7 +64,7 @@ class RunReport:
 
     @property
     def has_new_thresholds(self) -> bool:
-        """Whether the model got other thresholds after `metrics` were computed."""
+        """Whether the thresholds of the model changed after `metrics` were computed."""
         return (
             self.metrics is not None and (self.thresholds and self.thresholds.to_dict()) != self.metrics["thresholds"]
         )
@@ -108,7 +108,7 @@ class _Reader:
 
 
 def find_reported_split(result: Mapping[str, Any] | Mapping[Split, Any] | None) -> Split | None:
-    """Return the split that the report is about: test, else validation; None if neither was evaluated."""
+    """Return the split of the report: test, else validation; None if neither was evaluated."""
     splits: tuple[Split, ...] = ("test", "validation")
     return next((split for split in splits if (result or {}).get(split) is not None), None)
 

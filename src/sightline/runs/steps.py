@@ -20,14 +20,14 @@ from sightline.runs.facts import DataFacts, Machine
 from sightline.tasks.protocol import find_task
 from sightline.training import linear_head
 
-MAX_VIEWS, MAX_VIEW_ROWS = 4, 16_000  # views of an image that a stage trains on, and of all of them
+MAX_VIEWS, MAX_VIEW_ROWS = 4, 16_000  # limits on the views that a stage trains on: per image, and in total
 DEPTH, BEST_DEPTH = 46, 90  # layers that fine-tuning unfreezes, the second for effort best
-REFERENCE_MODEL, REFERENCE_LAYERS = "efficientnet-lite0", 140  # what they were measured with
-SMALL_SIDE = 64  # pixels of the longer side of images that networks for small images take
+REFERENCE_MODEL, REFERENCE_LAYERS = "efficientnet-lite0", 140  # network of these measurements, and its number of layers
+SMALL_SIDE = 64  # maximum image size in pixels for networks for small images
 MAX_SMALL_TRANSFER = 20_000  # small color images up to this number are classified better by a pretrained backbone
-MAX_MASK_SIDE = 512  # pixels of the longer side of images with masks
-STRIDE = 32  # pixels of the input that a pixel of a pretrained network's last features stands for
-MAX_ASPECT_RATIO = 2.0  # of width to height, or height to width; images of more are squeezed
+MAX_MASK_SIDE = 512  # maximum longer side of images with masks, in pixels
+STRIDE = 32  # input pixels per pixel of a pretrained network's last features
+MAX_ASPECT_RATIO = 2.0  # width to height, or height to width; more extreme images are squeezed
 DEFAULT_MODEL = "cifar10-deep"
 OPEN_PRECISIONS = ("auto", "device")  # values of train.precision that `choose_precision` replaces
 
@@ -58,12 +58,12 @@ Step = Callable[[RunConfig, DataFacts, Machine], StepResult]
 
 
 def choose_recipe(facts: DataFacts, machine: Machine, model: ModelConfig | None) -> RecipeChoice:
-    """Choose a recipe by image size, number of images, locally available weights, device, and the `model` asked for."""
+    """Choose a recipe by image size, number of images, locally available weights, device, and the requested `model`."""
     classes = plural(facts.num_classes, "class", "classes")
     if facts.mask_size is not None:
         return _choose_mask_recipe(facts, facts.mask_size, machine)
     data_summary = f"{plural(facts.num_images, 'image')} of about {facts.median_side} pixels in {classes}"
-    if is_for_small_network(facts) and facts.all_grayscale:  # probably characters, which flipping changes
+    if is_for_small_network(facts) and facts.all_grayscale:  # probably characters, which flips would change
         reason = f"{data_summary}, all gray: a small network from scratch, without flips"
         return RecipeChoice("quick", reason, {"augment": {"horizontal_flip": False}})
     if is_for_small_network(facts) or (model is not None and _starts_at_random(model)):
@@ -86,7 +86,7 @@ def choose_recipe(facts: DataFacts, machine: Machine, model: ModelConfig | None)
 
 
 def _describe_start(model: ModelConfig | None, network: str, weights: str) -> str:
-    """Return what training starts from: `network` and `weights`, those of the recipe, or what the `model` names."""
+    """Describe the start of training: `network` and `weights` of the recipe, or those that `model` names."""
     if model is not None and model.name != "auto":
         network, weights = model.name, "ImageNet weights"
     if model is not None and model.weights not in WEIGHT_CHOICES:
@@ -100,7 +100,7 @@ def _starts_at_random(model: ModelConfig) -> bool:
 
 
 def is_for_small_network(facts: DataFacts) -> bool:
-    """Whether `auto` takes a small network from scratch because of the images: small ones, that are gray or many."""
+    """Whether `auto` trains a small network from scratch because of the images: small ones that are gray or many."""
     return facts.median_side <= SMALL_SIDE and (facts.all_grayscale or facts.num_images > MAX_SMALL_TRANSFER)
 
 
@@ -124,11 +124,11 @@ def choose_model(config: RunConfig, _facts: DataFacts, _machine: Machine) -> Ste
 
 
 def choose_input_size(config: RunConfig, facts: DataFacts, _machine: Machine) -> StepResult:
-    """Fill in the height and width: for networks for small images those of the images, else those of the network.
+    """Fill in the height and width: of the images for networks for small images, else of the network.
 
-    A pretrained network takes its `pretrained_input_size` if the images are that large. Masks are learned at the size
-    of the images, up to `MAX_MASK_SIDE`. Where a pretrained network takes whole images with several labels, they keep
-    their aspect ratio, in an area of the same size.
+    A pretrained network uses its `pretrained_input_size` if the images are that large. Masks are learned at the size of
+    the images, up to `MAX_MASK_SIDE`. If a pretrained network sees whole images with several labels, they keep their
+    aspect ratio, with the same area.
     """
     size = config.input
     if facts.mask_size is not None and size.height is None and size.width is None:
@@ -145,7 +145,7 @@ def choose_input_size(config: RunConfig, facts: DataFacts, _machine: Machine) ->
 def _fit_aspect_ratio(side: int, aspect_ratio: float) -> tuple[int, int]:
     """Return a height and width of about this width / height, in multiples of `STRIDE`, with the area of a square.
 
-    Within a tenth of a square, it stays a square: the network was trained on one.
+    An aspect ratio within a tenth of 1 becomes a square, since the network was trained on squares.
     """
     ratio = min(max(aspect_ratio, 1 / MAX_ASPECT_RATIO), MAX_ASPECT_RATIO)
     if 1 / 1.1 < ratio < 1.1:
@@ -155,7 +155,7 @@ def _fit_aspect_ratio(side: int, aspect_ratio: float) -> tuple[int, int]:
 
 
 def _sees_whole_images(config: RunConfig) -> bool:
-    """Whether ``input.resize=auto`` is the whole image: any of several labels may be at an edge."""
+    """Whether ``input.resize=auto`` keeps the whole image, since any of several labels may be at an edge."""
     return find_task(config.model.task).targets.allows_several
 
 
@@ -172,7 +172,7 @@ def _uses_pretrained(config: RunConfig, entry: ModelEntry) -> bool:
 
 
 def choose_resize(config: RunConfig, _facts: DataFacts, _machine: Machine) -> StepResult:
-    """Fill in how images are resized: whole where they have several labels, else a center crop."""
+    """Fill in how images are resized: whole if they have several labels, else a center crop."""
     if config.input.resize != "auto":
         return StepResult(config)
     resize: Literal["stretch", "crop"] = "stretch" if _sees_whole_images(config) else "crop"
@@ -180,9 +180,9 @@ def choose_resize(config: RunConfig, _facts: DataFacts, _machine: Machine) -> St
 
 
 def choose_monitor(config: RunConfig, _facts: DataFacts, _machine: Machine) -> StepResult:
-    """Fill in the metric by which epochs are compared: the loss, after temperature scaling where the task has it.
+    """Fill in the metric that selects the best epoch: the loss, after temperature scaling if the task has it.
 
-    It uses more of each image than the accuracy does: of 100 images, chance alone moves the accuracy by five points.
+    It uses more of each image than the accuracy does: with 100 images, chance alone moves the accuracy by five points.
     """
     early_stopping = config.train.early_stopping
     if early_stopping.monitor != "auto":
@@ -194,9 +194,9 @@ def choose_monitor(config: RunConfig, _facts: DataFacts, _machine: Machine) -> S
 
 
 def choose_views(config: RunConfig, facts: DataFacts, _machine: Machine) -> StepResult:
-    """Fill in how many views of each image the stages train on: they help most where images are few.
+    """Fill in how many views of each image the stages train on; they help most with few images.
 
-    With several labels they did not help: 0.941 of mean average precision on street scenes, 0.943 without.
+    With several labels they did not help: a mean average precision of 0.941 on street scenes, and 0.943 without views.
     """
     more = 2 if config.train.effort == "best" else 1
     views = min(more * MAX_VIEWS, max(1, more * MAX_VIEW_ROWS // max(facts.num_images, 1)))
@@ -207,9 +207,9 @@ def choose_views(config: RunConfig, facts: DataFacts, _machine: Machine) -> Step
 
 
 def choose_depths(config: RunConfig, facts: DataFacts, machine: Machine) -> StepResult:
-    """Fill in how many layers stages unfreeze: as many as in `REFERENCE_MODEL`, or that fraction of fewer layers.
+    """Fill in how many layers stages unfreeze: as many as in `REFERENCE_MODEL`, or the same fraction of fewer layers.
 
-    The number was measured with that network; in deeper ones, it leaves more layers frozen.
+    The number was measured with that network; a deeper network has more frozen layers.
     """
     train, open_stages = config.train, [stage.name for stage in config.train.stages if stage.unfreeze == "auto"]
     if not open_stages:
@@ -243,7 +243,7 @@ def choose_channels(config: RunConfig, facts: DataFacts, _machine: Machine) -> S
 
 
 def list_unsolved(config: RunConfig) -> tuple[int, ...]:
-    """Return the indices of the stages that `choose_solvers` turns from ``auto`` to steps of the optimizer."""
+    """Return the indices of the stages that `choose_solvers` changes from ``auto`` to steps of the optimizer."""
     obstacles = _list_obstacles(config)
     return tuple(
         at for at, stage in enumerate(config.train.stages) if stage.solver == "auto" and (stage.unfreeze or obstacles)
@@ -258,7 +258,7 @@ def _list_obstacles(config: RunConfig) -> list[str]:
 
 
 def choose_solvers(config: RunConfig, _facts: DataFacts, _machine: Machine) -> StepResult:
-    """Fill in how the stages of a frozen backbone train the head: as a logistic regression where it is one."""
+    """Fill in how the stages of a frozen backbone train the head: as a logistic regression if it is one."""
     train, unsolved, reason = config.train, list_unsolved(config), " and ".join(_list_obstacles(config))
     stages = tuple(
         replace(stage, solver="gradient" if at in unsolved else "logistic") if stage.solver == "auto" else stage
@@ -311,7 +311,7 @@ def choose_precision(config: RunConfig, facts: DataFacts, machine: Machine) -> S
     """Fill in the precision of training steps: that of the device, or the faster one."""
     if config.train.precision not in OPEN_PRECISIONS:
         return StepResult(config)
-    if facts.mask_size is not None:  # what would be measured is the loss of labels
+    if facts.mask_size is not None:  # the measurement uses the loss of labels
         return StepResult(replace(config, train=replace(config.train, precision="float32")))
     choice = machine.choose_precision(config, facts)
     return StepResult(
@@ -321,7 +321,7 @@ def choose_precision(config: RunConfig, facts: DataFacts, machine: Machine) -> S
 
 
 def keep_features_exact(config: RunConfig, _facts: DataFacts, _machine: Machine) -> StepResult:
-    """Fill in the precision of a network that is not trained: float32, without asking the device or a clock."""
+    """Fill in the precision of a network that is not trained: float32, without asking the device or measuring time."""
     if config.train.precision not in OPEN_PRECISIONS:
         return StepResult(config)
     return StepResult(replace(config, train=replace(config.train, precision="float32")))

@@ -24,11 +24,11 @@ MORE_SECONDS = 600.0  # "another ten minutes"
 TRIAL_IMAGES = 64  # images that the exported file is timed on
 RESERVE = 1.2  # the estimated time to finish is multiplied by this
 PAGE_SECONDS = 6.0  # metrics, heat maps, figures and report of a small run, on two idle cores
-PAGE_EXPORTS = 20.0  # the same as a multiple of the time of the export, which a busy machine prolongs too
+PAGE_EXPORTS = 20.0  # the same as a multiple of the time of the export, since a busy machine slows both
 
 
 def open_budget(run: RunDirectory, config: RunConfig, start_time: float) -> TimeBudget | None:
-    """Return the budget of a run, None without a limit; `start_time` is that of this session, by `time.perf_counter`.
+    """Return the budget of a run, None without a limit; `start_time` of this session is from `time.perf_counter`.
 
     An extension of a complete run (``resume --epochs``) is not limited.
     """
@@ -63,9 +63,9 @@ def _read_record(run: RunDirectory, info: Mapping[str, Any]) -> TimeRecord:
 
 
 def measure_finishing(network: DistributedNetwork, prepared: PreparedRun) -> float:
-    """Return the estimated seconds from the end of training to that of the run.
+    """Return the estimated seconds from the end of training to the end of the run.
 
-    The export is done as at the end, and the exported file is timed on some images.
+    The model is exported as at the end of a run, and the exported file is timed on some images.
     """
     started = time.perf_counter()
     model, data = network.to_single_device_model(), prepared.data
@@ -101,7 +101,7 @@ def update_time(result: TrainResult, budget: TimeBudget) -> TrainResult:
 def describe_outlook(
     record: TimeRecord, config: RunConfig, history: Sequence[EpochRecord], best: EpochRecord | None
 ) -> str:
-    """Return what another ten minutes would probably bring, by the epochs of the run, in a sentence or two."""
+    """Return in a sentence or two what another ten minutes would probably bring, judging by the epochs of the run."""
     if best is not None and best.val_accuracy == 1 and config.train.early_stopping.monitor in PERFECTIBLE:
         return "Another ten minutes would bring little: every validation image is classified correctly."
     stages = config.train.stages or (StageConfig("training"),)
@@ -148,7 +148,7 @@ def _describe_trend(
 ) -> str:
     """Return whether the monitored metric was still improving.
 
-    `epochs` are those left out; "" if all began, and `ending` says how they ended.
+    `epochs` describes the epochs that were left out, "" if all began, and `ending` how they ended.
     """
     monitor = config.train.early_stopping.monitor
     metric = monitor if monitor.startswith("val_") else "val_accuracy"

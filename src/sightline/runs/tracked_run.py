@@ -1,4 +1,4 @@
-"""What a run passes to trackers: its settings, epochs, final metrics with intervals, and files."""
+"""The data that a run sends to trackers: its settings, epochs, final metrics with intervals, and files."""
 
 from __future__ import annotations
 

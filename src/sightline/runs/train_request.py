@@ -21,7 +21,7 @@ from sightline.tasks.protocol import find_task
 class TrainRequest:
     """The arguments of `train` that determine its result; `layers` are the contents of the recipe and of the TOML file.
 
-    `sources` omits arrays in memory; `arrays` says whether there were any. `folder` is the base of relative paths.
+    `sources` omits arrays in memory; `arrays` is true if there were any. `folder` is the base of relative paths.
     """
 
     sources: tuple[str, ...]
@@ -35,7 +35,7 @@ class TrainRequest:
     def create(
         cls, sources: Sources, recipe: str, config: Path | str | None, assignments: Sequence[str]
     ) -> TrainRequest:
-        """Create a request, reading the recipe and the configuration file, which may name it; raises `ConfigError`."""
+        """Create a request from the recipe and the configuration file, which may name it; raises `ConfigError`."""
         settings = [] if config is None else [parse.read_toml(_io.expand_home(config))]
         for values in settings:
             if isinstance(name := values.get("recipe"), str):
@@ -51,7 +51,7 @@ class TrainRequest:
 
     @classmethod
     def from_dict(cls, values: Any, prefix: str) -> TrainRequest:
-        """Undo `to_dict`; raises `ModelError`, whose message begins with `prefix`, for invalid values."""
+        """Create a request from `to_dict`; raises `ModelError`, with a message that begins with `prefix`."""
         try:
             return jsonio.build(cls, values, f"{prefix}: the request")
         except ModelError as error:
@@ -62,7 +62,7 @@ class TrainRequest:
         return asdict(self)
 
     def merge_layers(self, *base: dict[str, Any], unsolved: Collection[int] = ()) -> RunConfig:
-        """Return the requested settings, over those of `base` if given; what depends on the images is still open.
+        """Return the requested settings, over those of `base` if given; those that depend on the images are still open.
 
         `base` is a recipe chosen for ``auto``, which stays the recorded name; for `unsolved` see `resolve_config`.
         Raises `UsageError` for invalid settings, for an unknown model or task, and for an effort that the recipe does
@@ -71,8 +71,8 @@ class TrainRequest:
         recorded_name = [{"recipe": self.recipe}] if base else []
         config = resolve_config(*base, *self.layers, *recorded_name, assignments=self.assignments, unsolved=unsolved)
         if config.model.task != "single_label" and not self.is_set_by_user("model.head"):
-            config = replace(config, model=replace(config.model, head="softmax"))  # a recipe's may be for two classes
-        backend.prefer(config.device.backend)  # before packages of others are asked for names
+            config = replace(config, model=replace(config.model, head="softmax"))  # the recipe's may be for two classes
+        backend.prefer(config.device.backend)  # before other packages are searched for names
         task = find_task(config.model.task)
         task.check_settings(config)
         if config.input.tile and not task.targets.are_masks:
@@ -176,6 +176,6 @@ class TrainRequest:
 
 
 def _normalize(source: Source) -> str:
-    """Return the one spelling of a source that runs record: ``photos/`` and ``./photos`` are ``photos``."""
+    """Return the spelling of a source that runs record: ``photos/`` and ``./photos`` are ``photos``."""
     text = str(source)
     return text if is_url(text) or not text else str(Path(text))
