@@ -100,8 +100,8 @@ def doctor(  # noqa: PLR0913  # one keyword argument per option of the command
     `html` is a report to write, with thumbnails. `fix` is a patch file of proposed corrections to write, which
     `train --patch` applies. `patch` is applied first; if `fix` is the same file, its lines are kept. `folders` is a
     folder to write, with a link to each image in one folder per class and split, see `write_class_folders`. `options`
-    control how sources are read, `input_config` how images are decoded, and `task` is the value of ``model.task``: with several
-    labels per image, a row without a label is an image of none of the classes. The images themselves are never
+    control how sources are read, `input_config` how images are decoded, and `task` is the value of ``model.task``: with
+    several labels per image, a row without a label is an image of none of the classes. The images themselves are never
     modified. Raises `DataError` for a source without images, `OutputError` if a file cannot be written, `UsageError` if
     `fix` has lines and is not `patch`.
     """

@@ -133,7 +133,7 @@ class Machine:
 
 
 def _specify_network(config: RunConfig, facts: DataFacts) -> ModelSpec:
-    """Return the network of `config` with random weights, which determine neither its graph nor its speed."""
+    """Return the network of `config` with random weights, since only its graph and its speed matter."""
     size, task = config.input, find_task(config.model.task)
     assert size.height is not None
     assert size.width is not None

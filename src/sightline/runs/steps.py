@@ -23,7 +23,7 @@ from sightline.training import linear_head
 MAX_VIEWS, MAX_VIEW_ROWS = 4, 16_000  # limits on the views that a stage trains on: per image, and in total
 DEPTH, BEST_DEPTH = 46, 90  # layers that fine-tuning unfreezes, the second for effort best
 REFERENCE_MODEL, REFERENCE_LAYERS = "efficientnet-lite0", 140  # network of these measurements, and its number of layers
-SMALL_SIDE = 64  # maximum image size in pixels for networks for small images
+SMALL_SIDE = 64  # maximum longer side, in pixels, of images for networks for small images
 MAX_SMALL_TRANSFER = 20_000  # small color images up to this number are classified better by a pretrained backbone
 MAX_MASK_SIDE = 512  # maximum longer side of images with masks, in pixels
 STRIDE = 32  # input pixels per pixel of a pretrained network's last features
@@ -196,7 +196,7 @@ def choose_monitor(config: RunConfig, _facts: DataFacts, _machine: Machine) -> S
 def choose_views(config: RunConfig, facts: DataFacts, _machine: Machine) -> StepResult:
     """Fill in how many views of each image the stages train on; they help most with few images.
 
-    With several labels they did not help: a mean average precision of 0.941 on street scenes, and 0.943 without views.
+    With several labels they did not help: a mean average precision of 0.941 on street scenes, and 0.943 without them.
     """
     more = 2 if config.train.effort == "best" else 1
     views = min(more * MAX_VIEWS, max(1, more * MAX_VIEW_ROWS // max(facts.num_images, 1)))

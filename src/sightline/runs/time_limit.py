@@ -101,7 +101,7 @@ def update_time(result: TrainResult, budget: TimeBudget) -> TrainResult:
 def describe_outlook(
     record: TimeRecord, config: RunConfig, history: Sequence[EpochRecord], best: EpochRecord | None
 ) -> str:
-    """Return in a sentence or two what another ten minutes would probably bring, judging by the epochs of the run."""
+    """Return in a sentence or two what another ten minutes would probably bring, based on the epochs of the run."""
     if best is not None and best.val_accuracy == 1 and config.train.early_stopping.monitor in PERFECTIBLE:
         return "Another ten minutes would bring little: every validation image is classified correctly."
     stages = config.train.stages or (StageConfig("training"),)
