@@ -99,13 +99,13 @@ def main() -> None:
     process.treat_sighup_as_sigterm()
     streams.secure_streams()
     warnings.showwarning = _show_warning
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would complain of a home folder that is not writable
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it would warn about a read-only home folder
     try:
         code = _run_command()
-    except KeyboardInterrupt:  # while the commands are built, or an error is printed
+    except KeyboardInterrupt:  # while building the commands or printing an error
         code = _report_interrupt()
     try:
-        sys.stdout.flush()  # report output that is lost here, before the interpreter exits
+        sys.stdout.flush()  # report lost output here, before the interpreter exits
     except (OutputError, BrokenPipeError) as error:
         code = code or _report_error(error)
     sys.exit(code)
@@ -113,12 +113,12 @@ def main() -> None:
 
 @functools.cache
 def _build_commands() -> Any:
-    """Return the commands of `app`. To read the options of all of them takes 50 ms, which a process spends once."""
+    """Return the commands of `app`, built once per process: reading the options of all of them takes 50 ms."""
     return typer.main.get_command(app)
 
 
 def _run_command() -> int:
-    """Run the command that the arguments name, print its error if it raises one, and return the exit code."""
+    """Run the command named by the arguments, print its error if it raises one, and return the exit code."""
     try:
         code = _build_commands()(standalone_mode=False, prog_name="sightline")
     except OPTION_ERROR as error:  # an invalid option
@@ -134,7 +134,7 @@ def _run_command() -> int:
             f"{message}{'' if message.endswith('.') else '.'} See `sightline help{f' {name}' if name else ''}`."
         )
         return int(error.exit_code)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the last resort: report an internal error
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # last resort: report an internal error
         return _report_error(error)
     if code == SIGINT_EXIT:
         return _report_interrupt()
@@ -148,7 +148,7 @@ def _report_interrupt() -> int:
 
 def _report_error(error: BaseException) -> int:
     """Print an error and return the exit code."""
-    if isinstance(error, streams.ReaderExited | BrokenPipeError):  # quietly, as other tools
+    if isinstance(error, streams.ReaderExited | BrokenPipeError):  # quietly, like other tools
         return streams.ReaderExited.exit_code
     if isinstance(error, SightlineError):
         print_error(verbs.name_option(str(error), sys.argv) if isinstance(error, ConfigError) else str(error))
@@ -158,7 +158,7 @@ def _report_error(error: BaseException) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         print_error(f"No file can have a name as long as {str(error.filename)[:80]!r}...: check the path.")
         return 2
-    if (cause := _find_exit(error)) is not None:  # or SIGTERM, with which `serve` exits
+    if (cause := _find_exit(error)) is not None:  # Ctrl-C, or SIGTERM as handled by `serve`
         return _report_interrupt() if isinstance(cause, KeyboardInterrupt) else 0
     from sightline.backend import is_out_of_memory
 
@@ -173,7 +173,7 @@ def _report_error(error: BaseException) -> int:
 
 
 def _find_exit(error: BaseException | None) -> BaseException | None:
-    """Return the signal that an error follows from; a compiled module that is imported makes an `ImportError` of it."""
+    """Return the signal that caused an error; one raised during the import of a compiled module is an `ImportError`."""
     while error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
         error = error.__cause__ or error.__context__
     return error

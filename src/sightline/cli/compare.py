@@ -80,7 +80,7 @@ def print_runs_csv(rows: tuple[ComparisonRow, ...], *, raw: bool) -> None:
 
 
 def _list_settings(row: ComparisonRow, rows: Sequence[ComparisonRow]) -> list[str]:
-    """Return a line for each setting that differs; one for a stage that only some runs have, without its defaults."""
+    """Return a line for each setting that differs, and for each stage that only some runs have, omitting defaults."""
     from sightline.config import StageConfig
 
     defaults = StageConfig()

@@ -118,7 +118,7 @@ def print_compression(result: CompressionResult) -> None:
 
 
 def describe_savings(parameters: float, size: float, speedup: float) -> str:
-    """Return how many times fewer parameters and bytes a model has than the original, and how much faster it is.
+    """Return by what factors a model has fewer parameters and bytes than the original, and is faster.
 
     >>> describe_savings(1.0, 2.75, 1.12), describe_savings(1.0, 1.0, 0.8)
     ('2.8 times fewer bytes, 1.1 times faster', '1.2 times slower')

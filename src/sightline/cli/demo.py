@@ -13,8 +13,8 @@ from sightline.cli.output import print_line
 from sightline.evaluation.results import EvaluationResult
 from sightline.progress import ProgressDisplay
 
-# Drawn, since the photographs in installed packages are no data set: two in scikit-learn and one in matplotlib. Larger
-# than `auto` takes for icons, so that it starts from ImageNet weights.
+# Synthetic, since installed packages have too few photographs: two in scikit-learn and one in matplotlib. The images
+# are too large for `auto` to treat them as icons, so it starts from ImageNet weights.
 SOURCE = "beans:400@96"
 NEW_IMAGES, NEW_SEED = 4, 1  # training images are drawn with seed 0
 
@@ -51,7 +51,7 @@ def demo(
 
 
 def draw_images(folder: Path, count: int, size: int = 224) -> list[Path]:
-    """Draw images that are not in the training data and save them as ``<true roast>-<n>.png``."""
+    """Draw images that are not in the training data, and save them as ``<true roast>-<n>.png``."""
     from sightline.datasets import coffee_beans
     from sightline.preprocessing import encode_png
 

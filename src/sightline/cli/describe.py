@@ -21,7 +21,7 @@ from sightline.cli.sources import set_option
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.models.describe import LayerDescription, ModelDescription
 
-WIDE_TERMINAL = 165  # columns of a terminal that fit everything into one table
+WIDE_TERMINAL = 165  # terminal columns needed for a single table
 
 
 def describe(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.data.checks.finding import Finding
 
 EXAMPLES, ERROR_EXAMPLES = 2, 5  # shown per finding
-TABLES = ("data.", "input.", "model.task=")  # the settings that say how images are read
+TABLES = ("data.", "input.", "model.task=")  # settings for reading images
 
 
 def doctor(
@@ -77,7 +77,7 @@ def doctor(
 def _resolve_settings(
     column: Sequence[str] | None, allow: Sequence[str] | None, settings: Sequence[str] | None
 ) -> RunConfig:
-    """Return the settings; raises `UsageError` for one that does not say how images are read."""
+    """Return the settings; raise `UsageError` for one that does not affect how images are read."""
     from sightline.config import resolve_config
 
     for text in settings or ():
@@ -117,7 +117,7 @@ def print_findings(checkup: DoctorReport) -> None:
 
 
 def _csv_rows(finding: Finding) -> Iterator[list[object]]:
-    """Return a row per image, class or folder; the images of one group share its number, from 1."""
+    """Yield a row per image, class or folder; the images of a group share its number, from 1."""
     start = [finding.severity, finding.kind, f"{finding.count:,} {finding.description}"]
     for number, (paths, labels) in enumerate(zip(finding.groups, finding.labels, strict=True), 1):
         for path, label in zip(paths, labels, strict=True):

@@ -185,13 +185,13 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         print_line(untested)
     for caution in sentences.list_cautions(evaluation.to_dict(), split):
         print_line(caution)
-    if evaluation.groups is not None and evaluation.groups > 1:  # one has no intervals, as each metric says
+    if evaluation.groups is not None and evaluation.groups > 1:  # one group has no intervals, as the notes say
         print_line(f"95% intervals are resampled by group ({plural(evaluation.groups, 'group')})")
     print_line()
     others = [
         [metrics.describe_metric(name), *metric_cells(f, len(evaluation.classes))]
         for name, f in evaluation.metrics.items()
-        if name != "top_1"  # the accuracy again
+        if name != "top_1"  # same as the accuracy
     ]
     print_table(["metric", "value", "95% interval", ""], others)
     print_line()
@@ -201,7 +201,7 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
         print_line("classes, lowest F1 first")
         tested.sort(key=lambda c: (c.f1 or 0.0, c.label))
     print_table(columns, [_row(c) for c in tested], right=["precision", "recall", "F1", "images"], rest=rest)
-    if len(evaluation.classes) <= 12:  # a wider table does not fit a terminal
+    if len(evaluation.classes) <= 12:  # wider tables do not fit a terminal
         print_line()
         print_line("confusion matrix, true classes in rows")
         counts = [
@@ -221,7 +221,7 @@ def print_evaluation(evaluation: EvaluationResult, split: str, rest: str) -> Non
 
 
 def print_metrics_csv(evaluation: TaskResult, *, raw: bool) -> None:
-    """Print one row of CSV per metric, with the ends of its 95% interval and the number of images."""
+    """Print one row of CSV per metric, with the limits of its 95% interval and the number of images."""
     rows = [
         [name, metric.value, *(metric.interval or (None, None)), evaluation.count, metric.note]
         for name, metric in evaluation.metrics.items()

@@ -20,14 +20,15 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
 
 ON_THESE = "on these same images: evaluate on others for an unbiased value"
 PERHAPS_ON_THESE = "on validation images: if these are among them, evaluate on others for an unbiased value"
-MAX_ROWS = 5  # rows shown of a list; the JSON holds all
+MAX_ROWS = 5  # rows shown of a list; the JSON has all
 RATES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}  # as printed
 
 
 def describe_fit(report: TaskReport, split: str | None, *, is_new: bool) -> str:
-    """Return on what the thresholds were fitted, "" if on other images; `is_new`: in this evaluation of `split`.
+    """Return a note on the images that the thresholds were fitted on, "" if surely not on the evaluated ones.
 
-    Of a model without its run, it is not known on which images its stored thresholds were fitted.
+    `is_new` means that they were fitted in this evaluation of `split`. For a model without its run, the images that its
+    stored thresholds were fitted on are unknown.
     """
     if report.split != "other":
         return ON_THESE if report.split in {"validation", OUT_OF_FOLD} else ""
@@ -37,7 +38,7 @@ def describe_fit(report: TaskReport, split: str | None, *, is_new: bool) -> str:
 
 
 def print_report(report: EvaluationReport, fitted: str = ON_THESE) -> None:
-    """Print an evaluation report in a few lines; `fitted`: on which images its thresholds were, if perhaps on these."""
+    """Print an evaluation report in a few lines; `fitted` is a note if thresholds may be fitted on these images."""
     from sightline.evaluation.hierarchy import HierarchyReport
 
     print_line()
@@ -106,7 +107,7 @@ def print_label_issues(
 
 
 def _describe_suggestion(issue: LabelIssue | LabelSetIssue) -> str:
-    """Return the suggested class and its probability, or how the labels of an image change: those added and removed."""
+    """Return the suggested class and its probability, or the labels to add to and remove from an image."""
     from sightline.evaluation.label_issues import LabelIssue
 
     if isinstance(issue, LabelIssue):
@@ -116,7 +117,7 @@ def _describe_suggestion(issue: LabelIssue | LabelSetIssue) -> str:
 
 
 def _print_detection(report: EvaluationReport, fitted: str) -> None:
-    """Print how well the positive class is detected, and what the chosen thresholds reach."""
+    """Print how well the positive class is detected, and the rates at the chosen thresholds."""
     b = report.binary
     if b is None:
         return
@@ -133,7 +134,7 @@ def _print_detection(report: EvaluationReport, fitted: str) -> None:
 
 
 def _describe_storage(report: EvaluationReport) -> str:
-    """Return whether the model gives its labels by an operating point from now on."""
+    """Return a note on whether the model now predicts labels with an operating point."""
     thresholds = report.thresholds
     points = [] if report.binary is None else report.binary.operating_points
     for point in points:
@@ -145,7 +146,7 @@ def _describe_storage(report: EvaluationReport) -> str:
 
 
 def print_metrics(evaluation: TaskResult, split: str) -> None:
-    """Print the size of an evaluation, what limits it, and a table of its metrics."""
+    """Print the size of an evaluation, its caveats, and a table of its metrics."""
     from sightline.metrics import describe_metric
     from sightline.report import sentences
 
@@ -158,7 +159,7 @@ def print_metrics(evaluation: TaskResult, split: str) -> None:
         print_line(caution)
     if unreadable := describe_unreadable(evaluation.unreadable):
         print_line(unreadable)
-    if evaluation.groups is not None and evaluation.groups > 1:  # one has no intervals, as each metric says
+    if evaluation.groups is not None and evaluation.groups > 1:  # one group has no intervals, as the notes say
         print_line(f"95% intervals are resampled by group ({plural(evaluation.groups, 'group')})")
     print_line()
     rows = [[describe_metric(name), *metric_cells(m, classes)] for name, m in evaluation.metrics.items()]
@@ -176,7 +177,7 @@ def metric_cells(metric: Metric, classes: int = 0) -> list[str]:
 
 
 def name_these(count: int) -> str:
-    """Return how a line names the evaluated images.
+    """Return a phrase for the evaluated images.
 
     >>> name_these(1), name_these(20)
     ('this image', 'these 20 images')
@@ -185,12 +186,12 @@ def name_these(count: int) -> str:
 
 
 def format_number(value: float | None) -> str:
-    """Return a number with three digits; nothing for one that is not defined."""
+    """Return a number with three digits, or "" if it is undefined."""
     return "" if value is None else f"{value:.3f}"
 
 
 def format_interval(interval: Interval | None, digits: int) -> str:
-    """Return both ends of an interval; nothing without one."""
+    """Return both limits of an interval, or "" without one."""
     return "" if interval is None else f"{interval.low:.{digits}f} to {interval.high:.{digits}f}"
 
 
@@ -249,7 +250,7 @@ def _shift_lines(report: EvaluationReport) -> Iterator[str]:
 
 
 def list_calibration_lines(c: CalibrationReport) -> Iterator[str]:
-    """Yield the expected calibration error, before and after a temperature, and how far to trust it."""
+    """Yield the expected calibration error before and after temperature scaling, and how reliable it is."""
     if c.ece is None:
         yield "calibration: not defined, since no pixel has a class"
         return
@@ -308,7 +309,7 @@ def _list_set_lines(report: EvaluationReport, fitted: str) -> Iterator[str]:
 
 
 def list_ood_lines(s: OODResult | None) -> Iterator[str]:
-    """Yield how out-of-distribution images are told apart, if there were any."""
+    """Yield how well out-of-distribution images are detected, if there were any."""
     if s is None:
         return
     distance = "" if s.distance_auroc is None else f", by feature distance {s.distance_auroc:.4f}"

@@ -57,7 +57,7 @@ def learning_curve(
 
 
 def print_curve(report: LearningCurveReport) -> None:
-    """Print the measured points as a table, then what the curve says about more labels."""
+    """Print the measured points as a table, then the predicted gain from more labels."""
     curve = report.curve
     columns = ["labels", "per class", "accuracy", "95% interval"]
     rows: list[list[Cell]] = [
@@ -67,7 +67,7 @@ def print_curve(report: LearningCurveReport) -> None:
         ]
         for point in curve.points
     ]  # fmt: skip
-    if report.has_several_labels:  # they do not add up to the images
+    if report.has_several_labels:  # the labels do not add up to the number of images
         columns = ["images", "mean average precision", "95% interval"]
         rows = [[row[0], *row[2:]] for row in rows]
     print_table(columns, rows, right=columns[:-1])

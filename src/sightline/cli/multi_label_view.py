@@ -24,12 +24,12 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
 
 
 def print_report(report: MultiLabelReport, fitted: str) -> None:
-    """Print the metrics of images with several labels, each class, and what is confused.
+    """Print the metrics of a multi-label evaluation, the classes, and the confusions.
 
-    `fitted`: on which images its thresholds were fitted, "" if not on these.
+    `fitted` is a note if the thresholds were fitted on these images, "" if not.
     """
     evaluation = report.evaluation
-    fitted = "" if report.split == OUT_OF_FOLD else fitted  # each fold is decided by thresholds of the others
+    fitted = "" if report.split == OUT_OF_FOLD else fitted  # each fold uses thresholds from the others
     print_metrics(evaluation, report.split)
     columns = ["class", "average precision", "AUROC", "precision", "recall", "F1", "threshold", "images"]
     cells = [
@@ -65,7 +65,7 @@ def print_label_issue_counts(counts: Sequence[LabelIssueCount]) -> None:
 
 
 def _threshold_lines(report: MultiLabelReport, fitted: str) -> Iterator[str]:
-    """Yield what the thresholds were chosen for, if it is not the highest F1, and where that failed."""
+    """Yield the target of the thresholds, unless it is the highest F1, and the classes that miss it."""
     t = report.thresholds
     target = (
         None if t is None else {"precision": t.target_precision, "recall": t.target_recall}.get(str(t.label_target))
@@ -106,7 +106,7 @@ def _label_set_lines(report: MultiLabelReport, fitted: str) -> Iterator[str]:
 
 
 def _print_decisions(decisions: Sequence[LabelDecisions]) -> None:
-    """Print how often each class is decided, and how precisely."""
+    """Print how often and how precisely the model decides on each class."""
     print_line()
     columns = ["class", "present", "precision", "95% interval", "absent", "precision", "95% interval", "undecided"]
     rows = [[d.label, *_decision_cells(d.present), *_decision_cells(d.absent), f"{d.undecided:.1%}"] for d in decisions]

@@ -46,7 +46,7 @@ RawCsv = Annotated[
 
 
 def csv_format(unit: str) -> Any:
-    """Return the option ``--format`` of a command whose CSV has one row per `unit`."""
+    """Return the option ``--format`` for a command whose CSV has one row per `unit`."""
     return typer.Option("--format", help=f"Output format; csv: one row per {unit}.")
 
 
@@ -56,12 +56,12 @@ def terminal_width() -> int:
 
 
 def print_line(*pieces: StyledText, stderr: bool = False, soft_wrap: bool | None = None) -> None:
-    """Print one line to standard output or standard error; an empty one without `pieces`."""
+    """Print one line to standard output or standard error; an empty line without `pieces`."""
     make_console(stderr=stderr).print(styled_line(*pieces), soft_wrap=soft_wrap)
 
 
 def print_written(out: object, total: int, failed: int, example: str) -> None:
-    """Print to standard error how many images a file holds, and `example`: the first that failed, with the reason."""
+    """Print to standard error how many images were written, and `example`: the first that failed, with the reason."""
     print_line(f"{plural(total, 'image')}{f', {failed} of them failed' if failed else ''}: {out}", stderr=True)
     if example:
         print_line(f"failed     {printable(example)}{f' (the first of {failed})' if failed > 1 else ''}", stderr=True)
@@ -135,8 +135,8 @@ def print_table(
 
     Long text wraps, numbers do not; if the terminal is too narrow, the columns are printed in several blocks, each with
     the first column. Only `limit` rows are printed; by default `MAX_ROWS` on a terminal, or anywhere if `rest` is
-    given. The last line then states how many rows are left out, and `rest` where to find them. `total` is the number of
-    rows that there are, if `rows` are only the first.
+    given. The last line then states how many rows are left out, and `rest` where to find them. `total` is the total
+    number of rows, if `rows` has only the first.
     """
     console = make_console()
     if limit is None and len(rows) > MAX_ROWS + MAX_ROWS // 10 and (console.is_terminal or rest):
@@ -161,23 +161,23 @@ def print_table(
 
 
 COLUMN_GAP = 2  # spaces between columns
-MIN_WRAPPED = 16  # columns of text that is wrapped; an interval such as 0.9123 to 0.9456 stays on one line
+MIN_WRAPPED = 16  # minimum columns of wrapped text; an interval such as 0.9123 to 0.9456 stays on one line
 
 
 def measure_text(text: str) -> int:
-    """Return the width of a text on the terminal, in columns."""
+    """Return the width of a text in terminal columns."""
     return cell_len(printable(text))
 
 
 def _measure_column(name: str, cells: Sequence[Sequence[str]], is_number: bool) -> tuple[int, int]:
-    """Return the least width of a column and the width at which nothing wraps, in columns of the terminal."""
+    """Return the minimum width of a column and the width at which nothing wraps, in terminal columns."""
     widest = max((measure_text(line) for cell in cells for line in cell), default=0)
     words = max((measure_text(word) for word in name.split()), default=0)
     return max(words, widest if is_number else min(widest, MIN_WRAPPED), 1), max(measure_text(name), widest, 1)
 
 
 def _split_columns(widths: Sequence[tuple[int, int]], total: int) -> list[list[int]]:
-    """Return the columns of each block that fits `total`, every one with the first column."""
+    """Return the columns of each block that fits into `total`; each block includes the first column."""
     blocks = [[0]]
     for i in range(1, len(widths)):
         needed = sum(widths[j][0] + COLUMN_GAP for j in blocks[-1]) + widths[i][0]

@@ -37,8 +37,8 @@ Images = Annotated[
     list[str],
     typer.Argument(help="Files, folders, globs, archives, Parquet files, s3:// and other addresses, or - for stdin."),
 ]
-MIN_WIDTH = 12  # of the column of paths in text
-MAX_ALIGNED = 1000  # images that are listed before the first is predicted, so that their columns align
+MIN_WIDTH = 12  # of the path column in text output
+MAX_ALIGNED = 1000  # images listed before predicting the first, to align the columns
 TOP = 5  # classes shown in text and in JSON; CSV defaults to one
 Inputs: TypeAlias = "Sequence[str | InputItem] | Iterator[str | InputItem]"
 _Row = TypeVar("_Row", bound="Prediction | MaskPrediction")
@@ -134,7 +134,7 @@ def predict(
     items = list_images(images, set)
     classifier = _load(model, knn, reference, device, set)
     inputs: Inputs = items if "-" in images else images  # standard input can be listed only once
-    with ProgressDisplay(messages_only=out is None and output.is_terminal()) as display:  # the rows are progress enough
+    with ProgressDisplay(messages_only=out is None and output.is_terminal()) as display:  # the rows show the progress
         if masks is not None:
             predicted = classifier.iter_masks(inputs, out=masks, tile=tile, set=set or (), callback=display)
             failed = _write_mask_rows(predicted, classifier.classes, chosen_format, file, raw_csv=raw_csv)
@@ -170,14 +170,14 @@ def _write_rows(
     probabilities: bool,
     raw_csv: bool,
 ) -> int:
-    """Predict all `inputs`, and print the rows or write them to `out`; return the number of errors among them."""
+    """Predict all `inputs`, and print the rows or write them to `out`; return the number of errors."""
     from sightline.report.prediction_writer import RowFormat
 
     count = len(classifier.classes)
     shown_count = min(count, top or (1 if chosen_format == TableFormat.csv else TOP))
     has_several = classifier.task.targets.allows_several
     if has_several and chosen_format == TableFormat.csv:
-        shown_count = 1  # the label column has all predicted classes
+        shown_count = 1  # the label column lists all predicted classes
     are_masks = classifier.task.targets.are_masks
     layout = RowFormat(
         shown_count, classifier.classes if probabilities else (),
@@ -201,7 +201,7 @@ def _write_mask_rows(
     *,
     raw_csv: bool,
 ) -> int:
-    """Print the areas in all masks, or write them to `out`; return the number of errors among them."""
+    """Print the areas in all masks, or write them to `out`; return the number of errors."""
     from sightline.report.prediction_writer import MaskRowFormat
 
     if chosen_format == TableFormat.text:
@@ -217,7 +217,7 @@ def _check_folder(
     engine: str,
     masks: Path | None,
 ) -> bool:
-    """Return whether `out` is a folder of Parquet files; raises for one that cannot be written, and wrong options."""
+    """Return whether `out` is a folder of Parquet files; raise if it cannot be written, or for wrong options."""
     from sightline.data.remote import is_url
     from sightline.inference import prediction_files
 
@@ -240,7 +240,7 @@ def _check_folder(
 
 
 def list_images(images: Sequence[str], settings: Sequence[str] | None) -> Iterator[InputItem]:
-    """Return the images that the arguments refer to; raises for a wrong path at once, before a model is loaded."""
+    """Return the images that the arguments refer to; raise for a wrong path at once, before a model is loaded."""
     from sightline.inference.inputs import expand_inputs, parse_file_limits, take_first
 
     refuse_list(images)
@@ -252,7 +252,7 @@ def list_images(images: Sequence[str], settings: Sequence[str] | None) -> Iterat
 def _load(
     model: str, knn: int | None, reference: str | None, device: Device | None, settings: Sequence[str] | None
 ) -> Classifier:
-    """Return the classifier, by nearest neighbors if the options ask for it."""
+    """Return the classifier, or a nearest-neighbor classifier if the options ask for it."""
     classifier = load_model(model, device)
     if knn is None or reference is None:
         return classifier
@@ -262,7 +262,7 @@ def _load(
 
 
 def _print_files(result: PredictionFiles, shard: str | None) -> int:
-    """Print what a folder of Parquet files holds; return the number of errors."""
+    """Print a summary of a folder of Parquet files; return the number of errors."""
     whole = "" if shard is None else f" of {result.total:,}, shard {shard}"
     unread = f", {result.failed} of them failed" if result.failed else ""
     rest = "" if result.is_complete else "; other shards are not complete yet"
@@ -271,7 +271,7 @@ def _print_files(result: PredictionFiles, shard: str | None) -> int:
 
 
 def _print_unreadable(files: Sequence[tuple[str, str]]) -> None:
-    """Print how many images of ``--reference`` are left out."""
+    """Print how many images of ``--reference`` were left out."""
     if files:
         path, reason = files[0]
         text = f"{plural(len(files), 'reference image')} cannot be read, e.g. {path}: {reason}"
@@ -279,7 +279,7 @@ def _print_unreadable(files: Sequence[tuple[str, str]]) -> None:
 
 
 def _choose_format(output_format: TableFormat | None, out: Path | None) -> TableFormat:
-    """Return the format that the options ask for; raises `UsageError` if they contradict each other."""
+    """Return the requested format; raise `UsageError` if the options contradict each other."""
     if out is None:
         return output_format or TableFormat.text
     if output_format == TableFormat.text:
@@ -310,7 +310,7 @@ def _check_output(out: Path) -> None:
 
 
 def _count_errors(predictions: Iterable[Prediction | MaskPrediction]) -> tuple[int, int, str]:
-    """Return the number of predictions and of errors among them, with the path and the reason of the first."""
+    """Return the number of predictions and of errors, with the path and the reason of the first error."""
     total = errors = 0
     first = ""
     for prediction in predictions:
@@ -323,7 +323,7 @@ def _count_errors(predictions: Iterable[Prediction | MaskPrediction]) -> tuple[i
 def _write_table(
     predictions: Iterable[_Row], layout: RowLayout[_Row], output_format: TableFormat, out: Path | None
 ) -> int:
-    """Print all predictions, or write them to `out`, atomically; return the number of errors among them."""
+    """Print all predictions, or write them to `out` atomically; return the number of errors."""
     from sightline.report.prediction_writer import write_csv, write_jsonl
 
     def write(file: TextFile) -> Iterator[_Row]:
@@ -344,7 +344,7 @@ def _write_table(
 
 
 def _measure_paths(items: Iterator[InputItem], inputs: Inputs) -> tuple[int, Inputs]:
-    """Return the width of the column of paths, and all images; of more than `MAX_ALIGNED`, the first are measured."""
+    """Return the width of the path column, and all images; only the first `MAX_ALIGNED` are measured."""
     first: list[str | InputItem] = [*islice(items, MAX_ALIGNED)]
     if len(first) == MAX_ALIGNED:
         return _measure(first), chain(first, items) if inputs is items else inputs
@@ -356,9 +356,9 @@ def _measure(items: Sequence[str | InputItem]) -> int:
 
 
 def _print_rows(predictions: Iterator[Prediction], width: int, shown_count: int) -> Iterator[Prediction]:
-    """Print each row as soon as it is known, with the path column of `width`, or as wide as the longest path so far.
+    """Print each row as soon as it is known; the path column has `width`, or that of the longest path so far.
 
-    Of several labels, all that are predicted are shown, and the others among the `shown_count` most probable ones.
+    Multi-label rows show all predicted labels, and any others among the `shown_count` most probable ones.
     """
     for p in predictions:
         name = printable(p.path)

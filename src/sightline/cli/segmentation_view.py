@@ -20,11 +20,11 @@ if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.segmentation import SegmentationReport
     from sightline.inference.masks import MaskPrediction
 
-MAX_SHOWN = 5  # classes in a row
+MAX_SHOWN = 5  # classes per row
 
 
 def print_masks(predictions: Iterable[MaskPrediction]) -> Iterator[MaskPrediction]:
-    """Print the largest areas, the quality and the decision of each mask as it is ready."""
+    """Print the largest areas, the quality and the decision of each mask as soon as it is ready."""
     for prediction in predictions:
         path = f"{printable(prediction.path)}  "
         if prediction.error is not None:
@@ -37,9 +37,9 @@ def print_masks(predictions: Iterable[MaskPrediction]) -> Iterator[MaskPredictio
 
 
 def print_report(report: SegmentationReport, fitted: str) -> None:
-    """Print the metrics of masks, each class, what is confused, and the worst image.
+    """Print the metrics of masks, the classes, the confusions, and the worst image.
 
-    `fitted`: on which images its threshold was fitted, if perhaps on these.
+    `fitted` is a note if the threshold may have been fitted on these images.
     """
     evaluation = report.evaluation
     print_metrics(evaluation, report.split)
@@ -65,7 +65,7 @@ def print_report(report: SegmentationReport, fitted: str) -> None:
 
 
 def _list_decision_lines(report: SegmentationReport, fitted: str) -> Iterator[str]:
-    """Yield what the expected IoU tells about the masks, and what its threshold does."""
+    """Yield how well the expected IoU predicts the quality of masks, and the effect of its threshold."""
     if len(report.risk_coverage.risk):
         yield f"risk-coverage: area {report.risk_coverage.aurc:.4f}, of one minus the IoU by the quality of a mask"
     threshold, decisions = report.threshold, report.selective

@@ -24,7 +24,7 @@ _DEFAULTS = Limits()
 
 
 class LogFormat(Enum):
-    """How the access log is written."""
+    """The format of the access log."""
 
     text = "text"
     json = "json"

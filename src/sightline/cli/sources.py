@@ -1,4 +1,4 @@
-"""Options that several commands share: the sources of labeled images, how to read them, and how a model computes."""
+"""Options shared by several commands: the sources of labeled images, how to read them, and where a model runs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Allow = Annotated[
 
 
 def set_option(purpose: str) -> Any:
-    """Return the option ``--set`` of a command, which is for `purpose`."""
+    """Return the option ``--set`` for a command; `purpose` completes its help."""
     return typer.Option("--set", metavar="KEY=VALUE", help=f"Set {purpose}; repeatable.")
 
 
@@ -48,7 +48,7 @@ FileLimit = Annotated[
 
 
 class Device(StrEnum):
-    """Where a model computes."""
+    """The device that a model runs on."""
 
     cpu = "cpu"
     gpu = "gpu"
@@ -75,7 +75,7 @@ TileOption = Annotated[
 
 
 def load_model(model: str, device: Device | None) -> Classifier:
-    """Load a model on a device; with ``auto``, print which one and why."""
+    """Load a model on a device; with ``auto``, print the chosen device and the reason."""
     from sightline import api
 
     classifier = api.load(model, device=None if device is None else device.value)

@@ -27,13 +27,13 @@ def _write_all(descriptor: int, data: Any) -> int:
 
 
 class ReaderExited(OutputError):
-    """Nobody reads standard output any more, as after `| head`; not a `BrokenPipeError`, with which Typer exits."""
+    """The reader of standard output has gone, as with `| head`; not a `BrokenPipeError`, on which Typer would exit."""
 
-    exit_code = 141  # as a shell reports it for other tools, which the signal ends
+    exit_code = 141  # what a shell reports for tools ended by SIGPIPE
 
 
 class _ResultStream(io.FileIO):
-    """Standard output: raises `OutputError` the first time a write fails; later writes are dropped."""
+    """Standard output: raises `OutputError` at the first failed write; drops later writes."""
 
     _lost = False
 
@@ -53,7 +53,7 @@ class _ResultStream(io.FileIO):
 
 
 class _ProgressStream(io.FileIO):
-    """Standard error: writes that fail are dropped."""
+    """Standard error: drops failed writes."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -65,12 +65,12 @@ class _ProgressStream(io.FileIO):
 def secure_streams() -> None:
     """Make the standard streams safe to use: reopen closed ones, and make each fail as described in this module.
 
-    Streams that are not the process's own, such as those of a test, are only set to accept any file name.
+    Streams that are not the process's own, such as those of a test, are only made to accept any file name.
     """
     for number, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
-        except OSError:  # closed: the next file to be opened would take its number
+        except OSError:  # closed: the next file opened would get its number
             os.set_inheritable(os.open(os.devnull, mode), True)  # gets the lowest free number
     sys.stdout = _secure_stream(sys.stdout, sys.__stdout__, _ResultStream, 1)
     sys.stderr = _secure_stream(sys.stderr, sys.__stderr__, _ProgressStream, 2)
@@ -87,7 +87,7 @@ def _secure_stream(
         return stream
     stream.reconfigure(errors="backslashreplace")  # a file name need not be valid UTF-8
     raw = getattr(stream.buffer, "raw", stream.buffer)
-    if stream is not original or type(raw) is not io.FileIO:  # a Windows console is of another type
+    if stream is not original or type(raw) is not io.FileIO:  # a Windows console has another type
         return stream
     stream.flush()
     return io.TextIOWrapper(
@@ -97,7 +97,7 @@ def _secure_stream(
 
 
 def refuse_list(paths: Sequence[str]) -> None:
-    """Raise `UsageError` for a list or a table of paths as the only argument: standard input is where it is read."""
+    """Raise `UsageError` if the only argument is a list or table of paths, which must come from standard input."""
     path = paths[0] if len(paths) == 1 else ""
     if path.lower().endswith((".csv", ".tsv", ".txt", ".jsonl")) and os.path.isfile(path):  # noqa: PTH113
         raise UsageError(

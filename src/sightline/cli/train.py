@@ -128,13 +128,13 @@ def train(
         ).result  # fmt: skip
     if output_format == OutputFormat.json:
         print_json(result.to_dict())
-    elif result.run:  # only host 0 has one
+    elif result.run:  # only host 0 has a run
         print_result(result)
     check_bundle(result)
 
 
 def check_bundle(result: TrainResult) -> None:
-    """Exit with 1 if the run has no bundle, and print why."""
+    """Exit with 1 if the run has no bundle, printing why."""
     if result.run and result.bundle is None:
         advice = f"To write one anyway, use `sightline export {result.run} --to bundle` with a larger --tolerance"
         print_error(f"{result.run} has no bundle: {result.no_bundle_reason}. {advice}.")

@@ -1,4 +1,4 @@
-"""The commands: their order, summaries and examples, and other names that map to them."""
+"""The commands: their order, summaries and examples, and other tools' names for them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ OTHER_NAMES = {
     "card": "model-card", "continue": "resume", "convert": "export", "deploy": "serve", "diff": "compare",
     "gradcam": "explain", "info": "env", "list": "models",
 }  # fmt: skip
-"""What other tools call a command; only for messages, none of these names works."""
+"""Other tools' names for a command; used only in messages, none of them works."""
 
 OTHER_OPTIONS = {
     "--lr": "--learning-rate",
@@ -79,25 +79,25 @@ OTHER_OPTIONS = {
     "--pretrained": "--weights imagenet",
     **dict.fromkeys(("--arch", "--backbone", "--network"), "--model"),
 }
-"""What other tools call an option of `train`, or a setting whose name is another; only for messages, as above."""
+"""Other tools' names for an option of `train`, or for a setting; used only in messages, as above."""
 
 ARGUMENTS = ("--data", "--data-dir", "--dataset", "--image", "--images", "--input", "--model", "--path", "--source")
 """Options of other tools for what is an argument here; only for messages, as above."""
 
 
 def epilog(name: str) -> str:
-    """Return the last lines of a command's help: its example."""
+    """Return the example at the end of a command's help."""
     return f"\b\nExample:\n  sightline {VERBS[name][1]}"
 
 
 def explain_unknown_verb(name: str) -> str:
-    """Return the message for a command that does not exist: which one is meant."""
+    """Return the message for an unknown command, with the one that was probably meant."""
     hint = f" Did you mean {OTHER_NAMES[name]!r}?" if name in OTHER_NAMES else suggest(name, tuple(VERBS))
     return f"There is no command {name!r}.{hint} `sightline help` lists all commands."
 
 
 def explain_unknown_option(name: str, verb: str, known: Collection[str]) -> str | None:
-    """Return the message for an option that `verb`, with the options `known`, does not have, if it has another name.
+    """Return the message for an option that is not among the `known` ones of `verb` but has another name here, or None.
 
     >>> explain_unknown_option("--task", "train", ["--recipe", "--set"])
     'There is no option --task: use `--set model.task=...`.'
@@ -108,7 +108,7 @@ def explain_unknown_option(name: str, verb: str, known: Collection[str]) -> str 
     if name in ARGUMENTS and not "".join(example[1:2]).startswith("-"):
         arguments = " ".join(takewhile(lambda word: not word.startswith("-"), example))
         return f"There is no option {name}: give its value alone, as in `sightline {arguments}`."
-    if not {"--set", "--recipe"} <= set(known):  # of others, the settings are few, as the limits of `predict`
+    if not {"--set", "--recipe"} <= set(known):  # other commands have few settings, such as the limits of `predict`
         return None
     settings = find_settings(RunConfig, name.lstrip("-").replace("-", "_"))
     other = OTHER_OPTIONS.get(name) or (f"--set {settings[0]}=..." if len(settings) == 1 else None)
@@ -116,7 +116,7 @@ def explain_unknown_option(name: str, verb: str, known: Collection[str]) -> str 
 
 
 def name_option(message: str, arguments: Collection[str]) -> str:
-    """Return a message that begins with a setting, with the option in its place if `arguments` have one of its name.
+    """Return a message that begins with a setting, replaced by the option if `arguments` contain it.
 
     >>> name_option("train.effort cannot be 'fats'.", ["train", "photos", "--effort=fats"])
     "--effort cannot be 'fats'."
@@ -130,10 +130,10 @@ def name_option(message: str, arguments: Collection[str]) -> str:
 
 
 class VerbGroup(TyperGroup):
-    """The commands, with messages of our own for one that does not exist and for an empty argument."""
+    """The commands, with our own messages for unknown commands and empty arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the command line; raises `UsageError` for an empty argument, which as a path is the current folder."""
+        """Parse the command line; raise `UsageError` for an empty argument, which as a path is the current folder."""
         for before, argument in () if ctx.resilient_parsing else pairwise(["", *args]):
             if not argument or (argument.startswith("--") and argument.find("=") == len(argument) - 1):
                 place = f"The argument after {before or 'sightline'}" if not argument else argument.removesuffix("=")
@@ -141,20 +141,20 @@ class VerbGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the command that the first argument names; raises `UsageError`."""
+        """Return the command named by the first argument; raise `UsageError` if it does not exist."""
         if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
             raise UsageError(explain_unknown_verb(args[0]))
         return super().resolve_command(ctx, args)
 
 
 class Verb(TyperCommand):
-    """A command that refuses an option which would do nothing."""
+    """A command that refuses options that would have no effect."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command; raises `UsageError` for ``--raw-csv`` where no CSV is written."""
+        """Run the command; raise `UsageError` for ``--raw-csv`` if no CSV is written."""
         options = ctx.params
         writes_csv = (
-            not {"output_format", "out"} & set(options)  # its pages export tables
+            not {"output_format", "out"} & set(options)  # the studio: its pages export tables
             or options.get("output_format") == "csv"
             or (options.get("output_format") is None and str(options.get("out")).lower().endswith(".csv"))
         )

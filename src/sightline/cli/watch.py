@@ -62,7 +62,7 @@ def watch(
 
 
 def print_report(report: WatchReport) -> None:
-    """Print what the log shows, then the images to label as a table."""
+    """Print the conclusions from the log, then the images to label as a table."""
     for name, text in report.list_sentences():
         print_line(f"{name:<11}{text}")
     if report.figure is not None:

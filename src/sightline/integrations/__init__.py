@@ -1,1 +1,1 @@
-"""Sightline in other engines; nothing here is imported unless it is used."""
+"""Sightline in other engines; nothing here is imported until used."""

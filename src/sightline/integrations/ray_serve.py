@@ -1,4 +1,4 @@
-"""A Ray Serve application whose replicas answer as `sightline serve` does.
+"""A Ray Serve application whose replicas have the API of `sightline serve`.
 
 ``serve run sightline.integrations.ray_serve:build_app model=/models/cats.zip``, or in Python
 ``ray.serve.run(build_app({"model": "/models/cats.zip"}))``.
@@ -20,16 +20,16 @@ _ARGUMENTS = ("model", "name", "max_upload_mb", "token_file")
 
 
 def build_app(arguments: Mapping[str, str]) -> Any:
-    """Return an application of Ray Serve; this is an application builder, as ``serve run`` and its YAML files take.
+    """Return a Ray Serve application; this is an application builder for ``serve run`` and its YAML files.
 
     Args:
         arguments: ``model``, the path of a run, a bundle, its ``.zip`` or ``.onnx`` file, or an exported folder, which
-            all nodes see. Optional: ``name``, that of the model for clients; ``max_upload_mb``, the maximum size of a
-            request; ``token_file``, a file of the nodes with the token that requests need, by default the value of
-            ``SIGHTLINE_TOKEN`` where the application is built, if there is one.
+            all nodes can read. Optional: ``name``, the model's name for clients; ``max_upload_mb``, the maximum size of
+            a request; ``token_file``, a file on the nodes with the token that requests need, by default the value of
+            ``SIGHTLINE_TOKEN`` where the application is built, if it is set.
 
     Raises:
-        UsageError: For unknown or missing arguments, or a token that cannot be one.
+        UsageError: For unknown or missing arguments, or an invalid token.
         MissingExtraError: If Ray is not installed.
 
     Example:
@@ -47,7 +47,7 @@ def make_deployment(arguments: Mapping[str, str]) -> Any:
     """Return the deployment of `build_app`, whose `options` set the replicas and their CPUs.
 
     A replica loads the model once, computes in as many threads as it has CPUs (at least one), and is ready after the
-    first prediction. Images wait for each other in batches, and are decoded in processes of their own.
+    first prediction. Images are predicted in batches, and decoded in separate processes.
 
     Args:
         arguments: As for `build_app`.
@@ -61,19 +61,19 @@ def make_deployment(arguments: Mapping[str, str]) -> Any:
     serve = import_ray(PURPOSE, "ray.serve")
     from sightline.serve.access import read_token
 
-    token = None if arguments.get("token_file") else read_token(None)  # a replica has another environment
+    token = None if arguments.get("token_file") else read_token(None)  # replicas may have another environment
 
-    def create() -> Any:  # Ray Serve asks for a function, not any other callable
+    def create() -> Any:  # Ray Serve requires a function, not just any callable
         return create_replica(arguments, token)
 
-    # A request waits in the replica, where others join its batch, and is refused there when there are too many.
+    # Requests wait in the replica, where they share batches and are refused if there are too many.
     return serve.deployment(serve.ingress(create)(), name="sightline", max_ongoing_requests=256)
 
 
 def create_replica(arguments: Mapping[str, str], token: str | None = None) -> Any:
     """Return the ASGI application of a replica, in the process that Ray Serve started for it.
 
-    Requests need the token in the ``token_file`` of the arguments, else in ``SIGHTLINE_TOKEN``, else `token`.
+    Requests need the token from the ``token_file`` of the arguments, else from ``SIGHTLINE_TOKEN``, else `token`.
     """
     from sightline.api import load
     from sightline.serve.access import Access, read_token

@@ -1,1 +1,1 @@
-"""Reports: values as plain dicts, and dicts as HTML, text and figures."""
+"""Reports: values to plain dicts, and dicts to HTML, text and figures."""

@@ -1,6 +1,6 @@
-"""Geometry of the charts of an HTML page: scales, ticks and paths, which `charts.html.j2` writes as SVG.
+"""Geometry of the charts in an HTML page: scales, ticks and paths, which `charts.html.j2` writes as SVG.
 
-The page defines the words, colors and styles of a chart; here are only numbers, in units of its view box.
+The page defines the words, colors and styles of a chart; this module only computes numbers, in units of its view box.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sightline.metrics import most_confused_pairs
 from sightline.report import fonts
 from sightline.report.plotting import shorten
 
-WIDTH, HEIGHT = 400, 250  # of a chart's view box: about a pixel a unit in a column of the page
+WIDTH, HEIGHT = 400, 250  # of a chart's view box; a unit is about a pixel in a column of the page
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 26, 40  # room for ticks and the names of the axes
-LETTER = 6.4  # mean width of a letter of tick labels
-MAX_NAMED_CLASSES = 30  # classes; beyond, their names and counts no longer fit beside a matrix
-MAX_CELLS = 2000  # cells of a confusion matrix that are drawn, the largest first
+LETTER = 6.4  # mean width of a letter in tick labels
+MAX_NAMED_CLASSES = 30  # with more classes, their names and counts do not fit beside a matrix
+MAX_CELLS = 2000  # maximum cells drawn of a confusion matrix, the largest first
 MAX_PAIRS = 20  # confusions in the list beside a large matrix
 ERROR_LEVELS = (0.05, 0.1, 0.25, 0.5)  # fractions of a class at which the color of an error changes
 CORRECT_LEVELS = (0.5, 0.7, 0.85, 0.95)
@@ -39,7 +39,7 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """Return where `value` lies, rounded to a tenth."""
+        """Return the position of `value`, rounded to a tenth."""
         span = self.high - self.low or 1.0
         return round(self.start + (value - self.low) / span * (self.end - self.start), 1)
 
@@ -56,7 +56,7 @@ class Frame:
     def path(self, xs: Sequence[float], ys: Sequence[float | None], step: str = "") -> str:
         """Return the line through the points as SVG path data, interrupted where a value is missing.
 
-        With `step`, each value holds up to its own x (``pre``) or from there on (``post``).
+        With `step`, each value extends up to its own x (``pre``) or from there on (``post``).
         """
         words: list[str] = []
         for x, y in zip(xs, ys, strict=True):
@@ -74,7 +74,7 @@ class Frame:
 
 
 def make_frame(x: Sequence[float], y: Sequence[float], *, height: int = HEIGHT) -> Frame:
-    """Return the frame of a chart whose axes show `x` and `y`, (low, high) each."""
+    """Return the frame of a chart whose axes show the ranges `x` and `y`, each (low, high)."""
     return Frame(Scale(x[0], x[1], LEFT, WIDTH - RIGHT), Scale(y[0], y[1], height - BOTTOM, TOP), height=height)
 
 
@@ -88,7 +88,7 @@ def choose_ticks(low: float, high: float, count: int = 5, *, integer: bool = Fal
     if not math.isfinite(raw) or raw <= 0:
         return [low]
     power = 10.0 ** math.floor(math.log10(raw))
-    if power == 0:  # of the smallest numbers
+    if power == 0:  # underflows for the smallest numbers
         return [low]
     step = next((m * power for m in (1, 2, 5) if m * power >= raw * 0.9), 10 * power)
     if integer:
@@ -99,13 +99,13 @@ def choose_ticks(low: float, high: float, count: int = 5, *, integer: bool = Fal
 
 
 def limit_from_zero(values: Sequence[float | None], least: float = 0.0) -> float:
-    """Return the end of an axis from 0 that shows all `values` with some room above, at least `least`."""
+    """Return the upper limit of an axis from 0 that shows all `values` with some room above; at least `least`."""
     highest = max((v for v in values if v is not None and math.isfinite(v)), default=0.0)
     return max(1.08 * highest, least) or 1.0
 
 
 def find_stages(history: Sequence[EpochRecord]) -> list[dict[str, Any]]:
-    """Return the name, the first and the last epoch of each stage of a training."""
+    """Return the name, first epoch and last epoch of each training stage."""
     spans = [(name, [row.epoch for row in rows]) for name, rows in groupby(history, lambda row: row.stage)]
     return [{"name": name, "first": epochs[0], "last": epochs[-1]} for name, epochs in spans]
 
@@ -116,13 +116,13 @@ def add_bin_intervals(bins: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def find_interval(fraction: float, count: int) -> list[float]:
-    """Return the 95% interval (Wilson) of a fraction of `count` images; values of a damaged file are clipped."""
+    """Return the 95% interval (Wilson) of a fraction of `count` images, clipping values from a damaged file."""
     count = max(count, 0)
     return list(intervals.wilson_interval(round(min(max(fraction, 0.0), 1.0) * count), count))
 
 
 def list_confusions(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
-    """Return the `MAX_PAIRS` largest cells of a confusion matrix beside its diagonal, the largest first."""
+    """Return the `MAX_PAIRS` largest off-diagonal cells of a confusion matrix, largest first."""
     return [
         {"label": classes[i], "predicted": classes[j], "count": count, "fraction": count / max(sum(matrix[i]), 1)}
         for i, j, count in most_confused_pairs(matrix, MAX_PAIRS)
@@ -130,10 +130,10 @@ def list_confusions(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> 
 
 
 def lay_out_matrix(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Return the geometry of a confusion matrix: its size, cells and the place of the class names.
+    """Return the geometry of a confusion matrix: its size, cells and the positions of the class names.
 
-    Each cell has the level, 1 to 5, of its color. Of a matrix with more than `MAX_CELLS` cells that are not empty, the
-    diagonal and the largest others are drawn.
+    Each cell has the level of its color, 1 to 5. If more than `MAX_CELLS` cells are not empty, only the diagonal and
+    the largest others are drawn.
     """
     count = len(classes)
     named = count <= MAX_NAMED_CLASSES
@@ -143,7 +143,7 @@ def lay_out_matrix(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> d
     level = longest <= cell - 6
     left = longest + 34 if named else 44
     bottom = (22 if level else 0.72 * longest + 26) + 22 if named else 44
-    room = 0.0 if level or not named else max(0.0, 0.72 * longest - left - cell / 2 + 8)  # of tilted names on the left
+    room = 0.0 if level or not named else max(0.0, 0.72 * longest - left - cell / 2 + 8)  # for tilted names
     diagonal = [(i, i, row[i]) for i, row in enumerate(matrix) if row[i]]
     most = count**2 if named else max(MAX_CELLS - len(diagonal), 0)
     totals = [max(sum(row), 1) for row in matrix]
@@ -164,12 +164,12 @@ def _describe_cell(row: int, column: int, count: int, fraction: float) -> dict[s
 
 
 def measure_text(text: str) -> float:
-    """Return about how wide a tick label is."""
+    """Return the approximate width of a tick label."""
     return LETTER * fonts.count_columns(text)
 
 
 def format_count(value: int) -> str:
-    """Return a count that fits a cell.
+    """Return a count that fits into a cell.
 
     >>> format_count(9999), format_count(12345)
     ('9999', '12k')
@@ -194,4 +194,4 @@ HELPERS = {
     "shorten": shorten,
     "ticks": choose_ticks,
 }
-"""What templates call by these names."""
+"""Functions and constants for templates, by name."""

@@ -1,4 +1,4 @@
-"""Figures of several runs: overlaid learning curves, parallel coordinates and parameter importance of a sweep."""
+"""Figures for several runs: overlaid learning curves; parallel coordinates and parameter importance of a sweep."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sightline.report import plotting
 from sightline.report.plotting import INK
 
 COLORS = ("#1f6feb", "#d9480f", "#2b8a3e", "#862e9c", "#0b7285", "#e67700", "#c2255c", "#495057")
-DASHES = ("-", "--", ":", "-.")  # a second round of the colors differs by its dashes
-LOG_SCALE_RATIO = 50.0  # losses this many times apart are drawn on a logarithmic scale
-SPREAD = 0.25  # of the distance between two values: how far the lines of one value lie apart
-MAX_TICKS = 12  # values of one parameter; beyond, they are placed on a scale
+DASHES = ("-", "--", ":", "-.")  # when the colors repeat, the dashes differ
+LOG_SCALE_RATIO = 50.0  # losses that differ by this factor are drawn on a logarithmic scale
+SPREAD = 0.25  # spread of the lines of one value, as a fraction of the distance between two values
+MAX_TICKS = 12  # a parameter with more values has a numeric scale
 
 Value = bool | int | float | str
 
 
 def plot_curves(histories: Mapping[str, Sequence[EpochRecord]], title: str = "") -> bytes:
-    """Draw loss and accuracy (rows) of training and validation (columns) over the epochs, a line for each run.
+    """Draw loss and accuracy (rows) of training and validation (columns) over the epochs, with a line for each run.
 
-    Runs of folds have no validation split; where none has one, nor has the figure its column.
+    Runs with folds have no validation split; if no run has one, the figure has no validation column.
     """
     figure = plotting.make_figure(10, 6.4)
     is_validated = any(r.val_loss is not None for history in histories.values() for r in history)
@@ -54,7 +54,7 @@ def _columns(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float
 
 
 def _line_style(number: int, points: Sequence[Any]) -> dict[str, Any]:
-    is_dotted = 0 < len(points) < 8  # a single point makes no line, and a dot at zero is whole
+    is_dotted = 0 < len(points) < 8  # a single point makes no line; a dot at zero is not clipped
     dashes = DASHES[number // len(COLORS) % len(DASHES)]
     color = COLORS[number % len(COLORS)]
     marker = {"marker": "o", "markersize": 3.5, "clip_on": False} if is_dotted else {}
@@ -67,7 +67,7 @@ def _style_axes(axes: Any, title: str) -> None:
 
 
 def _set_scale(axes: Any, name: str, histories: Mapping[str, Sequence[EpochRecord]]) -> None:
-    """Set the scale of a row: accuracy from 0 to 1; one run's huge loss must not flatten the others."""
+    """Set the scale of a row: accuracy from 0 to 1; the huge loss of one run must not flatten the others."""
     if name == "accuracy":
         axes.set_ylim(0, 1.02)
         return
@@ -89,7 +89,7 @@ def _add_legend(figure: Any, axes: Any) -> None:
 
 
 def short_names(names: Collection[str]) -> list[str]:
-    """Return the last word of each dotted name, or the whole where that would not tell them apart.
+    """Return the last part of each dotted name, or the whole names if these parts are ambiguous.
 
     >>> short_names(["train.batch_size", "model.name", "train.optimizer.name"])
     ['batch_size', 'model.name', 'train.optimizer.name']
@@ -107,7 +107,7 @@ def plot_parallel(
     minimize: bool = False,
     title: str = "",
 ) -> bytes:
-    """Draw parallel coordinates: a line for each trial through its parameters, colored by metric; the best is thick.
+    """Draw parallel coordinates: a line through the parameters of each trial, colored by metric; the best is thick.
 
     `columns` has the values of all trials for each parameter; `values` [N] are their metrics.
     """
@@ -143,7 +143,7 @@ def plot_parallel(
 
 
 def _format_ticks(values: Sequence[float], digits: int) -> list[str]:
-    """Return the values, which differ, with `digits` significant digits or as many more as tell them apart.
+    """Return distinct values with `digits` significant digits, or as many more as are needed to distinguish them.
 
     >>> _format_ticks([1.0866, 1.0902, 1.0939], 3)
     ['1.087', '1.09', '1.094']
@@ -155,11 +155,11 @@ def _format_ticks(values: Sequence[float], digits: int) -> list[str]:
 def _line_color(fraction: float) -> Any:
     from matplotlib import colormaps
 
-    return colormaps["viridis_r"](0.05 + 0.9 * fraction)  # good ones dark: pale yellow is hard to see on white
+    return colormaps["viridis_r"](0.05 + 0.9 * fraction)  # the best are dark, as pale yellow is hard to see on white
 
 
 def _place_values(axes: Any, x: int, column: Sequence[Value], *, logarithmic: bool) -> list[float]:
-    """Label the axis at `x` and return the height of every value in it, 0 to 1."""
+    """Label the axis at `x` and return the height of each value on it, 0 to 1."""
     numbers = [v for v in column if isinstance(v, int | float) and not isinstance(v, bool)]
     distinct = sorted(set(numbers)) if len(numbers) == len(column) else list(dict.fromkeys(column))
     if len(distinct) > MAX_TICKS and len(numbers) == len(column):
@@ -179,7 +179,7 @@ def _place_values(axes: Any, x: int, column: Sequence[Value], *, logarithmic: bo
 
 
 def _spread(column: Sequence[Value], heights: Mapping[Value, float]) -> list[float]:
-    """Return the heights of all values, those of one value a little apart so that its lines stay distinct."""
+    """Return the heights of all values, with equal values spread a little so that their lines stay distinct."""
     room = SPREAD / max(len(heights), 2)
     members = {value: [i for i, v in enumerate(column) if v == value] for value in heights}
     spread_heights = [heights[v] for v in column]
@@ -199,7 +199,7 @@ def _interpolate(value: float, low: float, high: float) -> float:
 
 
 def plot_importance(fractions: Mapping[str, float], monitor: str) -> bytes:
-    """Draw the importance of each parameter as bars: the fraction of the variance between trials."""
+    """Draw the importance of each parameter as a bar: the fraction of the variance between trials."""
     figure = plotting.make_figure(7, 1.2 + 0.4 * len(fractions))
     axes = figure.subplots()
     names = [plotting.shorten(name) for name in short_names(fractions)]

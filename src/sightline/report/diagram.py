@@ -1,7 +1,7 @@
-"""An architecture diagram of a network for a paper: a row of boxes, as large as the feature maps.
+"""An architecture diagram of a network for a paper: a row of boxes, sized by the feature maps.
 
-A box's height and depth follow the sides of the feature maps, and its width their number, both by square roots so that
-7 pixels are visible next to 224. Lengths are in inches.
+A box's height and depth represent the size of the feature maps, and its width their number, both as square roots so
+that 7 pixels are visible next to 224. Lengths are in inches.
 """
 # ruff: noqa: RUF001  # papers print sizes with a multiplication sign
 
@@ -38,13 +38,13 @@ COLORS = {
     "dropout": "#868e96",
     "softmax": "#3c6e9f",
 }
-TALLEST, LOWEST = 1.9, 0.16  # of a box
-WIDEST = 1.15  # of a group
-SLANT = 0.3  # depth of a box in the drawing over its side
+TALLEST, LOWEST = 1.9, 0.16  # heights of a box
+WIDEST = 1.15  # width of a group
+SLANT = 0.3  # ratio of a box's drawn depth to its side
 STRIP = 0.045
 GAP = 0.24  # between groups
-MAX_LISTED = 3  # convolutions of a block that are described individually
-ROW = 12.5  # wider drawings take a second row
+MAX_LISTED = 3  # convolutions described individually per block
+ROW = 12.5  # wider drawings get a second row
 BIG, SMALL, LINE = 8, 7, 0.15  # points, points, inches
 
 
@@ -77,19 +77,19 @@ def plot_architecture(description: ModelDescription, format: str = "png") -> byt
 
 
 def save_figure(figure: Any, format: str) -> bytes:
-    """Return a figure as bytes, the same ones for the same figure; its metadata name Sightline as what wrote it."""
+    """Return a figure as bytes, reproducibly; the metadata name Sightline as its creator."""
     import matplotlib as mpl
 
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "sightline"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", MISSING, UserWarning)  # a box stands in its place
+        warnings.filterwarnings("ignore", MISSING, UserWarning)  # missing characters are drawn as boxes
         author = {"Date": None, "Creator": "Sightline"} if format == "svg" else {"Software": "Sightline"}
         figure.savefig(buffer, format=format, dpi=200, metadata=author)
     return buffer.getvalue()
 
 
 def parse_format(path: str) -> str:
-    """Return the format that a file's suffix names; raises `UsageError` if it is none that can be drawn.
+    """Return the format for a file's suffix; raise `UsageError` if it cannot be drawn.
 
     >>> parse_format("paper/vgg.SVG")
     'svg'
@@ -109,7 +109,7 @@ def _title(description: ModelDescription) -> str:
 
 
 def _format_count(number: int) -> str:
-    """Return a number in three digits: 15,470,264,320 as 15.5 G."""
+    """Return a number with three digits: 15,470,264,320 as 15.5 G."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.3g} {unit}"
@@ -134,7 +134,7 @@ def _side(pixels: int, largest: int) -> float:
 
 
 def _box(shape: tuple[int, ...], largest: int) -> tuple[float, float, float]:
-    """Return width, height and depth (as drawn) of the box for a shape: maps, or a vector as an upright bar."""
+    """Return the width, height and drawn depth of the box for a shape: feature maps, or a vector as an upright bar."""
     if len(shape) == 3:
         width = max(0.032 * math.sqrt(shape[2] / 8), 0.05)
         return width, _side(shape[0], largest), SLANT * _side(shape[1], largest)
@@ -142,7 +142,7 @@ def _box(shape: tuple[int, ...], largest: int) -> tuple[float, float, float]:
 
 
 def _faces(group: DiagramGroup, largest: int) -> Iterator[tuple[str, float, float, float, bool]]:
-    """Yield each box of a group from left to right: kind, width, height, depth, whether it ends in a function."""
+    """Yield the boxes of a group from left to right: kind, width, height, depth, whether it ends in an activation."""
     max_width = (WIDEST if len(group.units) > 1 else 9) / len(group.units)
     for unit in group.units:
         width, height, depth = _box(unit.output, largest)
@@ -167,7 +167,7 @@ def _faces(group: DiagramGroup, largest: int) -> Iterator[tuple[str, float, floa
 
 
 def _extent(group: DiagramGroup, largest: int) -> tuple[float, float, float]:
-    """Return the width of a group's boxes, and by how much depth adds to it on the left and on the right."""
+    """Return the width of a group's boxes, and how much their depth adds on the left and on the right."""
     faces = list(_faces(group, largest))
     return sum(face[1] for face in faces), faces[0][3] / 2, max(face[3] for face in faces) / 2
 
@@ -182,7 +182,7 @@ def _cell(group: DiagramGroup, largest: int) -> float:
 
 
 def _label(group: DiagramGroup) -> list[tuple[str, int, str]]:
-    """Return the lines below a group: text, size in points, weight."""
+    """Return the lines of text below a group: text, size in points, weight."""
     last = group.last
     count = len(group.units)
     texts = [unit.text for unit in group.units]
@@ -241,7 +241,7 @@ def _draw_row(axes: Any, row: Sequence[DiagramGroup], largest: int, x: float, y:
 
 
 def _cuboid(axes: Any, at: tuple[float, float], size: tuple[float, float, float], color: str, *, band: bool) -> None:
-    """Draw a box whose left side's middle is `at`, seen from the right and above; `band`: its end shows a function."""
+    """Draw a box, seen from the right and above, with the center of its left side `at`; `band` marks an activation."""
     from matplotlib.patches import Polygon
 
     width, height, depth = size
@@ -283,14 +283,14 @@ def _cuboid(axes: Any, at: tuple[float, float], size: tuple[float, float, float]
 
 
 def _adjust_lightness(color: str, amount: float) -> tuple[float, float, float]:
-    """Return a color made lighter (amount to 1) or darker (to -1)."""
+    """Return a color made lighter (`amount` up to 1) or darker (down to -1)."""
     channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     red, green, blue = (c + (1 - c) * amount if amount > 0 else c * (1 + amount) for c in channels)
     return red, green, blue
 
 
 def _legend(layer_groups: Sequence[DiagramGroup]) -> list[tuple[str, str]]:
-    """Return color and meaning of each kind of box in the drawing, in the order of first use."""
+    """Return the color and meaning of each kind of box in the drawing, in the order of first use."""
     units = [unit for group in layer_groups for unit in group.units]
     entries: dict[str, str] = {}
     for unit in units:
@@ -327,7 +327,7 @@ def _swatch(text: str) -> float:
 
 
 def _legend_lines(entries: Sequence[tuple[str, str]], width: float) -> list[list[tuple[str, str]]]:
-    """Divide the legend into as few lines as fit, each of about the same length."""
+    """Divide the legend into as few lines as possible, of about the same length."""
     total = sum(_swatch(text) for _, text in entries)
     for count in range(math.ceil(total / width), len(entries) + 1):
         lines: list[list[tuple[str, str]]] = [[] for _ in range(count)]

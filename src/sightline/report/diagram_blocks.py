@@ -12,14 +12,14 @@ from sightline.models.describe import LayerDescription, ModelDescription
 
 CONVOLUTIONS = ("convolution", "depthwise", "separable")  # roles
 PARALLEL = "parallel block"  # its branches are concatenated
-MAX_BLOCK_LAYERS = 40  # layers of one tangle of branches; beyond, it is taken apart by the size of its maps
+MAX_BLOCK_LAYERS = 40  # a larger tangle of branches is divided by the size of its feature maps
 
 
 @dataclass(frozen=True, slots=True)
 class DiagramUnit:
-    """One box: `kind` is input, convolution, separable, dense or block; `extras` are strips on it: kind to role.
+    """One box: `kind` is input, convolution, separable, dense or block; `extras` are its strips, kind to role.
 
-    `output` is the shape that it leaves, before `pools`: poolings behind it, each with the shape that it leaves.
+    `output` is its output shape before the following `pools`, each with its own output shape.
     """
 
     kind: str
@@ -32,22 +32,22 @@ class DiagramUnit:
 
 @dataclass(frozen=True, slots=True)
 class DiagramGroup:
-    """Units of one kind and one output shape in a row, drawn side by side under one label."""
+    """Consecutive units with the same kind and output shape, drawn side by side with one label."""
 
     units: tuple[DiagramUnit, ...]
 
     @property
     def last(self) -> DiagramUnit:
-        """The unit whose shape the label gives."""
+        """The unit whose shape is in the label."""
         return self.units[-1]
 
 
 def group_layers(description: ModelDescription) -> list[DiagramGroup]:
-    """Return the groups of a network, from its input to its answer.
+    """Return the groups of a network, from its input to its output.
 
-    Where branches open and close again, what lies between is one block; layers whose names show that they belong to a
-    block of the same series, such as ``block_3_expand``, are too. Poolings, normalization, dropout and softmax hang on
-    what they follow.
+    The layers between the opening and closing of branches form a block, as do layers whose names show that they belong
+    to one block of a series, such as ``block_3_expand``. Poolings, normalization, dropout and softmax are attached to
+    the unit that they follow.
     """
     units: list[DiagramUnit] = []
     for segment in _join_named(_segments(description.layers)):
@@ -57,24 +57,24 @@ def group_layers(description: ModelDescription) -> list[DiagramGroup]:
 
 
 def _segments(layers: Sequence[LayerDescription]) -> Iterator[list[LayerDescription]]:
-    """Cut a network wherever a single tensor carries all that follows."""
+    """Cut a network wherever everything that follows depends on a single tensor."""
     last_use = dict.fromkeys(range(len(layers)), -1)
     for place, layer in enumerate(layers):
         last_use |= dict.fromkeys(layer.inputs, place)
     open_ends: set[int] = set()
     segment: list[LayerDescription] = []
     for place, layer in enumerate(layers):
-        if last_use[place] < 0 and place < len(layers) - 1:  # an output on the way
+        if last_use[place] < 0 and place < len(layers) - 1:  # an intermediate output
             continue
         segment.append(layer)
         open_ends = {end for end in (*open_ends, place) if last_use[end] > place}
-        if len(open_ends) <= 1 and layer.kind != "split":  # which leaves several tensors
+        if len(open_ends) <= 1 and layer.kind != "split":  # a split outputs several tensors
             yield segment
             segment = []
 
 
 def _join_named(segments: Iterator[list[LayerDescription]]) -> Iterator[list[LayerDescription]]:
-    """Join neighboring segments whose layers bear the name of one block."""
+    """Join neighboring segments whose layers have the name of the same block."""
     segment_list = list(segments)
     series = {_block_pattern(segment) for segment in segment_list if len(segment) > 1} - {""}
     patterns = [re.compile(pattern + r"(?=[_/]|$)") for pattern in sorted(series, key=len)]
@@ -86,7 +86,7 @@ def _join_named(segments: Iterator[list[LayerDescription]]) -> Iterator[list[Lay
 
     names = [block(segment) for segment in segment_list]
     weighty = [i for i, segment in enumerate(segment_list) if any(layer.parameters for layer in segment)]
-    for before, after in pairwise(weighty):  # what lies inside a block need not bear its name
+    for before, after in pairwise(weighty):  # layers inside a block may have other names
         if names[before] == names[after]:
             names[before:after] = [names[before]] * (after - before)
     for name, same in groupby(range(len(segment_list)), names.__getitem__):
@@ -97,7 +97,7 @@ def _join_named(segments: Iterator[list[LayerDescription]]) -> Iterator[list[Lay
 
 
 def _block_pattern(segment: Sequence[LayerDescription]) -> str:
-    """Return a pattern for the common start of the names in a block, its numbers left open; "" where there is none."""
+    """Return a pattern for the common prefix of the names in a block, with any numbers; "" if there is none."""
     names = [layer.name for layer in segment if layer.parameters]
     start = ""
     for letters in zip(*names, strict=False):
@@ -129,7 +129,7 @@ def _make_units(segment: list[LayerDescription]) -> Iterator[DiagramUnit]:
 
 
 def _layer_unit(layer: LayerDescription) -> Iterator[DiagramUnit]:
-    """Return the box of a layer that stands alone; strips have a text alone, and what changes nothing has no box."""
+    """Yield the box of a single layer; strips only have a text, and layers that change nothing have no box."""
     kind, role = layer.kind, layer.role
     activation = {layer.activation: "activation"} if layer.activation else {}
     if role == "input":
@@ -165,12 +165,12 @@ def _make_block(layers: list[LayerDescription]) -> DiagramUnit:
 
 
 def _is_squeezed(layer: LayerDescription, layers: list[LayerDescription]) -> bool:
-    """Whether a layer works on the means of whole maps, as in squeeze and excitation."""
+    """Whether a layer works on the means of whole feature maps, as in squeeze and excitation."""
     return len(layer.output) == 3 and layer.output[:2] == (1, 1) and max(x.output[0] for x in layers) > 1
 
 
 def _append(units: list[DiagramUnit], unit: DiagramUnit) -> None:
-    """Add a box, or hang it on the one before."""
+    """Add a box, or attach it to the previous one."""
     if not units or unit.kind not in ("pooling", "strip"):
         units.append(_merge_depthwise(units, unit))
     elif unit.kind == "pooling":
@@ -180,7 +180,7 @@ def _append(units: list[DiagramUnit], unit: DiagramUnit) -> None:
 
 
 def _merge_depthwise(units: list[DiagramUnit], unit: DiagramUnit) -> DiagramUnit:
-    """Return `unit`, together with the depthwise convolution before it where it is the 1x1 that mixes its channels."""
+    """Return `unit`, merged with a depthwise convolution before it if it is the 1x1 that mixes the channels."""
     if units and units[-1].kind == "depthwise" and unit.kind == "convolution" and not units[-1].pools:
         before = units.pop()
         window = before.text.removeprefix("depthwise ").partition(",")[0]
@@ -203,11 +203,11 @@ def _belong_together(one: DiagramUnit, two: DiagramUnit) -> bool:
     if one.kind != two.kind or one.kind in ("input", "dense") or one.pools:
         return False
     if one.kind == "block":
-        grown = one.text == two.text == PARALLEL and one.parts == two.parts  # as in DenseNet, which adds channels
+        grown = one.text == two.text == PARALLEL and one.parts == two.parts  # channels grow in DenseNet
         return one.output == two.output or (grown and one.output[:2] == two.output[:2])
     return one.output == two.output and without_stride(one.text) == without_stride(two.text)
 
 
 def without_stride(text: str) -> str:
-    """Return a convolution's text without its stride: the first of a row often has another."""
+    """Return a convolution's text without its stride, which often differs in the first of a row."""
     return re.sub(r", stride [\d×]+", "", text)

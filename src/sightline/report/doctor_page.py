@@ -1,4 +1,4 @@
-"""The doctor's page: findings with thumbnails in one self-contained file."""
+"""The page of `sightline doctor`: findings with thumbnails in one self-contained file."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from PIL import Image
 from sightline.data.checks.audit import Audit
 from sightline.report import templates
 
-MAX_ITEMS = 12  # groups, or images, of a finding
-MAX_MEMBERS = 6  # images of a group
-MAX_BYTES = 3 << 20  # bytes of thumbnails: with base64, below 5 MB in all
+MAX_ITEMS = 12  # groups or images per finding
+MAX_MEMBERS = 6  # images per group
+MAX_BYTES = 3 << 20  # total bytes of thumbnails: below 5 MB in base64
 
 
 def encode_thumbnail(pixels: NDArray[np.uint8]) -> bytes:
@@ -25,7 +25,7 @@ def encode_thumbnail(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def render_html(audit: Audit, thumbnails: Mapping[str, bytes]) -> str:
-    """Return the page; `thumbnails` holds WebP files by the path of the image."""
+    """Return the page; `thumbnails` maps the path of an image to a WebP file."""
     images: dict[str, str] = {}
     room = MAX_BYTES
     for path, data in thumbnails.items():

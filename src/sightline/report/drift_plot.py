@@ -1,4 +1,4 @@
-"""The figure of a watched stream: the evidence for drift after each image, and when it raises an alarm."""
+"""The figure for a watched stream: the evidence for drift after each image, and the alarm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_POINTS = 4000
 
 
 def plot_drift(drift: Drift, title: str = "") -> bytes:
-    """Draw the evidence for drift over the number of images, on a logarithmic scale; returns a PNG."""
+    """Draw the evidence for drift over the number of images, on a logarithmic scale; return a PNG."""
     figure = plotting.make_figure(7.5, 3.8)
     axes = figure.subplots()
     count = len(drift.log_evidence)
@@ -24,7 +24,7 @@ def plot_drift(drift: Drift, title: str = "") -> bytes:
     axes.axhline(-np.log10(drift.level), color=VALIDATION, linestyle="--", label=f"alarm at {1 / drift.level:g}")
     if drift.start is not None:
         axes.axvline(drift.start, color=INK, linewidth=1, label=f"most likely start: image {drift.start:,}")
-    for axis in (axes.xaxis, axes.yaxis):  # there are no half images, and 10 to the power of 2.5 is no round number
+    for axis in (axes.xaxis, axes.yaxis):  # ticks at whole images and whole powers of 10
         axis.get_major_locator().set_params(integer=True)
     axes.yaxis.set_major_formatter(lambda value, _: f"$10^{{{value:g}}}$")
     plotting.style_axes(axes, "images", "evidence for drift")

@@ -17,11 +17,11 @@ from sightline.report import plotting, run_plots
 from sightline.report.image_grid import plot_grid
 from sightline.report.plotting import GRID, INK, TRAIN, VALIDATION, RenderedFigure
 
-COLUMNS = 4  # thumbnails in a row
+COLUMNS = 4  # thumbnails per row
 
 
 def plot_main(value: EvaluationReport) -> dict[str, RenderedFigure]:
-    """Draw the figures that every run has."""
+    """Draw the figures that every run includes."""
     plots = {
         "reliability": plot_reliability(value.calibration, value.split),
         "risk-coverage": plot_risk_coverage(value.risk_coverage, value.split),
@@ -51,7 +51,7 @@ def plot_all(value: EvaluationReport, samples: Subset) -> dict[str, RenderedFigu
 
 
 def plot_thumbnails(examples: Sequence[ErrorExample], samples: Subset, title: str) -> RenderedFigure:
-    """Draw images as the model sees them, with true and predicted class above each."""
+    """Draw images as the model sees them, each with its true and predicted class above."""
     cells = [
         (samples.take(np.array([a.index]))[0], f"{a.label}\npredicted {a.predicted}, {a.probability:.2f}")
         for a in examples
@@ -60,7 +60,7 @@ def plot_thumbnails(examples: Sequence[ErrorExample], samples: Subset, title: st
 
 
 def plot_reliability(value: CalibrationReport, title: str = "") -> RenderedFigure:
-    """Draw accuracy against confidence, before and after the temperature; bars below say how many images."""
+    """Draw accuracy against confidence, before and after temperature scaling, with bars for the number of images."""
     sides: list[tuple[str, Sequence[ReliabilityBin], float]] = [("as served", value.bins, value.ece or 0.0)]
     if value.temperature is not None and value.ece_after is not None and not value.unchanged:
         sides.append((f"at temperature {value.temperature.value:.2f}", value.bins_after, value.ece_after))
@@ -90,7 +90,7 @@ def plot_reliability(value: CalibrationReport, title: str = "") -> RenderedFigur
 
 
 def plot_binary(value: BinaryReport, title: str) -> RenderedFigure:
-    """Draw the ROC and the precision-recall curve of two classes, chance beside them, and the thresholds in use."""
+    """Draw the ROC and precision-recall curves of two classes, with chance level and the thresholds in use."""
     figure = plotting.make_figure(9, 4.4)
     fraction = value.positives / (value.positives + value.negatives)
     left, right = figure.subplots(1, 2)

@@ -13,30 +13,30 @@ from sightline.explain.explanation import HeatRegion
 from sightline.preprocessing import Box
 from sightline.report import plotting
 
-DPI = 120  # that of `canvas`
-MIN_PANEL = 240  # pixels of a panel's longer side; a smaller image is drawn a whole number of times as large
+DPI = 120  # as in `plotting.make_figure`
+MIN_PANEL = 240  # pixels of a panel's longer side; a smaller image is enlarged by a whole factor
 GAP = 12  # pixels around panels
-LINE, LETTER = 17, 7.2  # pixels: the height of a line of text below them, and the width of a letter
-COLORS = np.array([  # of viridis, from little heat to much: told apart by people with any kind of color blindness
+LINE, LETTER = 17, 7.2  # pixels: height of a line of text below the panels, width of a letter
+COLORS = np.array([  # viridis, from low to high heat: distinguishable with any kind of color blindness
     (68, 1, 84), (72, 26, 108), (71, 47, 125), (65, 68, 135), (57, 86, 140), (49, 104, 142), (42, 120, 142),
     (35, 136, 142), (31, 152, 139), (34, 168, 132), (53, 183, 121), (84, 197, 104), (122, 209, 81), (165, 219, 54),
     (210, 226, 27), (253, 231, 37),
 ], np.float32)  # fmt: skip
-OUTSIDE_BRIGHTNESS = 0.35  # brightness of what the model did not see
-MIN_OPACITY, MAX_OPACITY = 0.3, 0.65  # opacity of the colors
+OUTSIDE_BRIGHTNESS = 0.35  # of the area that the model did not see
+MIN_OPACITY, MAX_OPACITY = 0.3, 0.65  # of the colors
 
 
 def overlay_heat(
     image: NDArray[np.uint8], heat: NDArray[np.float32], visible_box: Box | None = None
 ) -> NDArray[np.uint8]:
-    """Lay `heat` [H, W] in [0, 1] on an image [H, W, 3]; the hotter, the less of the image shines through.
+    """Overlay `heat` [H, W] in [0, 1] on an image [H, W, 3]; the opacity increases with the heat.
 
-    Outside of the box `visible_box` the image is darkened instead.
+    Outside `visible_box`, the image is darkened instead.
     """
     places = np.linspace(0, 1, len(COLORS))
     colors = np.stack([np.interp(heat, places, channel) for channel in COLORS.T], axis=-1).astype(np.float32)
     opacity = (MIN_OPACITY + (MAX_OPACITY - MIN_OPACITY) * heat)[..., None]
-    gray = image.mean(2, keepdims=True, dtype=np.float32)  # an image's own colors would mix with those of the heat
+    gray = image.mean(2, keepdims=True, dtype=np.float32)  # the image's own colors would mix with the heat map's
     mixed: NDArray[np.float32] = gray + opacity * (colors - gray)
     if visible_box is not None:
         left, top, right, bottom = map(round, visible_box)
@@ -55,12 +55,11 @@ def plot_explanation(
     visible_box: Box | None = None,
     outline: NDArray[np.bool_] | None = None,
 ) -> bytes:
-    """Draw an image [H, W, 3], and beside it the heat [H, W] on it with the `region` framed; return PNG bytes.
+    """Draw an image [H, W, 3], and beside it the image overlaid with `heat` [H, W] and framed `region`; return a PNG.
 
-    Outside of the box `visible_box`, (left, top, right, bottom), which a crop cut off, the image is dark and has no
-    heat. An `outline` is drawn around the pixels [H, W] for which it is true. `below` are lines of text, the first of
-    them about the region. Each pixel of the image is one pixel of the figure, or a square of them where the image is
-    tiny.
+    Outside `visible_box` (left, top, right, bottom), where a crop removed the image, it is dark and has no heat.
+    `outline` [H, W] draws a line around the pixels for which it is true. `below` are lines of text, the first of them
+    about the region. Each pixel of the image is one pixel of the figure, or a square of pixels if the image is tiny.
     """
     height, width = heat.shape
     scale = max(1, math.ceil(MIN_PANEL / max(height, width)))
@@ -91,7 +90,7 @@ def plot_explanation(
 
 
 def _draw_outline(axes: Any, pixels: NDArray[np.bool_]) -> None:
-    """Draw a line on a dark one around pixels [H, W]."""
+    """Draw a light line on a dark one around pixels [H, W]."""
     height, width = pixels.shape
     across, down = np.arange(width) + 0.5, np.arange(height) + 0.5
     for color, thickness in (("black", 1.8), ("white", 0.8)):
@@ -99,7 +98,7 @@ def _draw_outline(axes: Any, pixels: NDArray[np.bool_]) -> None:
 
 
 def _draw_region(axes: Any, region: HeatRegion) -> None:
-    """Draw white dashes on a dark line, seen on any image."""
+    """Draw white dashes on a dark line, visible on any image."""
     from matplotlib.patches import Rectangle
 
     corner, size = (region.left, region.top), (region.right - region.left, region.bottom - region.top)

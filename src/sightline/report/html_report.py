@@ -1,4 +1,4 @@
-"""The report of a run as one self-contained HTML file: a value in, text out."""
+"""The report of a run as one self-contained HTML file; a pure function of its value."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from sightline.runs.report_images import MAX_LABEL_ISSUES, MAX_LEAKS, MAX_SIDE
 from sightline.runs.run_report import RunReport
 from sightline.tasks.protocol import find_task
 
-MAX_ERRORS = 8  # errors shown, each with a heat map
-MAX_CLASSES, MAX_SLICES = 40, 8  # rows of tables
+MAX_ERRORS = 8  # each shown with a heat map
+MAX_CLASSES, MAX_SLICES = 40, 8  # table rows
 GENERAL_SECTIONS = ("summary", "missing", "data", "leakage", "training", "environment")
-"""The sections of the page for every task; a task names the others that it has."""
+"""The sections of the page for every task; each task names its additional ones."""
 
 
 def render_html(report: RunReport) -> str:
     """Return the page of a run.
 
-    The template gets the fields of the report, images as data URIs by their path, and the functions in `HELPERS`: a
-    page in another language needs another template alone.
+    The template gets the fields of the report, images as data URIs by path, and the functions in `HELPERS`, so that a
+    page in another language only needs another template.
     """
     values = {field.name: getattr(report, field.name) for field in fields(report)}
     images = {
@@ -60,7 +60,7 @@ def render_html(report: RunReport) -> str:
 
 
 def _find_shown_paths(report: RunReport) -> dict[str, set[str]]:
-    """Return the paths of the images that the page has room for, by kind."""
+    """Return the paths of the images to show on the page, by kind."""
     worst = {error["path"] for error in _list_shown_errors(report)}
     return {
         "error": worst,
@@ -80,7 +80,7 @@ def _list_shown_errors(report: RunReport) -> Sequence[Mapping[str, Any]]:
 
 
 def _overlay_heat_maps(report: RunReport) -> dict[str, str]:
-    """Return the error images with their heat maps as data URIs, by the path of those that the run has."""
+    """Return the error images overlaid with their heat maps, as data URIs by path, as far as the run has them."""
     thumbnails = {image.path: content for image, content in report.images.items() if image.kind == "error"}
     predicted = {error["path"]: error["predicted"] for error in _list_shown_errors(report)}
     overlays = {
@@ -92,15 +92,15 @@ def _overlay_heat_maps(report: RunReport) -> dict[str, str]:
 
 
 def describe_run(config: RunConfig) -> str:
-    """Return what was trained on what: the title of the page and of its curves."""
+    """Return the model and the data of a run, as the title of the page and of its curves."""
     return f"{config.model.name} on {'+'.join(Path(source).name for source in config.data.sources) or 'arrays'}"
 
 
 def list_operating_points(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return each operating point in ``metrics.json``: a threshold chosen on validation, evaluated on other images.
 
-    `name` is the rate that has the `target`, `rate` its value and interval, `other` those of the rate that it costs;
-    `of` is the class whose probability has the `threshold`, "" for the confidence, and `note` says how far to trust it.
+    `name` is the rate with the `target`, `rate` its value and interval, `other` those of the rate traded for it; `of`
+    is the class whose probability has the `threshold`, "" for the confidence, and `note` a caveat.
     """
     rows: list[dict[str, Any]] = []
     if (selective := metrics["selective_check"]) is not None and (evaluated := selective["evaluated"]) is not None:
@@ -128,10 +128,10 @@ def list_operating_points(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def choose_threshold(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the confidence threshold of the model, else one that was chosen on validation; None without either.
+    """Return the confidence threshold of the model, or else one that was chosen on validation; None without either.
 
-    It comes with the coverage on the evaluated images, its 95% interval unless these come in groups, and the precision
-    above the threshold.
+    The result includes the coverage on the evaluated images, its 95% interval unless the images are in groups, and the
+    precision above the threshold.
     """
     saved, selective, check = metrics["thresholds"], metrics["selective"], metrics["selective_check"]
     if saved is not None and selective is not None and saved.get("confidence") is not None:
@@ -158,7 +158,7 @@ def format_number(value: float | None, digits: int) -> str:
 
 
 def encode_overlay(thumbnail: bytes, heat: bytes) -> str:
-    """Return a thumbnail with a heat map on it, each the content of a file, as a data URI; "" if either is damaged."""
+    """Overlay a heat map on a thumbnail (both file contents), and return a data URI; "" if either is damaged."""
     pixels, values = _decode(thumbnail, "RGB"), _decode(heat, "L")
     if pixels is None or values is None or pixels.shape[:2] != values.shape:
         return ""
@@ -176,12 +176,12 @@ def _decode(content: bytes, mode: str) -> NDArray[np.uint8] | None:
 
 
 def sort_classes(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the metrics of each class that was tested, the worst first."""
+    """Return the metrics of each tested class, worst first."""
     return sorted((c for c in classes if c["support"]), key=lambda c: (c["f1"] or 0.0, c["label"]))
 
 
 def count_label_issues(issues: Sequence[PatchEntry]) -> list[LabelIssueCount]:
-    """Return how many labels of each class are probably missing or wrong, of images with several labels."""
+    """Return how many labels of each class are probably missing or wrong in multi-label data."""
     return [*label_issues.count_label_issues((issue.label, issue.to or "") for issue in issues)]
 
 
@@ -200,4 +200,4 @@ HELPERS = {
     "operating_points": list_operating_points,
     "sort_classes": sort_classes,
 }
-"""What the template of the report calls by these names, besides `charts.HELPERS`."""
+"""Functions and constants for the report's template, by name, in addition to `charts.HELPERS`."""

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from sightline.report import plotting
 
 CELL = 1.9  # inches
-LETTERS = 8  # points: the longest name is no wider than a cell
-MIN_SMOOTH_SIZE = 96  # pixels; below, each stands out as a square
+LETTERS = 8  # font size in points, at which the longest name fits a cell
+MIN_SMOOTH_SIZE = 96  # pixels; smaller images show each pixel as a square
 
 
 def plot_grid(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], title: str = "") -> bytes:
-    """Draw rows of (image, words above it); an image is uint8 [H, W, 1 or 3] of any size.
+    """Draw rows of (image, caption above it); an image is uint8 [H, W, 1 or 3] of any size.
 
-    Rows may differ in length. An image keeps its proportions; the cells are squares.
+    Rows may differ in length. Images keep their proportions; the cells are squares.
     """
     columns = max(map(len, rows))
     words = any(text for row in rows for _, text in row)
@@ -41,7 +41,7 @@ def plot_grid(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], title: st
 
 
 def _place_cells(places: Any, rows: Sequence[Sequence[Any]]) -> Any:
-    """Pair each place of the grid with what stands there, and leave the others blank."""
+    """Yield each cell of the grid with its content, and leave the others blank."""
     for across, row in zip(places, rows, strict=True):
         for axes in across:
             axes.set_axis_off()
@@ -49,7 +49,7 @@ def _place_cells(places: Any, rows: Sequence[Sequence[Any]]) -> Any:
 
 
 def _center_in_square(axes: Any, height: int, width: int) -> None:
-    """Show the image in the middle of a square, nothing else around it."""
+    """Show the image in the center of an otherwise empty square."""
     side = max(height, width)
     axes.set_xlim((width - side) / 2 - 0.5, (width + side) / 2 - 0.5)
     axes.set_ylim((height + side) / 2 - 0.5, (height - side) / 2 - 0.5)

@@ -1,4 +1,4 @@
-"""The figure of a learning curve: the measured metric, the fitted law, and where it is extrapolated."""
+"""The figure of a learning curve: the measured metric, the fitted law, and its extrapolation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sightline.report.plotting import INK, TRAIN, VALIDATION
 
 
 def plot_learning_curve(curve: LearningCurve, title: str = "") -> bytes:
-    """Draw the metric over the number of labeled training images, with 95% intervals; what is predicted is dashed."""
+    """Draw the metric over the number of labeled training images, with 95% intervals; predictions are dashed."""
     figure = plotting.make_figure(7.5, 4.6)
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 

@@ -13,7 +13,7 @@ from sightline.report.diagram import save_figure
 from sightline.report.plotting import INK, TRAIN
 from sightline.training.schedules import build_schedule
 
-POINTS = 4000  # with more steps than this, only this many are plotted
+POINTS = 4000  # maximum number of steps plotted
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class PlannedStage:
 
 
 def plan_stages(config: RunConfig, steps: int) -> list[PlannedStage]:
-    """Return the stages of a configuration, for data of `steps` steps to an epoch."""
+    """Return the stages of a configuration, for data with `steps` steps per epoch."""
     stages = config.train.stages or (StageConfig("training"),)
     out = []
     for stage in stages:
@@ -65,7 +65,7 @@ def plot_learning_rates(stages: Sequence[PlannedStage], steps: int, title: str =
 
 
 def _sample_steps(steps: int) -> list[int]:
-    """Return the steps to draw: all, or `POINTS` of them with the first and the last."""
+    """Return the steps to draw: all, or `POINTS` of them including the first and the last."""
     if steps <= POINTS:
         return list(range(steps))
     return [round(i * (steps - 1) / (POINTS - 1)) for i in range(POINTS)]

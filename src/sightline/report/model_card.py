@@ -1,6 +1,6 @@
-"""A model card: Markdown under a YAML header, as Hugging Face reads it (https://huggingface.co/docs/hub/model-cards).
+"""A model card for Hugging Face: Markdown with a YAML header (https://huggingface.co/docs/hub/model-cards).
 
-It contains only facts from the bundle and the run; whatever a person must add is a question.
+It contains only facts from the bundle and the run; what a person must add appears as a question.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LABEL_NAMES = {
 }
 MASK_NAMES = {"mean_iou": "Mean IoU", "mean_dice": "Mean Dice"}
 GRADE_NAMES = {"quadratic_weighted_kappa": "Quadratic weighted kappa", "mean_absolute_error": "Mean absolute error"}
-TREE_NAMES = {  # beside accuracy
+TREE_NAMES = {  # in addition to accuracy
     "hierarchical_f1": "Hierarchical F1",
     "accuracy_level_1": "Accuracy at the first level",
 }
@@ -40,15 +40,15 @@ def render_card(
 ) -> str:
     """Return the card of a bundle.
 
-    `run` is the content of ``run.json``, empty without one, and `figures` names PNG files in the bundle. `license_id`
-    is one of Hugging Face's, and `repository` where the bundle is pulled from, such as ``hf:user/name``.
+    `run` is the content of ``run.json``, empty without one, and `figures` are the names of PNG files in the bundle.
+    `license_id` is one of Hugging Face's ids, and `repository` the source to pull from, such as ``hf:user/name``.
     """
     body = _body(manifest, run, figures, repository)
     return "\n\n".join([_header(manifest, license_id), *body]) + "\n"
 
 
 def _header(manifest: Manifest, license_id: str) -> str:
-    """Return the YAML between its two lines; each value is JSON, which YAML contains."""
+    """Return the YAML header with its delimiters; each value is JSON, which is valid YAML."""
     data = str(manifest.data.get("name", "unknown"))
     task_type = "image-segmentation" if find_task(manifest.task).targets.are_masks else "image-classification"
     values = {
@@ -72,19 +72,19 @@ def _header(manifest: Manifest, license_id: str) -> str:
             }
         ],
     }
-    if not manifest.metrics:  # Hugging Face refuses an index without results
+    if not manifest.metrics:  # Hugging Face rejects an index without results
         del values["model-index"]
     lines = [f"{key}: {printable(jsonio.dumps(value))}" for key, value in values.items()]
     return "\n".join(["---", *lines, "---"])
 
 
 def _states_accuracy(manifest: Manifest) -> bool:
-    """Return whether the accuracy is stated: for a tree, beside other metrics."""
+    """Return whether the card states the accuracy; for a tree, it does in addition to other metrics."""
     return not _get_metric_names(manifest) or find_task(manifest.task).targets.are_paths
 
 
 def _get_metric_names(manifest: Manifest) -> Mapping[str, str]:
-    """Return the metrics that a model of several labels, of masks, of grades or of a tree of classes states."""
+    """Return the metrics stated for a model of multiple labels, masks, grades or a tree of classes."""
     targets = find_task(manifest.task).targets
     if targets.are_ordered:
         return GRADE_NAMES
@@ -107,7 +107,7 @@ def _describe_scope(manifest: Manifest) -> str:
 
 
 def _describe_decision(manifest: Manifest) -> str:
-    """Return what the model predicts for an image of something else, and when it abstains."""
+    """Describe what the model predicts for an image of something else, and when it abstains."""
     limits = Thresholds.from_dict(manifest.thresholds or {"count": 0})
     anything = ", even for an image of something else" if limits.ood_limit is None else ""
     precision = f"a precision of {limits.target_precision:g}" if limits.target_precision is not None else ""
@@ -138,7 +138,7 @@ def _describe_decision(manifest: Manifest) -> str:
 
 
 def _list_results(metrics: Mapping[str, Any], manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the metrics of a split as Hugging Face's index has them, but for those that are not defined."""
+    """Return the metrics of a split in the format of Hugging Face's index, without undefined ones."""
     names = {**(NAMES if _states_accuracy(manifest) else {}), **_get_metric_names(manifest)}
     values = {key: metrics[key] if key in NAMES else metrics[key]["value"] for key in names if key in metrics}
     return [{"type": key, "name": names[key], "value": value} for key, value in values.items() if value is not None]
@@ -263,7 +263,7 @@ def _training_section(manifest: Manifest, run: Mapping[str, Any]) -> str:
 
 
 def _escape_markdown(text: Any) -> str:
-    """Return `text` with what Markdown and HTML would take as their own made harmless, on one line."""
+    """Return `text` on one line, with the special characters of Markdown and HTML escaped."""
     out = printable(" ".join(str(text).split()))
     for sign in "\\`*_[]<>|#":
         out = out.replace(sign, f"\\{sign}" if sign != "<" else "&lt;")

@@ -11,7 +11,7 @@ from sightline.report import plotting
 from sightline.report.plotting import INK, TRAIN, VALIDATION
 
 FAINT = "#8c959f"
-_LABEL_PLACES = (  # offsets in points, and alignments; the nearest first
+_LABEL_PLACES = (  # offsets in points, and alignments; nearest first
     ((0, 7), "center", "bottom"), ((0, -7), "center", "top"), ((8, 0), "left", "center"), ((-8, 0), "right", "center"),
     *(place for level in (17, 27, 37) for place in (((0, level), "center", "bottom"), ((0, -level), "center", "top"))),
 )  # fmt: skip
@@ -32,9 +32,9 @@ class ParetoPoint:
 
 
 def plot_pareto(points: Sequence[ParetoPoint], floor: float | None, title: str = "", metric: str = "accuracy") -> bytes:
-    """Draw candidates over each of the four things that should be small; `metric` is the name of theirs.
+    """Draw the `metric` of candidates over each of the four costs.
 
-    `floor` is the value that is required of it, None if another one is.
+    `floor` is the required value of the metric, None if the requirement is on another metric.
     """
     figure = plotting.make_figure(11, 8.4)
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -60,13 +60,13 @@ def plot_pareto(points: Sequence[ParetoPoint], floor: float | None, title: str =
             axes.axhline(floor, color=INK, linewidth=0.8, linestyle="--", label=f"required {describe_metric(metric)}")
         axes.set_xscale("log")
         values = [getattr(p, field) for p in points]
-        wide = max(values) > 100 * min(values)  # there, more labels than those of the decades would run together
+        wide = max(values) > 100 * min(values)  # labels other than those of decades would overlap
         axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.18, y=0.15)
         plotting.style_axes(axes, label)
-    figure.draw_without_rendering()  # which lays it out: the names go where the points are then
+    figure.draw_without_rendering()  # lays out the figure, so that the positions of points are known for their names
     for axes, (_, field, scale) in zip(figure.axes, panels, strict=True):
         _label_points(axes, points, field, scale)
     for axes in figure.axes[::2]:
@@ -78,9 +78,9 @@ def plot_pareto(points: Sequence[ParetoPoint], floor: float | None, title: str =
 
 
 def _label_points(axes: Any, points: Sequence[ParetoPoint], field: str, scale: float) -> None:
-    """Name the front's points and the largest, each where it covers no name or point; without such a place, not at all.
+    """Label the points on the front and the largest, where the label covers no other label or point, if possible.
 
-    To be called once the limits of the axes are known.
+    Call this once the limits of the axes are known.
     """
     from matplotlib.transforms import Bbox
 

@@ -18,9 +18,9 @@ from sightline.report import fonts
 PURPOSE = "Drawing figures"
 TRAIN, VALIDATION = "#1f6feb", "#d9480f"
 INK, GRID = "#24292f", "#d0d7de"
-MAX_NAME_LENGTH = 28  # columns of a class name, of which a Chinese character takes two
+MAX_NAME_LENGTH = 28  # columns of a class name; a Chinese character takes two
 MARGIN = 0.1  # inches
-LARGEST_SVG = 1_000_000  # bytes; with more points than that, the PNG is the smaller one
+LARGEST_SVG = 1_000_000  # bytes; figures with so many points are smaller as PNG
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class RenderedFigure:
 
     Attributes:
         png: The content of a PNG file.
-        svg: The content of an SVG file, whose words are text, for a browser to draw with its own fonts; None without.
+        svg: The content of an SVG file with text that browsers draw in their own fonts; None if there is no SVG.
     """
 
     png: bytes
@@ -49,31 +49,31 @@ class RenderedFigure:
 
 
 def check_packages() -> None:
-    """Raise `MissingExtraError` if what `make_figure` needs is not installed; to be asked before what will be drawn."""
+    """Raise `MissingExtraError` if the packages for `make_figure` are missing; call this before long computations."""
     check_installed("matplotlib", purpose=PURPOSE)
 
 
 def load_packages() -> None:
-    """Import what `make_figure` and `render` need; raises `MissingExtraError` without matplotlib."""
+    """Import the packages for `make_figure` and `render`; raise `MissingExtraError` without matplotlib."""
     for module in ("matplotlib.figure", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg"):
         require(module, PURPOSE)
 
 
 def make_figure(width: float, height: float) -> Any:
-    """Return an empty matplotlib figure, in inches; raises `MissingExtraError` without matplotlib."""
+    """Return an empty matplotlib figure, sized in inches; raise `MissingExtraError` without matplotlib."""
     figures = require("matplotlib.figure", PURPOSE)
     # Without pyplot: no screen, no global state.
     return figures.Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
 def render_png(figure: Any) -> bytes:
-    """Return the figure as the bytes of a PNG file, large enough for every word in it."""
+    """Return the figure as the bytes of a PNG file, large enough for all of its text."""
     undrawable = _choose_fonts(figure)
     return _png(figure, _lay_out(figure, undrawable), undrawable)
 
 
 def render(figure: Any) -> RenderedFigure:
-    """Return the figure as PNG, and as SVG unless that is very large; the same bytes for the same figure."""
+    """Return the figure as PNG, and as SVG unless that is very large; the same figure gives the same bytes."""
     undrawable = _choose_fonts(figure)
     box = _lay_out(figure, undrawable)
     pixels, vector = _png(figure, box, undrawable), _svg(figure, box, undrawable)
@@ -82,7 +82,7 @@ def render(figure: Any) -> RenderedFigure:
 
 @dataclass(frozen=True, slots=True)
 class _UndrawableText:
-    """Words with characters that no font here draws: the labels of an axis, or one text (`axis` is None)."""
+    """Text with characters that no installed font draws: the labels of an axis, or a single text (`axis` is None)."""
 
     texts: list[Any]
     words: list[str]
@@ -90,12 +90,12 @@ class _UndrawableText:
     axis: Any = None
 
     def write(self, sign: Callable[[str], str]) -> None:
-        """Write `sign` of each character that no font draws in its place, nothing for marks without a width."""
+        """Replace each character that no font draws by its `sign`, and marks without a width by nothing."""
         signs = {ord(c): "" if fonts.is_mark(c) else sign(c) for c in self.characters}
         self._set([word.translate(signs) for word in self.words])
 
     def restore(self) -> None:
-        """Write the words as they are."""
+        """Restore the original text."""
         self._set(self.words)
 
     def _set(self, words: list[str]) -> None:
@@ -104,11 +104,11 @@ class _UndrawableText:
             return
         from matplotlib.ticker import FixedFormatter
 
-        self.axis.set_major_formatter(FixedFormatter(words))  # an axis writes its labels whenever it is drawn
+        self.axis.set_major_formatter(FixedFormatter(words))  # an axis recreates its labels whenever it is drawn
 
 
 def _choose_fonts(figure: Any) -> list[_UndrawableText]:
-    """Give each text the fonts that it needs; return those with characters that no font here draws."""
+    """Set the fonts that each text needs; return the texts with characters that no installed font draws."""
     from matplotlib.axis import Axis
     from matplotlib.text import Text
 
@@ -122,13 +122,13 @@ def _choose_fonts(figure: Any) -> list[_UndrawableText]:
     others = []
     for text in figure.findobj(Text):
         if text not in ticks:
-            text.set_text(printable(text.get_text(), keep="\n"))  # an SVG that holds control characters is none
+            text.set_text(printable(text.get_text(), keep="\n"))  # control characters would make the SVG invalid
             others.append((text, _choose_font(text)))
     return undrawable + [_UndrawableText([text], [text.get_text()], lost) for text, lost in others if lost]
 
 
 def _choose_font(text: Any) -> frozenset[str]:
-    """Give a text the fonts that it needs; return the characters that none of them has."""
+    """Set the fonts that a text needs; return the characters that none of them has."""
     characters = fonts.missing_characters(text.get_text())
     if characters:
         text.set_fontfamily(fonts.fonts_for(characters))
@@ -136,17 +136,17 @@ def _choose_font(text: Any) -> frozenset[str]:
 
 
 def _placeholder(character: str) -> str:
-    """Return what matplotlib's own font has of about the same width."""
+    """Return a character of about the same width that matplotlib's own font has."""
     return "\N{EM DASH}" if fonts.is_wide(character) else "n"
 
 
 def _lay_out(figure: Any, undrawable: Sequence[_UndrawableText]) -> Any:
-    """Place everything for good; return the box around it. Long names are never cut."""
+    """Fix the layout, and return its bounding box; long names are never cut."""
     for words in undrawable:
         words.write(_placeholder)
     if (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)
-    figure.set_layout_engine(None)  # else it would lay out again for each file, to no effect
+    figure.set_layout_engine(None)  # avoids a useless new layout for each file
     return figure.get_tightbbox().padded(MARGIN)
 
 
@@ -161,7 +161,7 @@ def _png(figure: Any, box: Any, undrawable: Sequence[_UndrawableText]) -> bytes:
 
 
 def _svg(figure: Any, box: Any, undrawable: Sequence[_UndrawableText]) -> bytes:
-    """Draw with what is as wide as the words, then put the words in: matplotlib would measure boxes in their place."""
+    """Draw placeholders as wide as the text, then insert the text: matplotlib would draw and measure boxes instead."""
     import matplotlib as mpl
 
     buffer = io.StringIO()
@@ -177,7 +177,7 @@ def _svg(figure: Any, box: Any, undrawable: Sequence[_UndrawableText]) -> bytes:
         for at, word in enumerate(words.words):
             svg = _insert_text(svg, f"words-{number}-{at}", word)
     own_font = f"'{fonts.DEFAULT_FONT}'"
-    return svg.replace(own_font, f"{own_font}, Verdana, sans-serif").encode()  # Verdana is as wide
+    return svg.replace(own_font, f"{own_font}, Verdana, sans-serif").encode()  # Verdana has the same widths
 
 
 def _insert_text(svg: str, name: str, word: str) -> str:
@@ -191,17 +191,17 @@ def _insert_text(svg: str, name: str, word: str) -> str:
 
 
 def fonts_for(text: str = "") -> list[str]:
-    """Return the fonts with which `text` is drawn."""
+    """Return the fonts for drawing `text`."""
     return fonts.fonts_for(fonts.missing_characters(text))
 
 
 def text_style(size: float = 10) -> dict[str, Any]:
-    """Return how words of the user's are written: a dollar sign starts no formula."""
+    """Return the style for user text, in which a dollar sign does not start a formula."""
     return {"color": INK, "family": [fonts.DEFAULT_FONT], "fontsize": size, "parse_math": False}
 
 
 def style_axes(axes: Any, x: str = "", y: str = "") -> None:
-    """Name the axes of a chart, and draw a grid in place of the frame at its top and right."""
+    """Label the axes of a chart, and draw a grid instead of the frame at the top and right."""
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
     axes.grid(color=GRID, linewidth=0.6)
@@ -209,7 +209,7 @@ def style_axes(axes: Any, x: str = "", y: str = "") -> None:
 
 
 def shorten(name: str) -> str:
-    """Return `name` on one line, its middle left out where it is wide: what differs stands at the ends mostly.
+    """Return `name` on one line, leaving out the middle if it is long, as names mostly differ at the ends.
 
     >>> shorten("a class name that some people write"), shorten("二零二四年春季在温室里拍摄的玫瑰花")
     ('a class name t… people write', '二零二四年春季…拍摄的玫瑰花')
@@ -222,6 +222,6 @@ def shorten(name: str) -> str:
 
 
 def _take_columns(text: str, columns: int) -> str:
-    """Return as much of the start of `text` as `columns` letters of the usual width have room for."""
+    """Return as much of the start of `text` as fits into `columns` letters of normal width."""
     ends = list(accumulate(fonts.count_columns(character) for character in text))
     return text[: bisect_right(ends, columns)]

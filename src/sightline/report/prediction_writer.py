@@ -12,14 +12,14 @@ from sightline.escaping import CsvWriter, TextFile, escape_formula
 from sightline.inference.masks import MaskPrediction
 from sightline.inference.results import Prediction
 
-HEADER = ("path", "label", "probability")  # of every CSV file of classes, first
-AREA = "area:"  # before the class in the name of a column
+HEADER = ("path", "label", "probability")  # first columns of every CSV file of classes
+AREA = "area:"  # prefix of a class in the name of a column
 _Row = TypeVar("_Row")
 _Row_contra = TypeVar("_Row_contra", contravariant=True)
 
 
 class RowLayout(Protocol[_Row_contra]):
-    """What a row has of a prediction."""
+    """The format of the row for a prediction."""
 
     def column_names(self) -> list[str]:
         """Return the header of the CSV file."""
@@ -33,13 +33,13 @@ class RowLayout(Protocol[_Row_contra]):
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """What each row holds: the `top` most probable classes; `classes`, which get a probability each (none: empty).
+    """The content of each row: the `top` most probable classes, and a probability for each of `classes` (may be empty).
 
-    With `decisions`, the decision of a model that has thresholds. `sets` are the fields of a prediction
-    with sets of classes that have a column each: undecided, label_set. With `quality`, rows are of masks: there is a
-    column for it, and a decision has neither a set nor an out-of-distribution score. With `nodes`, there are columns
-    for the node of a hierarchical model, whose decision has no set; with `grades`, one for the expected grade. In
-    CSV, text that a spreadsheet would take for a formula gets an apostrophe, unless `raw`.
+    With `decisions`, rows include the decision of a model that has thresholds. `sets` are the fields of a prediction
+    with sets of classes that have a column each: undecided, label_set. With `quality`, rows are for masks: they have a
+    column for it, and decisions have neither a set nor an out-of-distribution score. With `nodes`, there are columns
+    for the node of a hierarchical model, whose decision has no set; with `grades`, a column for the expected grade. In
+    CSV, text that a spreadsheet would read as a formula gets an apostrophe, unless `raw`.
     """
 
     top: int = 1
@@ -113,7 +113,7 @@ class RowFormat:
 
 @dataclass(frozen=True, slots=True)
 class MaskRowFormat:
-    """Rows of masks: the area of each of `classes`, as a fraction, the quality, the decision and the file of the mask.
+    """Rows for masks: the area of each of `classes` as a fraction, the quality, the decision and the file of the mask.
 
     `raw` is as above.
     """
@@ -135,7 +135,7 @@ class MaskRowFormat:
         return [path, *cells, quality, prediction.decision or "", name, error]
 
     def json_line(self, prediction: MaskPrediction) -> str:
-        """Return a row as JSON, with the areas of the classes that the mask has."""
+        """Return a row as JSON, with the areas of the classes in the mask."""
         return jsonio.dumps(prediction.to_dict())
 
 
@@ -164,7 +164,7 @@ def _write_each(predictions: Iterable[_Row], write: Callable[[_Row], object], fi
 
 
 def is_prediction_file(start: bytes) -> bool:
-    """Tell whether a file that starts with `start` was written here; an empty one may as well have been.
+    """Return whether a file that starts with `start` was written here, which may be true of an empty file.
 
     >>> (
     ...     is_prediction_file(b"path,label,probability,error"),

@@ -31,7 +31,7 @@ def plot_curves(history: Sequence[EpochRecord], title: str = "", accuracy_name: 
             _write_values(axes)
         _mark_stages(axes, history)
         plotting.style_axes(axes, "epoch", accuracy_name if name == "accuracy" else name)
-        axes.axhline(0, color="none")  # so that the highest loss keeps its distance from the top
+        axes.axhline(0, color="none")  # keeps space above the highest loss
         axes.set_ylim(0, 1.02 if name == "accuracy" else None)
         axes.set_xlim(min(epochs, default=1) - 0.5, max(epochs, default=1) + 0.5)
         if marker:
@@ -45,7 +45,7 @@ def plot_curves(history: Sequence[EpochRecord], title: str = "", accuracy_name: 
 
 
 def _write_values(axes: Any) -> None:
-    """Write the value of each point beside it, on alternate sides: of a single epoch there is no line to read."""
+    """Write the value of each point beside it, on alternate sides, as a single epoch has no line to read."""
     for number, line in enumerate(axes.get_lines()):
         (x,), (y,) = line.get_data()
         side = 1 if number % 2 else -1
@@ -56,7 +56,7 @@ def _write_values(axes: Any) -> None:
 
 
 def _mark_stages(axes: Any, history: Sequence[EpochRecord]) -> None:
-    """Draw a line between stages, and each one's name above its epochs; nothing where there is but one."""
+    """Draw a line between stages, and the name of each above its epochs; draw nothing for a single stage."""
     stages = find_stages(history)
     if len(stages) < 2:
         return
@@ -70,7 +70,7 @@ def _mark_stages(axes: Any, history: Sequence[EpochRecord]) -> None:
 
 
 def plot_confusion(evaluation: EvaluationResult, title: str = "", *, percentages: bool = False) -> RenderedFigure:
-    """Draw the confusion matrix: colors are fractions of each true class, numbers are counts (up to 30 classes).
+    """Draw the confusion matrix: colors are fractions of the true class, numbers are counts (up to 30 classes).
 
     With `percentages`, the numbers are percentages of the true class.
     """

@@ -9,12 +9,12 @@ from sightline.data.types import OUT_OF_FOLD
 from sightline.errors import plural
 from sightline.metrics import describe_metric
 
-MAX_NAMED_CLASSES = 3  # classes; the others are counted
+MAX_NAMED_CLASSES = 3  # other classes are only counted
 _IN_PLACE_OF_ACCURACY = ("mean_iou", "mean_average_precision", "quadratic_weighted_kappa")  # masks, labels, grades
 
 
 def describe_untested(names: Sequence[str], total: int, where: str) -> str:
-    """Return which of `total` classes have no image `where`; "" if all have.
+    """Return a sentence about the classes, out of `total`, that have no image `where`; "" if all have images.
 
     >>> describe_untested(["defect"], 2, "the test split")
     "1 of 2 classes has no image in the test split and is not tested: 'defect'."
@@ -29,7 +29,7 @@ def describe_untested(names: Sequence[str], total: int, where: str) -> str:
 
 
 def list_names(names: Sequence[str]) -> str:
-    """Return the first of the names of classes, and how many more there are.
+    """Return the first names of classes, and how many more there are.
 
     >>> list_names(["cat", "dog", "eel", "fox"])
     "'cat', 'dog', 'eel' and 1 more"
@@ -39,7 +39,7 @@ def list_names(names: Sequence[str]) -> str:
 
 
 def describe_split(split: str) -> str:
-    """Return how a sentence names what was evaluated.
+    """Return a phrase for the evaluated images.
 
     >>> describe_split("test"), describe_split("out-of-fold"), describe_split("other")
     ('the test split', 'the out-of-fold predictions', 'the evaluated images')
@@ -50,7 +50,7 @@ def describe_split(split: str) -> str:
 
 
 def name_accuracy(task: str) -> str:
-    """Return what the accuracy of an epoch of a task is called: it is of what is decided.
+    """Return the name of a task's accuracy per epoch, after the unit that is classified.
 
     >>> name_accuracy("single_label"), name_accuracy("multi_label")
     ('accuracy', 'label accuracy')
@@ -59,9 +59,9 @@ def name_accuracy(task: str) -> str:
 
 
 def describe_shift(value: Mapping[str, Any] | None, split: str) -> str:
-    """Return the warning that the evaluated images and those of validation, or of folds, differ; "" if by chance alone.
+    """Return a warning that the evaluated images differ from those of validation, or folds, by more than chance, or "".
 
-    The images that a model was trained on always do: it has learned them.
+    Images that a model was trained on always differ, as it has learned them.
     """
     if value is None or split == "train":
         return ""
@@ -86,10 +86,10 @@ def describe_shift(value: Mapping[str, Any] | None, split: str) -> str:
 
 
 def describe_leakage(value: Mapping[str, Any] | None, images: str = "these images", split: str = "") -> str:
-    """Return how many of `images` an earlier split holds too, and the metric without them; "" where there are none.
+    """Return how many of `images` are also in an earlier split, and the metric without them; "" if there are none.
 
-    It is the accuracy, or what the task has in its place. For the `split` ``out-of-fold``, they are also in a fold that
-    the model of their own was trained on.
+    The metric is the accuracy, or the task's equivalent. For the `split` ``out-of-fold``, leaked images are those also
+    in a fold on which the model that predicted them was trained.
 
     >>> others = {"accuracy": 0.5, "accuracy_interval": [0.2, 0.8], "count": 8}
     >>> describe_leakage({"count": 1, "identical": 1, "near_duplicates": 0, "without_leaked": others})
@@ -124,7 +124,7 @@ def describe_leakage(value: Mapping[str, Any] | None, images: str = "these image
 
 
 def describe_missing(value: Mapping[str, Any] | None) -> str:
-    """Return how many of a run's own images were not evaluated; "" where all were.
+    """Return how many of a run's own images were not evaluated; "" if all were.
 
     >>> describe_missing({"count": 3, "changed": 1, "total": 10})
     '3 of the 10 images of this split are not evaluated: 2 missing, 1 changed. The run keeps its metrics.'
@@ -140,7 +140,7 @@ def describe_missing(value: Mapping[str, Any] | None) -> str:
 
 
 def describe_overlap(value: Mapping[str, Any] | None) -> str:
-    """Return how many images from elsewhere the model was trained or validated on; "" where none, as far as is known.
+    """Return how many images of other data the model was trained or validated on; "" if none, as far as known.
 
     >>> describe_overlap({"included": False, "identical": 2, "near_duplicates": 1})
     '3 images that the model was trained or validated on were excluded (2 identical, 1 near duplicate); \
@@ -163,7 +163,7 @@ def describe_overlap(value: Mapping[str, Any] | None) -> str:
 
 
 def describe_added(count: int) -> str:
-    """Return how many images came to a run's sources since it was trained; "" for none.
+    """Return how many images were added to a run's sources after training; "" for none.
 
     >>> describe_added(1)
     '1 image was added since training and is in no split: pass its folder to evaluate on it.'
@@ -178,7 +178,7 @@ def describe_added(count: int) -> str:
 
 
 def list_cautions(metrics: Mapping[str, Any], split: str) -> Iterator[str]:
-    """Yield each reason, in what ``metrics.json`` says of the images of a split, to read a metric with care."""
+    """Yield each reason to read a metric with care, from the entry of a split in ``metrics.json``."""
     lines = (
         describe_overlap(metrics["training_images"]),
         describe_missing(metrics["missing"]),

@@ -11,15 +11,15 @@ from sightline.escaping import printable, quote_path
 from sightline.metrics import describe_metric
 from sightline.report import charts
 
-if TYPE_CHECKING:  # pages are few: the rest need not wait for Jinja
+if TYPE_CHECKING:  # imported lazily: few commands render pages
     import jinja2
 
 PAGES_PACKAGE = ("sightline.report", "static")
-"""The scripts of the pages of servers, as Starlette's `StaticFiles` takes a package and a folder of it."""
+"""The scripts of servers' pages: a package and its folder, for Starlette's `StaticFiles`."""
 
 
 def render_page(name: str, **values: Any) -> str:
-    """Return a page from the template `name` of this package and its values."""
+    """Render the template `name` of this package with these values."""
     return make_environment().get_template(name).render(**values)
 
 
@@ -27,7 +27,7 @@ def render_page(name: str, **values: Any) -> str:
 def make_environment() -> jinja2.Environment:
     """Return a Jinja environment that escapes HTML and control characters everywhere.
 
-    `style` is the style sheet of all pages, `style_hash` what allows it, and no other, in a Content-Security-Policy.
+    `style` is the style sheet of all pages; `style_hash` allows only this one in a Content-Security-Policy.
     """
     import jinja2
     from markupsafe import Markup
@@ -44,7 +44,7 @@ def make_environment() -> jinja2.Environment:
     digest = hashlib.sha256(style.encode()).digest()
     environment.globals |= charts.HELPERS | {
         "describe_metric": describe_metric,
-        "style": Markup(style),  # noqa: S704 - no value of the user's is in it
+        "style": Markup(style),  # noqa: S704 - contains no user input
         "style_hash": Markup(f"sha256-{base64.b64encode(digest).decode()}"),  # noqa: S704
     }
     environment.filters |= {"percent": format_percent, "quote_path": quote_path}
@@ -61,7 +61,7 @@ def encode_image(content: bytes) -> str:
 
 
 def format_percent(value: float | None, digits: int = 1) -> str:
-    """Return a fraction as people read it.
+    """Return a fraction as a percentage.
 
     >>> format_percent(0.9634)
     '96.3%'
@@ -70,5 +70,5 @@ def format_percent(value: float | None, digits: int = 1) -> str:
 
 
 def escape_control(value: Any) -> Any:
-    """Return a value as it appears in a page; escaped text (`Markup`) may still hold control characters."""
+    """Return a value as it appears in a page; escaped text (`Markup`) may still contain control characters."""
     return type(value)(printable(value, keep="\t\n")) if isinstance(value, str) else value

@@ -51,25 +51,25 @@ from sightline.studio.pages import (
 from sightline.studio.protection import ProtectionMiddleware, make_token
 from sightline.studio.query import Query
 
-MAX_ROWS = 500  # of one request
-MAX_ID = 64  # characters of the id of a change
+MAX_ROWS = 500  # per request
+MAX_ID = 64  # characters in the id of a change
 PAGES_OF_RUN = {"/results": "results", "/compare": "compare", "/map": "map", "/try": "trial"}
 
 
 def create_app(studio: Studio, access: NetworkAccess | None = None) -> Starlette:
     """Return the ASGI application.
 
-    ``GET /`` is the page; ``GET /order`` the positions of the images that a `Query` asks for, uint32 little-endian;
-    ``GET /images?ids=1,2`` their rows; ``GET /thumbnails/HASH.webp`` and ``GET /large/HASH.webp`` their pixels, at
-    addresses whose content never changes; ``GET /masks/KEY/HASH.png`` and ``GET /large-masks/KEY/HASH.png`` are the
-    masks over them. ``GET /state?since=N`` returns counts, the progress of the checks, and the
-    rows that changed since revision N. ``POST /corrections`` and ``POST /undo`` change the patch file, once for each id
-    that a page gives a change as ``request``. ``POST /check`` starts the checks, and ``POST /folders`` writes the
-    corrected images as class folders of links beside the patch file. ``GET /images.csv`` is the corrected list of
-    images.
+    ``GET /`` is the page; ``GET /order`` returns the positions of the images that match a `Query`, uint32
+    little-endian; ``GET /images?ids=1,2`` returns their rows; ``GET /thumbnails/HASH.webp`` and
+    ``GET /large/HASH.webp`` return their pixels, at addresses whose content never changes;
+    ``GET /masks/KEY/HASH.png`` and ``GET /large-masks/KEY/HASH.png`` return the masks to lay over them.
+    ``GET /state?since=N`` returns counts, the progress of the checks, and the rows that changed since revision N.
+    ``POST /corrections`` and ``POST /undo`` change the patch file, once for each id that a page sends as ``request``.
+    ``POST /check`` starts the checks, and ``POST /folders`` writes the corrected images as class folders of links
+    beside the patch file. ``GET /images.csv`` is the corrected list of images.
 
-    Pages of their own modules, such as ``GET /results``, are those of a run alone. With `access`, the studio is for
-    other devices too, and ``GET /phone`` shows its address.
+    Pages in modules of their own, such as ``GET /results``, exist only for a run. With `access`, other devices can use
+    the studio, and ``GET /phone`` shows its address.
 
     Errors are ``{"error": message}``.
     """
@@ -143,7 +143,7 @@ def _make_network_routes(studio: Studio, pages: Pages, access: NetworkAccess | N
 
 
 class _Endpoints:
-    """What answers each address; functions that are not coroutines run in threads."""
+    """The handlers of the routes; functions that are not coroutines run in threads."""
 
     def __init__(self, studio: Studio, pages: Pages) -> None:
         self._studio, self._pages = studio, pages
@@ -222,11 +222,11 @@ class _Endpoints:
         return self._describe_state(request, list(click.after), click=click.number)
 
     def _describe_state(self, request: Request, changed: Sequence[int], **values: Any) -> StrictJSONResponse:
-        """Return the state of everything, and the rows of the first changed images: a page loads others as it needs."""
+        """Return the whole state and the rows of the first changed images; a page loads more as needed."""
         return StrictJSONResponse({
             "corrections": len(self._studio.corrections),
             "earlier": self._studio.corrections.has_earlier,
-            "check": translate_state(request, self._studio.check.state),  # before counts, which have its findings
+            "check": translate_state(request, self._studio.check.state),  # before the counts, which use its findings
             "folders": translate_state(request, self._studio.folders.state),
             "counts": self._studio.library.count_values(),
             "rows": self._studio.library.describe(changed[:MAX_ROWS]),
@@ -235,7 +235,7 @@ class _Endpoints:
 
 
 def _parse_change(values: Mapping[str, Any]) -> str:
-    """Return the id that a page gave a change; "" if it has none."""
+    """Return the id that a page sent with a change, or ""."""
     change = values.get("request", "")
     if not isinstance(change, str) or len(change) > MAX_ID:
         raise HTTPException(400, f"Expected a text of at most {MAX_ID} characters as the key request.")
@@ -250,7 +250,7 @@ def _parse_ids(text: str) -> list[int]:
 
 
 def _write_table(library: Library, *, raw: bool) -> bytes:
-    """Return the images that are not dropped, with their corrected classes, or masks, and splits, as CSV."""
+    """Return the images that are not dropped, with their corrected classes (or masks) and splits, as CSV."""
     file = io.StringIO()
     writer = CsvWriter(file)
     columns = ["path", "mask" if library.has_masks else "label", *(["split"] if library.has_splits else [])]

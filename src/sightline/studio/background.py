@@ -1,4 +1,4 @@
-"""`BackgroundTask`: long work in a background thread, with its progress."""
+"""`BackgroundTask`: long work in a background thread, with progress."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sightline.errors import SightlineError
 
 
 class _Stopped(Exception):  # not an error
-    """The studio ends."""
+    """The studio is being closed."""
 
 
 class ProgressCallback(Callback):
-    """Reports the progress of a call that takes a callback."""
+    """Passes on the progress of a call that takes a callback."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -29,7 +29,10 @@ class BackgroundTask:
     """Runs a function once it is started, and again only if it failed; methods may be called from any thread."""
 
     def __init__(self, name: str, work: Callable[[Progress], None]) -> None:
-        """`work` calls the function that it gets with its task, how much is done, and the total: it may end there."""
+        """`work` is called with a function that reports the task, how much is done, and the total.
+
+        That function raises an exception when the task is stopped.
+        """
         self._name, self._work = name, work
         self._lock, self._is_stopped = Lock(), Event()
         self._thread: Thread | None = None
@@ -41,7 +44,7 @@ class BackgroundTask:
         return dict(self._state)
 
     def start(self) -> None:
-        """Start, unless it runs or ran before."""
+        """Start, unless the task is running or complete."""
         with self._lock:
             if self._state["status"] in {"running", "complete"}:
                 return
@@ -50,12 +53,12 @@ class BackgroundTask:
             self._thread.start()
 
     def wait(self) -> None:
-        """Wait until it ends."""
+        """Wait until the task ends."""
         if self._thread is not None:
             self._thread.join()
 
     def stop(self) -> None:
-        """Give it up, if it runs, and wait until it has ended."""
+        """Cancel the task, if it is running, and wait until it has ended."""
         self._is_stopped.set()
         self.wait()
 
@@ -78,7 +81,7 @@ class BackgroundTask:
 
 
 class RepeatedTask:
-    """Runs a function each time it is started, and once more if it was started while it ran."""
+    """Runs a function each time it is started, and once more if it is started while running."""
 
     def __init__(self, name: str, work: Callable[[], None]) -> None:
         self._name, self._work = name, work
@@ -87,7 +90,7 @@ class RepeatedTask:
         self._thread: Thread | None = None
 
     def start(self) -> None:
-        """Run it in a thread, after the call that runs already."""
+        """Run the function in a thread, after the running call if there is one."""
         with self._lock:
             self._is_wanted = not self._is_stopped
             if self._is_wanted and not self._is_running:
@@ -97,7 +100,7 @@ class RepeatedTask:
 
     @property
     def is_running(self) -> bool:
-        """Whether it runs, or is about to."""
+        """Whether the function is running or about to run."""
         return self._is_running
 
     def wait(self) -> None:
@@ -106,7 +109,7 @@ class RepeatedTask:
             self._thread.join()
 
     def stop(self) -> None:
-        """Wait until the present call has ended, and start no other."""
+        """Wait until the current call has ended, and start no more."""
         with self._lock:
             self._is_stopped, self._is_wanted = True, False
         self.wait()

@@ -18,19 +18,19 @@ from sightline.runs.resolve import inspection_preprocess
 from sightline.studio.background import BackgroundTask
 from sightline.studio.library import Library
 
-GONE = "changed or deleted since the studio started"  # as `static/reasons.js` recognizes it
+GONE = "changed or deleted since the studio started"  # `static/reasons.js` recognizes this text
 
 
 class BackgroundCheck(BackgroundTask):
-    """Looks for problems in the images once, and puts what it finds into the library.
+    """Looks for problems in the images once, and adds the findings to the library.
 
-    An image that is no longer what was listed is a finding, unless all are: then their folder may be back later.
+    An image that has changed or disappeared is a finding, unless all have: then their folder may come back later.
     """
 
     def __init__(self, index: Index, library: Library, input_config: InputConfig) -> None:
         super().__init__("check", self._check)
         self._index, self._library, self._input_config = index, library, input_config
-        self.hashes: NDArray[np.uint64] | None = None  # perceptual ones of all images, once they are checked
+        self.hashes: NDArray[np.uint64] | None = None  # perceptual hashes of all images, once checked
 
     def _check(self, progress: Progress) -> None:
         preprocess, sample_range = inspection_preprocess(self._input_config, self._index)
@@ -47,8 +47,8 @@ class BackgroundCheck(BackgroundTask):
         index = replace(self._index, read=read_or_find)
         audit, _, stats = audit_images(index, progress, sample_range, preprocess)
         if all(image.error == GONE for image in stats.images.values()):
-            read(0)  # says why
+            read(0)  # raises the reason
         self._library.set_findings(audit.findings)
         self.hashes = np.array([stats.hashes[image.sha256] for image in self._index.images], np.uint64)
         del audit, stats
-        process.trim_memory()  # what was read of the images
+        process.trim_memory()  # frees the memory of the decoded images

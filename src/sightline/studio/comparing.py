@@ -1,4 +1,4 @@
-"""The page that compares a run with another: their accuracies, a paired test, and the images on which they differ."""
+"""The page that compares two runs: their accuracies, a paired test, and the images on which they differ."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from sightline.studio.library import Library
 from sightline.studio.pages import Pages
 from sightline.tasks.protocol import find_task
 
-MAX_RUNS = 200  # to choose from
-MAX_IMAGES = 48  # of each kind, on the page; all of them are in the list of images
+MAX_RUNS = 200  # offered for comparison
+MAX_IMAGES = 48  # of each kind on the page; the list of images has all of them
 
 
 def make_routes(model: RunModel, library: Library, name: str, pages: Pages, others: Sequence[Path]) -> list[Route]:
-    """Return the route of the page; `others` are runs to choose from besides those in the folder of the run."""
+    """Return the route of the page; `others` are runs to choose from besides those in the run's folder."""
     run = model.run.directory
 
     def page(request: Request) -> Response:
@@ -57,7 +57,7 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages, othe
 
 
 def list_runs(run: RunDirectory, others: Sequence[Path]) -> dict[str, Path]:
-    """Return the evaluated runs to compare `run` with, by name: `others`, and those of its kind in its folder."""
+    """Return the evaluated runs to compare `run` with, by name: `others`, and runs of the same kind in its folder."""
     siblings = sorted(file.parent for file in run.path.resolve().parent.glob("*/run.json"))
     kind = _find_kind(run)
     known, runs = {run.path.resolve()}, {}
@@ -73,7 +73,7 @@ def list_runs(run: RunDirectory, others: Sequence[Path]) -> dict[str, Path]:
 
 
 def _find_kind(run: RunDirectory) -> tuple[bool, bool] | None:
-    """Return whether images have several classes and whether pixels have one; None if the run does not say."""
+    """Return whether images have several classes and whether pixels have classes; None if it is not recorded."""
     try:
         targets = find_task(run.config.model.task).targets
     except SightlineError:
@@ -82,10 +82,10 @@ def _find_kind(run: RunDirectory) -> tuple[bool, bool] | None:
 
 
 def compare_pair(model: RunModel, library: Library, other: Path) -> dict[str, Any]:
-    """Return what the page shows of a run and another one.
+    """Return the comparison of two runs for the page.
 
-    `rows` are the runs, `paired` the test, and `groups` the images on which they differ: `kind` tells which run is
-    right, `selection` lists them all, and `images` are the first of them, with what each run predicts.
+    `rows` are the runs, `paired` the test, and `groups` the images on which they differ: `kind` is which run is right,
+    `selection` the key that lists all of them, and `images` the first few, with the predictions of both runs.
     """
     run = model.run.directory
     rows = compare_runs([run.path, other])
@@ -110,7 +110,7 @@ def compare_pair(model: RunModel, library: Library, other: Path) -> dict[str, An
 
 
 def _list_mask_groups(model: RunModel, library: Library, other: RunDirectory) -> list[dict[str, Any]]:
-    """Return the images whose mean IoU is higher by the first and by the second run, the largest difference first."""
+    """Return the images with a higher mean IoU in the first and in the second run, the largest difference first."""
     common = find_common_masks(model.run.directory, other)
     if isinstance(common, str):
         return []

@@ -1,4 +1,4 @@
-"""`Studio`: the images that a studio shows, with their corrections, from a data set or a run."""
+"""`Studio`: the images of a data set or a run that a studio shows, with their corrections."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from sightline.tasks.protocol import find_task
 
 @dataclass(frozen=True, slots=True)
 class Studio:
-    """What the pages show: the images, corrections, versions and findings, the run's model, and other runs."""
+    """The content of the pages: the images, corrections, versions and findings, the run's model, and other runs."""
 
     name: str
     library: Library
@@ -75,7 +75,7 @@ def open_studio(
     *,
     raw_csv: bool = False,
 ) -> Iterator[Studio]:
-    """Read the images and open the file of corrections for the block; arguments and errors are as of `run_studio`."""
+    """Read the images and open the file of corrections for the block; arguments and errors are as in `run_studio`."""
     if patch is not None and not _io.exists(_io.output_path(patch)):
         _io.check_writable(_io.output_path(patch), "--patch")  # before the images are read
     progress, run = (callback or Callback()).on_progress, data.directory if isinstance(data, Run) else None
@@ -91,7 +91,7 @@ def open_studio(
     input_config = data.config.input
     preprocess, _ = inspection_preprocess(input_config, index, progress)
     path = _io.output_path(patch or choose_patch_path(index.name))
-    with ExitStack() as stack:  # which stops the last first
+    with ExitStack() as stack:  # stops them in reverse order
         own_patch = None if run is None else run.patch
         corrections = stack.enter_context(open_corrections(path, index, own_patch, splits))
         issues = [] if run is None else _list_label_issues(run, index)
@@ -126,7 +126,7 @@ def open_studio(
 
 
 def _read_index(data: Dataset | Run, progress: Progress) -> tuple[Index, int]:
-    """Return the images, and how many files were not read again; what is known of the files is not kept in memory."""
+    """Return the images, and how many files needed no reading; their records are not kept in memory."""
     if isinstance(data, Run):
         records = FileRecords([data.directory.path.resolve()], data.directory.config.data.limits)
         return read_run_index(data.directory, progress, records), records.count
@@ -135,7 +135,7 @@ def _read_index(data: Dataset | Run, progress: Progress) -> tuple[Index, int]:
 
 
 def _list_splits(model: RunModel) -> dict[tuple[str, str], Split]:
-    """Return the splits of the run's images, by path and content, but not those that lines of its patch state."""
+    """Return the splits of the run's images, by path and content, except those set by lines of its patch."""
     patch = model.run.directory.patch
     lines = [] if patch is None else read_patch(patch)
     moved = {(entry.path, entry.sha256) for _, entry in lines if entry.action == "move"}
@@ -143,7 +143,7 @@ def _list_splits(model: RunModel) -> dict[tuple[str, str], Split]:
 
 
 def _list_paths(data: Dataset | Run) -> list[str | Path]:
-    """Return the sources of the images that are paths or names."""
+    """Return those sources of the images that are paths or names."""
     if isinstance(data, Dataset):
         return [source for source in data.sources if not isinstance(source, SourceListing)]
     return [] if is_in_memory(data.directory) else [*resolve_sources(data.directory)]
@@ -152,7 +152,7 @@ def _list_paths(data: Dataset | Run) -> list[str | Path]:
 def _make_training(
     data: Dataset | Run, corrections: Corrections, index: Index, folder: Path | None
 ) -> TrainingRuns | None:
-    """Return the trainings beside the images; None on Windows, where a process cannot be asked to save and end."""
+    """Return the training runs of the studio; None on Windows, where a process cannot be asked to save and end."""
     if os.name != "posix":
         return None
     own, opened = None, ""
@@ -169,14 +169,14 @@ def _make_training(
 
 
 def _list_settings(data: Dataset, index: Index) -> tuple[str, ...]:
-    """Return how the images are read, with the task that their labels are for."""
+    """Return the settings for reading the images, with the task of their labels."""
     states_task = any(setting.startswith("model.task=") for setting in data.settings)
     task = "segmentation" if index.labels_are_masks else "multi_label" if index.several_labels else ""
     return (*data.settings, *(() if states_task else set_task(task)))
 
 
 class _Callers(Callback):
-    """Reports progress to all that wait for the same features."""
+    """Reports progress to all callers waiting for the same features."""
 
     def __init__(self) -> None:
         self.callbacks: list[Callback] = []
@@ -188,7 +188,7 @@ class _Callers(Callback):
 
 
 def _make_compute(data: Dataset, index: Index) -> ComputeFeatures:
-    """Return what computes the projected features of the images, once: a second caller waits, and gets the same."""
+    """Return a function that computes the images' projected features once; other callers wait for the same result."""
     lock, settings = Lock(), _list_settings(data, index)
     known: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
     callers = _Callers()
@@ -197,7 +197,7 @@ def _make_compute(data: Dataset, index: Index) -> ComputeFeatures:
         callers.callbacks.append(callback)
         with lock:
             if not known:
-                callers.on_progress("indexing", 0, 0)  # where the studio ends, nothing is begun
+                callers.on_progress("indexing", 0, 0)  # raises if the studio is closing, before any work
                 known.append(
                     compute_projected_features(images, settings, callers)
                     if data.is_in_memory
@@ -218,7 +218,7 @@ def _make_labeling(
 
 
 def _list_label_issues(run: RunDirectory, index: Index) -> list[Finding]:
-    """Return the likely label errors of a run, worst first, as one finding; those of changed images are left out."""
+    """Return the likely label errors of a run as one finding, worst first, leaving out changed images."""
     known = {(image.path, image.sha256) for image in index.images}
     issues = [issue for issue in run.read_label_issues() or () if (issue.path, issue.sha256) in known]
     if not issues:
@@ -229,9 +229,9 @@ def _list_label_issues(run: RunDirectory, index: Index) -> list[Finding]:
 
 
 def _list_slices(model: RunModel | None, index: Index) -> dict[str, list[int]]:
-    """Return the positions of the images of each slice that the run evaluated, of all its evaluated splits.
+    """Return the positions of the images in each slice that the run evaluated, over all its evaluated splits.
 
-    Without a run, or if it evaluates no slices as its images have several labels, those that need no pixels.
+    Without a run, or if its images have several labels and so no evaluated slices, use slices that need no pixels.
     """
     if model is None or index.several_labels:
         masks = find_slices(record_properties(index.images))

@@ -1,4 +1,4 @@
-"""`Corrections`: the corrections made in the studio, kept in a patch file that each click rewrites."""
+"""`Corrections`: the corrections made in the studio, stored in a patch file that each click rewrites."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Edit = Literal["relabel", "add", "remove", "set", "drop", "keep", "move", "resto
 Entries = dict[str, PatchEntry]
 """The corrections of one image, by action."""
 
-MAX_IMAGES = 10_000  # of one click
-MAX_NAME = 255  # characters of a class name
+MAX_IMAGES = 10_000  # per click
+MAX_NAME = 255  # characters in a class name
 REASON, KEPT = "corrected by hand", "the label is right"
 
 
 @dataclass(frozen=True, slots=True)
 class Click:
-    """One change: its number, and the corrections of each image, by its position, before and after it."""
+    """One change: its number, and the corrections of each image before and after it, by position."""
 
     number: int
     before: Mapping[int, Entries]
@@ -49,9 +49,9 @@ def check_class_name(name: str | None) -> None:
 class Corrections:
     """The corrections of the images of an index, as the lines of one patch file.
 
-    A click changes some images at once and is one line for each. The file is written before the click is confirmed, so
-    that nothing which a page shows as done can be lost. Corrections that a person writes into the file meanwhile are
-    kept. Methods may be called from any thread.
+    A click changes some images at once and adds a line for each. The file is written before the click is confirmed, so
+    that nothing that a page shows as done can be lost. Lines that a person adds to the file meanwhile are kept. Methods
+    may be called from any thread.
     """
 
     def __init__(
@@ -61,32 +61,32 @@ class Corrections:
         initial: Path | None = None,
         splits: Mapping[tuple[str, str], Split] | None = None,
     ) -> None:
-        """Read the patch file at `path`, else that at `initial`; raises `DataError` if it does not fit `index`.
+        """Read the patch file at `path`, or else at `initial`; raise `DataError` if it does not fit `index`.
 
-        `splits` are those of a run without moves, by path and content, in place of the source's.
+        `splits` are the splits of a run before any moves, by path and content, in place of the source's splits.
         """
         self.path, self._initial = path, initial
         self._index, self._splits = index, splits or {}
         self._positions = {(image.path, image.sha256): i for i, image in enumerate(index.images)}
         self._lock = RLock()
         self._entries: dict[int, Entries] = {}
-        self._stamp: tuple[int, int] | None = (0, 0)  # of no file
+        self._stamp: tuple[int, int] | None = (0, 0)  # no file yet
         self._clicks: dict[int, Click] = {}
-        self._answers: dict[str, Click] = {}  # by the ids of requests
+        self._answers: dict[str, Click] = {}  # by request id
         self.revision = 0
         self._revisions: dict[int, int] = {}
         self._before_drop: dict[int, Entries] = {}
         self._targets = index.targets
         self._classes = {name for image in index.images for name in self._targets.list_classes(image.label)} - {""}
-        self._earlier: list[tuple[int, PatchEntry]] = []  # lines that the file held at first, for undo
-        self._void: list[PatchEntry] = []  # lines that keep images which are no longer there, or have another label
+        self._earlier: list[tuple[int, PatchEntry]] = []  # lines already in the file when it was opened, for undo
+        self._void: list[PatchEntry] = []  # "keep" lines of images that are gone or have another label
         with self._lock:
             self._read()
             if path.exists():
                 self._earlier = [(i, entry) for i, of_image in self._entries.items() for entry in of_image.values()]
 
     def __len__(self) -> int:
-        """Return the number of lines of the file."""
+        """Return the number of lines in the file."""
         return sum(map(len, self._entries.values()))
 
     def read_changes(self, since: int = 0) -> tuple[int, list[int]]:
@@ -96,7 +96,7 @@ class Corrections:
             return self.revision, sorted(i for i, revision in self._revisions.items() if revision > since)
 
     def list_entries(self) -> list[PatchEntry]:
-        """Return the lines that correct an image, or keep one, in the order of the index."""
+        """Return the lines that correct or keep an image, in the order of the index."""
         with self._lock:
             self._read()
             return [entry for _, of_image in sorted(self._entries.items()) for entry in of_image.values()]
@@ -111,14 +111,14 @@ class Corrections:
         Args:
             positions: The images, as positions in the index.
             edit: ``relabel`` and ``move`` set the class or the split to `to`; ``add`` and ``remove`` change the classes
-                of images that may have several, and ``set`` states all of them. ``keep`` states that the label is
-                right, unless it was corrected. ``drop`` leaves the images out, and ``restore`` takes that back, or else
-                every correction of them.
+                of images that may have several, and ``set`` replaces all of them. ``keep`` confirms the label, unless
+                it was corrected. ``drop`` leaves the images out, and ``restore`` undoes that, or else all their
+                corrections.
             to: The class or the split; for ``set`` the classes, joined by ``;``, "" for none of them.
-            request: The id that a page gave this change. One that was made already is returned, and not made again.
+            request: The id that a page sent with this change. A change that was already made is returned, not repeated.
 
         Raises:
-            UsageError: If the images, the edit or its value cannot be.
+            UsageError: If the images, the edit or its value are invalid.
             OutputError: If the file cannot be written; nothing has changed then.
         """
         self._check(positions, edit, to)
@@ -131,12 +131,12 @@ class Corrections:
 
     @property
     def has_earlier(self) -> bool:
-        """Whether a line that the file held at first can be undone."""
+        """Whether a line that was in the file when it was opened can be undone."""
         with self._lock:
             return any(self.get(i).get(entry.action) == entry for i, entry in reversed(self._earlier))
 
     def _find_earlier(self) -> dict[int, Entries]:
-        """Return what undoing the last line of before leaves, of all copies of its image that it was made for."""
+        """Return the corrections left after undoing the last earlier line, for all copies of the image that have it."""
         self._earlier = [(i, entry) for i, entry in self._earlier if self.get(i).get(entry.action) == entry]
         after: dict[int, Entries] = {}
         for position, entry in reversed(self._earlier):
@@ -147,9 +147,9 @@ class Corrections:
         return after
 
     def undo(self, number: int | None, request: str = "") -> Click:
-        """Take back the click of this number where no later one has changed its images; `request` is as in `apply`.
+        """Undo the click with this number on images that no later click has changed; `request` is as in `apply`.
 
-        None takes back the last line that the file held at first, and has still.
+        None undoes the last of the lines that were in the file when it was opened and still are.
 
         Raises:
             UsageError: If there is no such click, or all of its images were changed again.
@@ -212,7 +212,7 @@ class Corrections:
         label = entries["relabel"].to if "relabel" in entries else image.label
         if edit in ("add", "remove", "set"):
             to = self._change_classes(edit, str(label), str(to))
-            if edit == "set" and to == image.label:  # somebody has looked at it
+            if edit == "set" and to == image.label:  # confirms the label
                 return {"keep": make_entry("keep", image, KEPT)} | _leave_out(entries, "relabel")
             edit = "relabel"
         if edit == "keep":
@@ -223,7 +223,7 @@ class Corrections:
         return self._replace(entries, position, edit, to)
 
     def _replace(self, entries: Entries, position: int, edit: str, to: str | None) -> Entries:
-        """Return the corrections of an image with another class or split; without one, if it has that anyway."""
+        """Return the corrections of an image with a new class or split; without one, if that is what it has anyway."""
         image = self._index.images[position]
         if edit == "relabel" and to != image.label:
             entries.pop("keep", None)
@@ -240,12 +240,12 @@ class Corrections:
         return entries
 
     def _change_classes(self, edit: str, label: str, to: str) -> str:
-        """Return the label of an image after a class is added, removed, or all are set."""
+        """Return the label of an image after a class is added or removed, or all classes are set."""
         names = set(self._targets.list_classes(to if edit == "set" else label))
         return join_classes(names | {to} if edit == "add" else names - {to} if edit == "remove" else names)
 
     def _commit(self, after: Mapping[int, Entries], request: str) -> Click:
-        """Write the file with these corrections, then take them over, and remember the request for them."""
+        """Write these corrections to the file, then apply them, and remember the request."""
         click = Click(self.revision + 1, {position: self.get(position) for position in after}, after)
         others = {position: of_image for position, of_image in self._entries.items() if position not in after}
         entries = others | dict(after)  # the last correction is the last line
@@ -266,7 +266,7 @@ class Corrections:
         self._revisions |= dict.fromkeys(changed, self.revision)
 
     def _read(self) -> None:
-        """Read the file if it is another one than was written last."""
+        """Read the file if it is not the one last written."""
         stamp = self._read_stamp()
         if stamp == self._stamp:
             return
@@ -304,7 +304,7 @@ def open_corrections(
     initial: Path | None = None,
     splits: Mapping[tuple[str, str], Split] | None = None,
 ) -> Iterator[Corrections]:
-    """Open a patch file that no other process edits, for the block; a new one begins with the lines of `initial`.
+    """Open a patch file for exclusive use in the block; a new file begins with the lines of `initial`.
 
     Other arguments are those of `Corrections`.
     Raises `DataError` if the file does not fit the index, `OutputError` if another process edits the same file.

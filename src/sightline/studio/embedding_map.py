@@ -23,8 +23,8 @@ from sightline.studio.features import RunModel
 from sightline.studio.library import Library
 from sightline.studio.pages import Pages, StrictJSONResponse, read_body
 
-MAX_ROWS = 20_000  # that principal components are computed of
-AXES, ITERATIONS = 8, 40  # of the subspace that the components are found in
+MAX_ROWS = 20_000  # principal components are computed from at most this many
+AXES, ITERATIONS = 8, 40  # of the subspace iteration
 MAX_SELECTION = 4 << 20  # bytes, 4 for each image
 WRONG, RIGHT, UNKNOWN = range(3)
 
@@ -32,8 +32,8 @@ WRONG, RIGHT, UNKNOWN = range(3)
 def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> list[Route]:
     """Return the routes of the page.
 
-    ``GET /map/points`` returns the points of the method ``method``, and ``POST /selections`` takes the positions of
-    images, uint32 little-endian, and returns what to list them by.
+    ``GET /map/points`` returns the points computed by ``method``, and ``POST /selections`` accepts the positions of
+    images, uint32 little-endian, and returns a key to list them by.
     """
     maps = _Maps(model, library)
 
@@ -59,12 +59,12 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
 
 
 def list_methods() -> list[str]:
-    """Return the methods that are installed: pca, and umap with the extra of that name."""
+    """Return the available methods: pca, and umap if the extra of that name is installed."""
     return ["pca", *(["umap"] if importlib.util.find_spec("umap") is not None else [])]
 
 
 class _Maps:
-    """The maps that were computed, one at a time, and what the page was told last of each."""
+    """The maps, computed one at a time, with the last response for each."""
 
     def __init__(self, model: RunModel, library: Library) -> None:
         self._model, self._library, self._lock = model, library, Lock()
@@ -79,7 +79,7 @@ class _Maps:
             if method not in self._maps:
                 self._maps[method] = compute_pca(vectors) if method == "pca" else compute_umap(vectors)
                 release_pages(vectors)
-            revision = self._library.revision  # before the classes are read, so that none is missed
+            revision = self._library.revision  # read before the classes, so that no change is missed
             if self._described.get(method, (-1,))[0] != revision:
                 self._described[method] = revision, _describe_points(self._maps[method], self._library)
             return self._described[method][1]
@@ -88,7 +88,7 @@ class _Maps:
 def compute_pca(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the first two principal components of features [N, F], float32 [N, 2]; rows of NaN stay.
 
-    They are those of at most `MAX_ROWS` rows at equal distances. Each points to where its largest weight is.
+    They are computed from at most `MAX_ROWS` evenly spaced rows. The largest weight of each is positive.
     """
     covariance = measure_covariance(vectors, math.ceil(len(vectors) / MAX_ROWS) or 1)
     components = _find_main_axes(covariance.matrix)
@@ -126,9 +126,9 @@ def compute_umap(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _describe_points(points: NDArray[np.float32], library: Library) -> dict[str, Any]:
-    """Return the images that have a point: arrays in base64, and the names of the classes.
+    """Return the images that have a point, as arrays in base64, and the names of the classes.
 
-    `ids` are uint32, `x` and `y` float32 in [0, 1], `label` uint16 and `state` uint8, as its constants.
+    `ids` are uint32, `x` and `y` float32 in [0, 1], `label` uint16 and `state` uint8, one of its constants.
     """
     is_valid = ~np.isnan(points[:, 0])
     rows = [row for row in library.list_predictions() if is_valid[row[0]]]

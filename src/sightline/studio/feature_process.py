@@ -1,6 +1,6 @@
 """Compute pretrained features in a separate process, whose memory (frameworks, decoded images) is freed when it exits.
 
-The process imports what this one would, reads the request in a folder, writes the arrays there, and reports its
+The process has the import path of this one, reads the request from a folder, writes the arrays there, and reports its
 progress in lines of JSON.
 """
 
@@ -39,13 +39,13 @@ CHILD_CODE = (
 def compute_in_process(
     sources: Sequence[str], settings: Sequence[str], index: Index, callback: Callback
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return what `compute_projected_features` does for the images of an index, which was made of these sources.
+    """Return the result of `compute_projected_features` for the images of an index, which was built from these sources.
 
-    The features are mapped from a file without a name, so that they take memory only while they are read. An exception
-    of the callback ends the process.
+    The features are mapped from an unlinked file, so that they take memory only while they are read. An exception from
+    the callback ends the process.
 
     Raises:
-        SightlineError: As `compute_projected_features` does, in another class.
+        SightlineError: As `compute_projected_features` does, but not with the same class.
         ProcessError: If the process was killed.
     """
     with tempfile.TemporaryDirectory(prefix="sightline-features-") as name:
@@ -60,13 +60,13 @@ def compute_in_process(
                 _follow(process, callback)
             finally:
                 process.kill()
-        # elsewhere a file that is mapped cannot be removed
+        # on other systems, a mapped file cannot be removed
         mode: Literal["r"] | None = "r" if os.name == "posix" else None
         return np.load(folder / FEATURES, mode), np.load(folder / DECODED)
 
 
 def list_images(data: Dataset, progress: Progress, records: FileRecords | None = None) -> Index:
-    """Return the images of a data set, with those that are to be labeled."""
+    """Return the images of a data set, including those still to be labeled."""
     task = data.config.model.task
     targets = LABEL_SETS if task == "multi_label" else CLASS_TARGETS
     index = build_index(
@@ -83,7 +83,7 @@ def _follow(process: subprocess.Popen[str], callback: Callback) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         if not line.startswith("{"):
-            continue  # what a library printed
+            continue  # printed by a library
         event = jsonio.loads(line)
         if "error" in event:
             raise SightlineError(event["error"])
@@ -103,7 +103,7 @@ class _Reporter(Callback):
 
 
 def _answer(folder: Path) -> None:
-    """Compute what is requested."""
+    """Compute the requested features."""
     request = jsonio.loads((folder / REQUEST).read_text(encoding="utf-8"))
     data, reporter = Dataset(request["sources"], set=request["settings"]), _Reporter()
     index = list_images(data, reporter.on_progress)
@@ -122,8 +122,8 @@ def _answer(folder: Path) -> None:
 
 
 def main() -> None:
-    """Answer the request in the folder that the command line names."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the studio, which ends this process
+    """Answer the request in the folder named on the command line."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the studio handles Ctrl-C and ends this process
     try:
         _answer(Path(sys.argv[1]))
     except (SightlineError, OSError) as error:

@@ -30,20 +30,21 @@ from sightline.runs.folds import is_folded
 from sightline.studio.background import BackgroundTask
 from sightline.tasks.protocol import find_task
 
-MAX_MEMORY_BYTES = 1 << 26  # larger features are in a file while they are computed, too
+MAX_MEMORY_BYTES = 1 << 26  # larger features are kept in a file even while they are computed
 
 
 class RunModel:
-    """A run with its model, which is loaded at first use; methods may be called from any thread.
+    """A run with its model, which is loaded on first use; methods may be called from any thread.
 
     Attributes:
         run: The run.
         index: Its images.
-        splits: The splits that it had them in, by path and content.
+        splits: The splits of its images during training, by path and content.
         is_training: Which of them the model was trained on, bool [N].
         features: Their features.
-        predicts_masks: Whether it predicts the class of each pixel.
-        is_folded: Whether it was trained on all images, and evaluated out of fold in place of a validation split.
+        predicts_masks: Whether the model predicts the class of each pixel.
+        is_folded: Whether the model was trained on all images, and evaluated out of fold instead of on a validation
+            split.
     """
 
     def __init__(self, run: Run, index: Index) -> None:
@@ -59,40 +60,40 @@ class RunModel:
 
     @cached_property
     def predictions(self) -> dict[Split, LabeledPredictions]:
-        """What the run predicted for the images of each split that it evaluated."""
+        """The run's predictions for the images of each evaluated split."""
         predictions = {split: self.run.directory.read_predictions(split) for split in SPLITS}
         return {split: of_split for split, of_split in predictions.items() if of_split is not None}
 
     def find_recorded_split(self, split: str) -> str:
-        """Return the split that the run recorded for the images evaluated as `split`: with folds, it trained on all."""
+        """Return the split recorded for the images evaluated as `split`: with folds, all are training images."""
         return "train" if self.is_folded and split == "validation" else split
 
     def number_groups(self, split: Split) -> NDArray[np.int64] | None:
-        """Return the number of the group of each predicted image of a split, from 0; None without ``split.group``."""
+        """Return the group number of each predicted image of a split, from 0; None without ``split.group``."""
         rows, recorded = self.run.directory.read_data() or (), self.find_recorded_split(split)
         group_by_path = {row.path: row.group for row in rows if row.split == recorded and row.group}
         return bootstrap.number_groups(self.predictions[split].paths, group_by_path)
 
     @property
     def classifier(self) -> Classifier:
-        """The model; raises `ModelError` if the run has none yet."""
+        """The model; raise `ModelError` if the run has none yet."""
         with self._lock:
             return self.run.classifier
 
     def read_bundle(self) -> Bundle:
-        """Read and verify the bundle of the run; raises `ModelError` if it has none."""
+        """Read and verify the bundle of the run; raise `ModelError` if it has none."""
         path = self.run.directory.bundle
         if path is None:
             raise ModelError(f"{self.run.path.name} has no bundle, so its model runs only in the studio.")
         return bundle.read(path)
 
     def find_positions(self, paths: Iterable[str]) -> list[int | None]:
-        """Return the position of each path among the images; None if it is missing or has changed since training."""
+        """Return the position of each path in the index; None if the image is missing or has changed since training."""
         return [self._positions.get(path) for path in paths]
 
 
 class ImageFeatures(BackgroundTask):
-    """Features of images, which `compute` returns once it is started, and the nearest ones by them."""
+    """Features of images, computed with `compute` once started, and the nearest images by these features."""
 
     def __init__(self, compute: Callable[[Progress], NDArray[np.float32]]) -> None:
         super().__init__("features", self._keep)
@@ -101,7 +102,7 @@ class ImageFeatures(BackgroundTask):
 
     @property
     def vectors(self) -> NDArray[np.float32] | None:
-        """The features, float32 [N, F], a row of NaN for an image that cannot be read; None until they are complete."""
+        """The features, float32 [N, F], with a row of NaN for an unreadable image; None until they are complete."""
         return self._vectors
 
     def find_nearest(
@@ -109,7 +110,7 @@ class ImageFeatures(BackgroundTask):
     ) -> list[tuple[int, float]]:
         """Return the positions of the images whose features are nearest to `query` [F], with the cosine similarity.
 
-        `is_searched` bool [N] tells which images are compared. Empty until the features are complete.
+        `is_searched`, bool [N], selects the images to compare. Empty until the features are complete.
         """
         if self._vectors is None:
             return []
@@ -121,12 +122,12 @@ class ImageFeatures(BackgroundTask):
 
     def _keep(self, progress: Progress) -> None:
         vectors = self._compute(progress)
-        release_pages(vectors)  # their checksums have been read
+        release_pages(vectors)  # they were read for checksums
         self._vectors = vectors
 
 
 class BackgroundFeatures(ImageFeatures):
-    """The features of the images of an index by a model, which is loaded once it is started."""
+    """The features of an index's images, computed by a model that is loaded when the task starts."""
 
     def __init__(self, index: Index, load_classifier: Callable[[], Classifier]) -> None:
         super().__init__(self._load)
@@ -150,7 +151,7 @@ class BackgroundFeatures(ImageFeatures):
                         release_pages(vectors)
                     progress("features", start + len(rows), len(vectors))
             feature_cache.save_features(name, vectors)
-            cached = feature_cache.load_features(name)  # on disk, where they take no memory
+            cached = feature_cache.load_features(name)  # mapped from disk, so that they take no memory
             vectors = vectors if cached is None else cached
         progress("features", len(vectors), len(vectors))
         return vectors

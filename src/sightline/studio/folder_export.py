@@ -27,7 +27,7 @@ class FolderExport:
         splits: Mapping[tuple[str, str], Split] | None = None,
         sources: Sequence[str | Path] = (),
     ) -> None:
-        """`splits` are as those of `Corrections`; the folder is never written in one of the `sources`."""
+        """`splits` are as in `Corrections`; the folder is never written inside one of the `sources`."""
         self._index, self._corrections, self._splits, self._sources = index, corrections, splits or {}, sources
         self._lock = Lock()
         self._task = BackgroundTask("folders", self._write)
@@ -35,7 +35,7 @@ class FolderExport:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The state of the task, and `written`: what the last one wrote."""
+        """The state of the task, and `written`: what the last export wrote."""
         return self._task.state | {"written": None if self._written is None else self._written.to_dict()}
 
     def start(self) -> None:
@@ -51,7 +51,7 @@ class FolderExport:
         self._task.wait()
 
     def stop(self) -> None:
-        """Give it up, if it runs; nothing of it is left then."""
+        """Cancel the export, if it is running; nothing of it is left."""
         self._task.stop()
 
     def _write(self, progress: Progress) -> None:

@@ -14,17 +14,17 @@ from sightline.studio.features import RunModel
 from sightline.studio.library import ImagePrediction
 
 Predictions = dict[int, ImagePrediction]
-"""By the position of the image."""
+"""Predictions by position of the image."""
 
 
 def list_predictions(model: RunModel) -> Predictions:
-    """Return what a run predicts for the images of the splits that it evaluated."""
+    """Return a run's predictions for the images of its evaluated splits."""
     predictions: Predictions = {}
     for evaluated in model.predictions.values():
         if evaluated.mask_scores is not None:
             predictions |= _list_masks(model, evaluated, evaluated.mask_scores)
         elif model.predicts_masks:
-            continue  # of a version that stored no pixels
+            continue  # evaluated by a version that stored no pixels
         elif evaluated.labels.ndim == 2:
             predictions |= _list_label_sets(model, evaluated)
         else:
@@ -48,10 +48,10 @@ def _list_classes(model: RunModel, evaluated: LabeledPredictions) -> Predictions
 
 
 def _list_label_sets(model: RunModel, evaluated: LabeledPredictions) -> Predictions:
-    """Return what a classifier of several labels predicts for the images of a split.
+    """Return a multi-label classifier's predictions for the images of a split.
 
-    The confidence is that of its least certain decision about a class, and the probability of the image's own label
-    that of its least probable class, or absence of one.
+    The confidence is that of the least certain decision about a class. The probability of the image's own label is that
+    of its least probable part: a class that it has, or the absence of one that it has not.
     """
     thresholds = list_thresholds(model.run.directory.read_thresholds(), evaluated.classes)
     predictions: Predictions = {}

@@ -25,11 +25,11 @@ from sightline.studio.pages import Pages, StrictJSONResponse, choose_block
 from sightline.studio.query import parse_fraction
 from sightline.studio.results import find_split, list_evaluated, open_images
 
-KINDS = ("correct", "missed", "wrong")  # the images that a row counts
+KINDS = ("correct", "missed", "wrong")  # of images counted in a row
 
 
 class LabelResults:
-    """What a run predicted for the images of one split, which may have several classes each."""
+    """A run's predictions for the images of one split, which may have several classes each."""
 
     def __init__(
         self,
@@ -37,9 +37,9 @@ class LabelResults:
         thresholds: NDArray[np.float64],
         groups: NDArray[np.int64] | None = None,
     ) -> None:
-        """`thresholds` float64 [K] are those of the model; infinity for a class that is never predicted.
+        """`thresholds`, float64 [K], are the model's; infinity for a class that is never predicted.
 
-        `groups` [N] are the numbers of the groups of the images, from 0; None if each image is on its own.
+        `groups` [N] are the images' group numbers, from 0; None if each image is on its own.
         """
         self._resampling = Resampling(groups=groups)
         self.classes, self.count = predictions.classes, len(predictions.labels)
@@ -58,14 +58,14 @@ class LabelResults:
         return count_groups(self._resampling.groups)
 
     def describe(self) -> list[dict[str, Any]]:
-        """Return the row of each class, at the threshold of the model."""
+        """Return the row of each class at the model's threshold."""
         return self._describe_rows(range(len(self.classes)), self._thresholds)
 
     def describe_label(self, label: str, threshold: float) -> dict[str, Any]:
-        """Return the metrics of a class that is predicted from a probability of `threshold` on, as JSON values.
+        """Return the metrics of a class that is predicted at probabilities of at least `threshold`, as JSON values.
 
-        Precision and recall have the 95% intervals of an evaluation: Wilson's, or those of groups. The average
-        precision does not depend on the threshold; it is None, and so are recall and F1, if no image has the class.
+        Precision and recall have the same 95% intervals as in an evaluation: Wilson's, or resampled groups. The average
+        precision does not depend on the threshold; average precision, recall and F1 are None if no image has the class.
         Raises `HTTPException` if there is no such class.
         """
         return self._describe_rows([self._find(label)], np.array([threshold]))[0]
@@ -100,15 +100,15 @@ class LabelResults:
         }
 
     def list_rows(self, label: str, threshold: float, kind: str) -> list[int]:
-        """Return the rows of the images of one of `KINDS`; raises `HTTPException` if there is no such class or kind."""
+        """Return the rows of the images of one of `KINDS`; raise `HTTPException` if there is no such class or kind."""
         return [int(row) for row in np.flatnonzero(self._select(label, threshold, kind))]
 
     def list_pairs(self) -> tuple[LabelPairErrors, ...]:
-        """Return the pairs of classes with the most errors, at the thresholds of the model."""
+        """Return the pairs of classes with the most errors at the model's thresholds."""
         return count_pair_errors(self.classes, self._labels, self._probabilities >= self._thresholds)
 
     def list_pair_rows(self, first: str, second: str, kind: str) -> list[int]:
-        """Return the rows of the images of one of `PAIR_KINDS`; raises `HTTPException` if there is no such pair."""
+        """Return the rows of the images of one of `PAIR_KINDS`; raise `HTTPException` if there is no such pair."""
         pair = self._find(first), self._find(second)
         if kind not in PAIR_KINDS:
             raise HTTPException(404, f"There are no images of the kind {kind[:80]!r}.")
@@ -124,7 +124,7 @@ class LabelResults:
         if kind not in KINDS:
             raise HTTPException(404, f"There are no images of the kind {kind[:80]!r}.")
         position = self._find(label)
-        cut = np.float64(threshold)  # a float of Python would be rounded to float32, and count an image below it
+        cut = np.float64(threshold)  # a Python float would be rounded to float32, which can count an image below it
         has, predicted = self._labels[:, position], self._probabilities[:, position] >= cut
         selected: NDArray[np.bool_] = {
             "correct": has & predicted, "missed": has & ~predicted, "wrong": ~has & predicted
@@ -133,7 +133,7 @@ class LabelResults:
 
 
 def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> list[Route]:
-    """Return the routes of the page, of the row of a class at a threshold, and of the images of a class or a pair."""
+    """Return the routes for the page, the row of a class at a threshold, and the images of a class or a pair."""
     run = model.run.directory
     thresholds = run.read_thresholds()
     results: Mapping[str, LabelResults] = {
@@ -177,6 +177,6 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
 
 
 def _read_label(request: Request) -> tuple[str, float]:
-    """Return the class and the threshold of an address; without one, the class is never predicted."""
+    """Return the class and the threshold from a URL; without a threshold, the class is never predicted."""
     text = request.query_params.get("threshold", "")
     return request.query_params.get("label", ""), parse_fraction("threshold", text) if text else math.inf

@@ -32,10 +32,10 @@ from sightline.studio.background import BackgroundTask, ProgressCallback, Repeat
 from sightline.studio.corrections import Corrections, Entries, check_class_name
 from sightline.studio.pages import Pages, StrictJSONResponse, read_json, translate_state
 
-BATCH = 12  # labels after which the head is trained again
-QUEUED = 2 * BATCH  # images to label next, so that nobody waits for the head
-MORE = 100  # labels whose gain is predicted
-RESERVED, RESERVED_S = 8, 30.0  # images for one page alone, and for how many seconds after it asked for them
+BATCH = 12  # new labels before the head is trained again
+QUEUED = 2 * BATCH  # images queued for labeling, so that nobody waits for the head
+MORE = 100  # predict the gain from this number of additional labels
+RESERVED, RESERVED_S = 8, 30.0  # images reserved for one page, and seconds since its request until they are released
 
 ComputeFeatures = Callable[[Index, Callback], tuple[NDArray[np.float32], NDArray[np.bool_]]]
 
@@ -43,22 +43,22 @@ ComputeFeatures = Callable[[Index, Callback], tuple[NDArray[np.float32], NDArray
 class Labeling:
     """The images of an index without a label, each content once; methods may be called from any thread.
 
-    What is labeled, dropped or taken back is read from the corrections alone, so it is known after a restart, and
-    whoever labels elsewhere takes part. Where images may have several labels, one without any is labeled once somebody
-    has said that it has none of the classes, which a line that keeps it does.
+    Labels, dropped images and undone changes are read from the corrections alone, so they survive a restart and include
+    work on other pages. Where images may have several labels, an image without any counts as labeled once somebody has
+    confirmed that it has none of the classes, with a line that keeps it.
 
     Attributes:
         several: Whether images may have several labels.
-        command: What trains on the labels; "" if nothing can.
+        command: The command that trains on the labels; "" if there is none.
     """
 
     def __init__(
         self, index: Index, corrections: Corrections, compute: ComputeFeatures, classes: Sequence[str] = (),
         command: str = "",
     ) -> None:  # fmt: skip
-        """`compute` returns features float32 [N, D] of an index, as `project_features` makes them.
+        """`compute` returns the features of an index, float32 [N, D], as `project_features` does.
 
-        It also returns which images could be decoded, bool [N]; the features of others are not used.
+        It also returns which images could be decoded, bool [N]; the features of the others are not used.
         """
         self._index, self._corrections, self._compute, self.command = index, corrections, compute, command
         self.several = index.targets.allows_several
@@ -76,9 +76,9 @@ class Labeling:
         labels += [image.label for image in index.images]
         known = {name for label in labels for name in index.targets.list_classes(label)} - {""}
         self._classes = list(dict.fromkeys([*classes, *index.sort_classes(known)]))
-        self._sets: dict[str, int] = {}  # the number of each set of classes, which is then the label of an image
+        self._sets: dict[str, int] = {}  # the number of each set of classes, used as an image's label
         self._labels = np.full(len(self._copies), UNLABELED)
-        self._trained = self._labels  # the labels that the head was trained on
+        self._trained = self._labels  # labels that the head was trained on
         self._is_decoded = np.ones(len(self._copies), bool)
         self._revision = 0
         self._learner: ActiveLearner | None = None
@@ -94,17 +94,17 @@ class Labeling:
             self._read_label(number)
 
     def start(self) -> None:
-        """Compute the features, unless every image had a label from the start: there is nothing to ask or measure."""
+        """Compute the features, unless every image had a label from the start, so that nothing is left to label."""
         if len(self._audit_order):
             self.features.start()
 
     def stop(self) -> None:
-        """Give up what runs, and wait until it has ended."""
+        """Cancel the running tasks, and wait until they have ended."""
         for task in (self.features, self.training, self.forecast):
             task.stop()
 
     def add_class(self, name: str) -> None:
-        """Add a class to choose from; raises `UsageError` for a name that no class can have."""
+        """Add a class to choose from; raise `UsageError` for an invalid class name."""
         check_class_name(name)
         with self._lock:
             self._update()
@@ -112,10 +112,10 @@ class Labeling:
                 self._classes.append(name)
 
     def describe(self, page: str = "", current_image: str = "", visit: str = "") -> dict[str, Any]:
-        """Return all that a page shows, as JSON values; the images that a named page gets are reserved for it.
+        """Return everything that a page shows, as JSON values; images sent to a named `page` are reserved for it.
 
-        `current_image` is the SHA-256 of the image on the page, which stays its own until somebody has labeled it.
-        Nothing is reserved for a `visit` of the page that has been closed: its last request may arrive late.
+        `current_image` is the SHA-256 of the image on the page, which stays reserved until somebody has labeled it.
+        Nothing is reserved for a closed `visit` of the page, whose last request may arrive late.
         """
         with self._lock:
             self._update()
@@ -148,7 +148,7 @@ class Labeling:
             }  # fmt: skip
 
     def _list_computed(self) -> list[str]:
-        """Return which of ``accuracy`` and ``gain`` are not known yet, but are being computed."""
+        """Return which of ``accuracy`` and ``gain`` are still being computed."""
         if int((self._labels[self._audit_order] >= 0).sum()) < MIN_AUDITED:
             return []
         trains = self.features.state["status"] == "running" or self.training.is_running
@@ -156,7 +156,7 @@ class Labeling:
         return [*names, *(["gain"] if (trains or self.forecast.is_running) and self._gain is None else [])]
 
     def _reserve(self, queue: list[int], page: str) -> list[int]:
-        """Return the images of the queue for a page: some that no other page asked for lately, if there are any."""
+        """Return queued images for a page: if possible, ones that no other page has requested lately."""
         now = time.monotonic()
         others = {n for n, (name, at) in self._reserved.items() if name != page and now - at < RESERVED_S}
         own = [n for n in queue if n not in others][:RESERVED]
@@ -164,7 +164,7 @@ class Labeling:
         return own or queue
 
     def release(self, page: str, visit: str = "") -> None:
-        """Give the images that are reserved for a page to the others: this visit of it was closed."""
+        """Release the images reserved for a page, because this visit was closed."""
         with self._lock:
             if visit:
                 self._closed.add(visit)
@@ -176,7 +176,7 @@ class Labeling:
         return {"ids": copies, "sha256": image.sha256, "path": image.path}
 
     def _update(self) -> None:
-        """Read what was corrected since the last time, and queue images while there is no head."""
+        """Read new corrections, and queue images while there is no head."""
         revision, changed = self._corrections.read_changes(self._revision)
         self._revision = revision
         for number in {self._number_of[i] for i in changed}:
@@ -187,7 +187,7 @@ class Labeling:
             self._queue = [int(n) for n in (audit if len(audit) else rest)[:QUEUED]]
 
     def _read_label(self, number: int) -> None:
-        """Take over the label of an image: that of the first of its copies that has one and is not dropped."""
+        """Read the label of an image: the label of its first copy that has one and is not dropped."""
         remaining = [(i, entries) for i in self._copies[number] if "drop" not in (entries := self._corrections.get(i))]
         texts = [self._find_label(i, entries) for i, entries in remaining]
         text = next((text for text in texts if text is not None), None)
@@ -209,7 +209,7 @@ class Labeling:
         return self._sets.setdefault(join_classes(names), len(self._sets))
 
     def _list_sets(self) -> NDArray[np.uint8] | None:
-        """Return the sets of classes as `ActiveLearner` takes them; None where each image has one class."""
+        """Return the sets of classes for `ActiveLearner`; None if each image has one class."""
         targets = self._index.targets
         return targets.encode(list(self._sets), self._classes) if self.several else None
 
@@ -248,11 +248,11 @@ class Labeling:
 
 
 def make_routes(labeling: Labeling, name: str, pages: Pages, patch: str) -> list[Route]:
-    """Return what labels images.
+    """Return the routes of the labeling page.
 
-    ``GET /label`` is the page, ``GET /label/state`` what it shows, ``POST /label/start`` computes the features,
-    ``POST /label/classes`` adds a class, and ``POST /label/leave`` says that a page was closed. Labels themselves are
-    corrections.
+    ``GET /label`` is the page, ``GET /label/state`` returns its content, ``POST /label/start`` computes the features,
+    ``POST /label/classes`` adds a class, and ``POST /label/leave`` reports that a page was closed. Labels themselves
+    are sent as corrections.
     """
 
     def page(request: Request) -> Response:

@@ -42,10 +42,10 @@ CREATE INDEX findings_of_kind ON findings (kind);
 
 @dataclass(frozen=True, slots=True)
 class ImagePrediction:
-    """What a model says of an image: its class and probability, and the probability of the image's own class.
+    """A model's prediction for an image: the class and its probability, and the probability of the image's own class.
 
-    `energy` is its out-of-distribution score, higher for unusual images; None if it is not known. Of a mask,
-    `predicted` are the classes in it, the confidence is its quality, and `iou` the mean IoU of the image.
+    `energy` is the out-of-distribution score, higher for unusual images; None if unknown. For a mask, `predicted` lists
+    the classes in it, the confidence is its quality, and `iou` the mean IoU of the image.
     """
 
     predicted: str
@@ -58,7 +58,7 @@ class ImagePrediction:
 class Library:
     """The images of an index with their corrections and predictions; methods may be called from any thread.
 
-    An image is known by its position in the index.
+    An image is identified by its position in the index.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class Library:
     ) -> None:
         """Fill the table.
 
-        `splits` are as those of `Corrections`; `predictions` are by position;
-        `findings` are known before the images are checked; `slices` are the positions of the images of each;
-        `classes` are those to choose from before any image has them.
+        `splits` are as in `Corrections`; `predictions` are by position; `findings` are those known before the images
+        are checked; `slices` are the positions of the images in each slice; `classes` can be chosen before any image
+        has them.
         """
         self._corrections = corrections
         self._classes = tuple(classes)
@@ -83,7 +83,7 @@ class Library:
         self._lock = Lock()
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
         self._database.row_factory = sqlite3.Row
-        self._database.create_function("lower", 1, str.lower, deterministic=True)  # SQLite's own knows only ASCII
+        self._database.create_function("lower", 1, str.lower, deterministic=True)  # SQLite's own handles only ASCII
         self._database.executescript(_TABLES)
         known_splits, known_predictions = splits or {}, predictions or {}
         rows = []
@@ -101,9 +101,9 @@ class Library:
             rows,
         )
         self._slice_counts = self._add_slices(slices or {})
-        self._counts, self._kinds = self._count(), list[str]()  # as updates leave them
+        self._counts, self._kinds = self._count(), list[str]()  # kept up to date by updates
         self._selections: list[str] = []
-        self.revision = 0  # of the corrections that the table holds
+        self.revision = 0  # of the corrections in the table
         self._known_findings = tuple(findings)
         self.has_predictions = bool(known_predictions)
         self.has_energies = any(p.energy is not None for p in known_predictions.values())
@@ -120,17 +120,17 @@ class Library:
         self._database.close()
 
     def list_ids(self, query: Query) -> list[int]:
-        """Return the positions of the images that the query asks for, in its order."""
+        """Return the positions of the images that match the query, in its order."""
         if query.selection and query.selection not in self._selections:
             raise UsageError("The studio no longer knows these images: select them again.")
         where, values = query.build_where(several=self.has_several_labels)
-        statement = f"SELECT id FROM images WHERE {where} ORDER BY {SORTS[query.sort]}"  # noqa: S608  # texts of ours
+        statement = f"SELECT id FROM images WHERE {where} ORDER BY {SORTS[query.sort]}"  # noqa: S608  # no user text
         return [i for (i,) in self._run_plain(statement, values)]
 
     def add_selection(self, ids: Iterable[int], *, is_ranked: bool = False) -> str:
-        """Keep a set of images for a `Query`, and return its key; the oldest of `MAX_SELECTIONS` is forgotten.
+        """Keep a set of images for a `Query`, and return its key; only the last `MAX_SELECTIONS` are kept.
 
-        The order ``rank`` lists them by position, or if they are ranked as `ids` has them.
+        The order ``rank`` lists the images by position, or if they are ranked in the order of `ids`.
         """
         chosen = list(dict.fromkeys(ids)) if is_ranked else sorted(set(ids))
         key = hashlib.sha256(jsonio.dumps(chosen).encode()).hexdigest()[:12]
@@ -145,7 +145,7 @@ class Library:
         return key
 
     def describe(self, ids: Iterable[int]) -> list[dict[str, Any]]:
-        """Return the rows of images as JSON values, in the order of `ids`; unknown ones are left out."""
+        """Return the rows of images as JSON values, in the order of `ids`, leaving out unknown ones."""
         listed = list(ids)
         values = (jsonio.dumps(listed),)
         rows = self._run("SELECT * FROM images WHERE id IN (SELECT value FROM json_each(?))", values)
@@ -171,7 +171,7 @@ class Library:
     def iter_kept(self) -> Iterator[sqlite3.Row]:
         """Yield the rows of the images that are not dropped and have a label, in the order of the index.
 
-        Where images may have several labels, they may have none, unless they are still to be labeled.
+        Where images may have several labels, images with none are included, unless they are still to be labeled.
         """
         labeled = "(label != '' OR kept OR NOT to_label)" if self.has_several_labels else "label != ''"
         columns = "path, label, split, mask_path AS mask"
@@ -180,9 +180,9 @@ class Library:
     def count_values(self) -> dict[str, dict[str, int]]:
         """Return the number of images of each class, split, predicted class and kind of finding, largest first.
 
-        Dropped images count in no class and no split, and those without a label in no class. Of findings, the images
-        to review count. Slices are in the order in which they were given, with all of their images. So are classes,
-        before the others.
+        Dropped images count in no class or split, and images without a label in no class. For findings, only images to
+        review count. Slices are in their original order and count all of their images. Classes passed at the start come
+        first, in their original order.
         """
         with self._lock:
             counts = {name: {key: c[key] for key in self._sort_classes(c)} for name, c in self._counts.items()}
@@ -192,7 +192,7 @@ class Library:
             return counts | {"state": {s: self._counts["state"][s] for s in STATES}}
 
     def update(self, ids: Iterable[int]) -> None:
-        """Take over the corrections of these images; whoever comes last has read them last, too."""
+        """Update the table with the corrections of these images, read under the lock so that the latest win."""
         changed = list(ids)
         with self._lock:
             self.revision += bool(changed)
@@ -213,7 +213,7 @@ class Library:
         return label, split, "drop" in entries, "keep" in entries, self.revision, position
 
     def set_findings(self, findings: Sequence[Finding]) -> None:
-        """Replace the findings by those known from the start and these; those on classes or folders are of no image."""
+        """Replace the findings by the initial ones and these; findings about classes or folders belong to no image."""
         with self._lock:
             ids: dict[str, list[int]] = {}
             for row in self._database.execute("SELECT id, path FROM images"):
@@ -248,7 +248,7 @@ class Library:
         return counts
 
     def _count(self, ids: Sequence[int] | None = None) -> dict[str, Counter[str]]:
-        """Return the numbers of `count_values`, of some images or of all."""
+        """Return the counts for `count_values`, over some images or all."""
         among = "1" if ids is None else "id IN (SELECT value FROM json_each(:ids))"
         values = {"ids": jsonio.dumps(ids)}
         counts: dict[str, Counter[str]] = {}
@@ -279,7 +279,7 @@ class Library:
             return self._database.execute(statement, values).fetchall()
 
     def _run_plain(self, statement: str, values: Mapping[str, object] | Sequence[object] = ()) -> list[Any]:
-        """Return tuples in place of rows, in a third of the time."""
+        """Return tuples instead of rows, in a third of the time."""
         with self._lock:
             cursor = self._database.cursor()
             cursor.row_factory = None
@@ -287,7 +287,7 @@ class Library:
 
 
 def list_members(finding: Finding) -> list[tuple[tuple[str, ...], str]]:
-    """Return the paths of each group of a finding, or each of its images alone, with the reason."""
+    """Return the paths of each group of a finding, or of each image alone, with the reason."""
     if finding.groups:
         return [(group, ", ".join(group[:8])) for group in finding.groups]
     reasons = finding.reasons or ("",) * len(finding.paths)
@@ -295,7 +295,7 @@ def list_members(finding: Finding) -> list[tuple[tuple[str, ...], str]]:
 
 
 def join_groups(groups: Sequence[Sequence[int]]) -> dict[int, int]:
-    """Return a number for each member of the groups, the same for those of groups that share a member.
+    """Return a number for each member of the groups; groups that share a member have the same number.
 
     >>> join_groups([[1, 4], [2, 5], [5, 4, 7]])
     {1: 1, 4: 1, 2: 1, 5: 1, 7: 1}

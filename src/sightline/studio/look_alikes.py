@@ -20,19 +20,19 @@ from sightline.studio.labeling import ComputeFeatures
 from sightline.studio.library import Library
 from sightline.studio.pages import StrictJSONResponse, translate_state
 
-NEAREST = 8  # images
+NEAREST = 8  # number of images returned
 
 
 class LookAlikes:
-    """The images nearest to one of an index; methods may be called from any thread."""
+    """Finds the nearest images to an image of an index; methods may be called from any thread."""
 
     def __init__(self, index: Index, compute: ComputeFeatures, check: BackgroundCheck) -> None:
-        """`compute` returns features float32 [N, D] of an index, a row of NaN for an image that cannot be decoded."""
+        """`compute` returns the features of an index, float32 [N, D], with a row of NaN for an undecodable image."""
         self._index, self._compute, self._check = index, compute, check
         self.features = ImageFeatures(self._load)
 
     def find_nearest(self, position: int) -> tuple[str, list[int]]:
-        """Return what images are compared by, ``features``, ``hash`` or "", and the positions of the nearest ones."""
+        """Return how images are compared (``features``, ``hash`` or "") and the positions of the nearest ones."""
         vectors, hashes = self.features.vectors, self._check.hashes
         others = np.arange(len(self._index.images)) != position
         if vectors is not None and np.isfinite(vectors[position]).all():
@@ -50,7 +50,7 @@ class LookAlikes:
 
 
 def make_routes(look_alikes: LookAlikes, library: Library) -> list[Route]:
-    """Return the same routes as of a run, see `make_feature_routes`; the nearest images also tell what they are by."""
+    """Return the same routes as for a run, see `make_feature_routes`; responses also state how images are compared."""
 
     def find_nearest(request: Request) -> dict[str, Any]:
         position: int = request.path_params["id"]
@@ -63,9 +63,9 @@ def make_routes(look_alikes: LookAlikes, library: Library) -> list[Route]:
 
 
 def make_feature_routes(features: ImageFeatures, find_nearest: Callable[[Request], dict[str, Any]]) -> list[Route]:
-    """Return ``GET /images/ID/nearest``, what `find_nearest` returns, and ``GET`` and ``POST /features``.
+    """Return the routes ``GET /images/ID/nearest``, which calls `find_nearest`, and ``GET`` and ``POST /features``.
 
-    The last two return the progress of `features`; the second also starts them.
+    Both ``/features`` routes return the progress of `features`; POST also starts the computation.
     """
 
     def nearest(request: Request) -> StrictJSONResponse:

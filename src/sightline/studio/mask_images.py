@@ -22,16 +22,16 @@ PNG = "image/png"
 
 
 class MaskImages(Versions):
-    """Versions of masks, as PNG files whose pixels without a class are transparent, each as large as its thumbnail.
+    """Versions of masks, as PNG files of the size of the thumbnails, in which pixels without a class are transparent.
 
     Attributes:
-        classes: Those of the masks, in the order of their colors.
-        colors: The color of each class, such as ``#e69f00``, as reports and ``predict --masks`` have it.
-        key: A text for these classes and the values of the masks: with other ones, addresses are others, too.
+        classes: The classes of the masks, in the order of their colors.
+        colors: The color of each class, such as ``#e69f00``, as in reports and ``predict --masks``.
+        key: Identifies the classes and the values of the masks, so that addresses change with them.
     """
 
     def __init__(self, index: Index, classes: Sequence[str] = ()) -> None:
-        """`index` has masks; without `classes`, they are those of its images, in the order that training gives them."""
+        """`index` has masks; `classes` are by default those of its images, in the order used by training."""
         assert index.read_mask is not None
         assert index.mask_classes is not None
         names = {name for image in index.images for name in MASKS.list_classes(image.label)}
@@ -67,7 +67,7 @@ def make_routes(masks: MaskImages) -> list[Route]:
 
 
 def make_label_route(name: str, pages: Pages) -> Route:
-    """Return the route of the page that labels images, which says what it does not do for masks."""
+    """Return the route of the labeling page, which explains that it does not support masks."""
 
     def page(request: Request) -> Response:
         return pages.render(request, "sentence.html.j2", name=name, title="label-page", sentence="label-masks")

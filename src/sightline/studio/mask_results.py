@@ -28,7 +28,7 @@ WORST = 12  # images on the page
 
 @dataclass(frozen=True)
 class MaskResults:
-    """What a run predicted for the masks of the images at `paths`, with the content of ``metrics.json``."""
+    """A run's predicted masks for the images at `paths`, with the content of ``metrics.json``."""
 
     paths: tuple[str, ...]
     classes: tuple[str, ...]
@@ -47,7 +47,7 @@ class MaskResults:
 
     @cached_property
     def worst_rows(self) -> list[tuple[int, str, str]]:
-        """The images with the lowest mean IoU, the lowest first, with their most confused classes, "" without any."""
+        """The images with the lowest mean IoU, lowest first, with their most confused classes, "" if there are none."""
         if self.scores is None:
             return []
         ious, confused = self.scores.compute_iou(), self.scores.find_most_confused()
@@ -56,7 +56,7 @@ class MaskResults:
         return [(row, true, predicted) for row, (true, predicted) in zip(order, pairs, strict=True)]
 
     def rank_rows(self, label: str, predicted: str) -> list[int]:
-        """Return the images with pixels of class `label` that are predicted as `predicted`, those with most first.
+        """Return the images with pixels of class `label` that are predicted as `predicted`, those with the most first.
 
         Raises `HTTPException` if there is no such class, or the run does not store the pixels of each image.
         """
@@ -68,7 +68,7 @@ class MaskResults:
 
 
 def make_routes(model: RunModel, library: Library, masks: MaskImages, name: str, pages: Pages) -> list[Route]:
-    """Return the routes of the page, and of the images that a cell of its matrix counts the pixels of."""
+    """Return the routes for the page, and for the images whose pixels a cell of its matrix counts."""
     run, results = model.run.directory, dict[str, MaskResults]()
     for split, of_split in list_evaluated(model):
         metrics = read_metrics(run.path / "eval" / split / "metrics.json")

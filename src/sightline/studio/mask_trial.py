@@ -27,8 +27,8 @@ from sightline.studio.trial import MAX_IMAGE, find_position, make_nearest_routes
 def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> list[Route]:
     """Return the routes of the page, and of the predicted masks of the run's own images.
 
-    ``POST /try`` takes an image, and ``POST /images/ID/mask`` predicts one of the run; both return `describe_mask`, the
-    first also the image. The others are as for other tasks.
+    ``POST /try`` accepts an image, and ``POST /images/ID/mask`` predicts an image of the run; both return the result of
+    `describe_mask`, the first also the image. The other routes are the same as for other tasks.
     """
 
     def page(request: Request) -> Response:
@@ -54,9 +54,9 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
 
 
 def describe_mask(prediction: MaskPrediction, mask: NDArray[np.uint8], classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return a predicted `mask` uint8 [H, W] as a PNG file in base64, the areas of its classes, and its quality.
+    """Return a predicted `mask`, uint8 [H, W], as a PNG file in base64, with the areas of its classes and its quality.
 
-    Each area has the class, its color and the fraction of the pixels; the largest is the first.
+    Each area has the class, its color and the fraction of the pixels; the largest comes first.
     """
     colors = dict(zip(classes, list_colors(len(classes)), strict=True))
     return {

@@ -27,20 +27,20 @@ _NOTES = (
 
 
 _VARIABLE = re.compile(r"(PATH|NAME|COUNT|NUMBER|REASON|OWNER|KEY|VALUE|RECIPE)")
-_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""  # what `repr` makes of a text, which ends where its quotes do
-_ERROR, _WHY = "error-", "why-"  # sentences, and the reasons in them why an image cannot be read
-MAX_SENTENCE = 4000  # characters of a sentence that is translated; a pattern takes quadratic time
+_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""  # the `repr` of a text, up to its closing quote
+_ERROR, _WHY = "error-", "why-"  # whole sentences, and reasons within them why an image cannot be read
+MAX_SENTENCE = 4000  # characters; longer sentences are not translated, as matching takes quadratic time
 
 
 @cache
 def select(language: str) -> Mapping[str, str]:
-    """Return the texts of one language by key."""
+    """Return the texts in one language by key."""
     texts = tomllib.loads(Path(__file__).with_name("messages.toml").read_text(encoding="utf-8"))
     return {key: of_languages[LANGUAGES.index(language)] for key, of_languages in texts.items()}
 
 
 def translate_slice(name: str, texts: Mapping[str, str]) -> str:
-    """Return the name of a slice, as `find_slices` makes it, in the language of `texts`.
+    """Translate the name of a slice, as made by `find_slices`, into the language of `texts`.
 
     The names and values of a table's columns stay as they are.
 
@@ -59,7 +59,7 @@ def translate_slice(name: str, texts: Mapping[str, str]) -> str:
 
 
 def translate_note(note: str, texts: Mapping[str, str]) -> str:
-    """Return the note of a comparison, as `compare_runs` makes it, in the language of `texts`; others stay as they are.
+    """Translate the note of a comparison, as made by `compare_runs`, into the language of `texts`; keep other notes.
 
     >>> translate_note("only 12 of their test images are in both", select("zh"))
     '只有 12 张图片同时在双方的测试集中'
@@ -75,7 +75,7 @@ def translate_note(note: str, texts: Mapping[str, str]) -> str:
 
 @cache
 def _list_patterns(prefix: str) -> dict[str, re.Pattern[str]]:
-    """Return what matches each English text whose key begins so, by key; what is more specific comes first."""
+    """Return a pattern for each English text whose key has this prefix, by key; the most specific come first."""
     english = {key: text for key, text in select(LANGUAGES[0]).items() if key.startswith(prefix)}
     by_length = sorted(english.items(), key=lambda item: -len(_VARIABLE.sub("", item[1])))
     return {key: re.compile(_make_pattern(text), re.DOTALL) for key, text in by_length}
@@ -90,7 +90,7 @@ def _make_pattern(text: str) -> str:
 
 
 def translate_error(sentence: str, texts: Mapping[str, str]) -> str:
-    """Return the sentence of an error in the language of `texts`; one that is not in the catalog stays as it is.
+    """Translate the sentence of an error into the language of `texts`; a sentence not in the catalog is kept.
 
     >>> translate_error("runs/a is not training.", select("zh"))
     'runs/a 没有在训练。'
@@ -109,7 +109,7 @@ def _translate(sentence: str, texts: Mapping[str, str], prefix: str) -> str:
 
 
 def choose_language(requested: str | None, accepted: str) -> str:
-    """Return the language of the page: that which the address asks for, else the first known one of a header.
+    """Return the language of a page: the one requested in the URL, or else the first supported one in the header.
 
     >>> choose_language(None, "zh-CN,zh;q=0.9,en;q=0.8"), choose_language("en", "zh-CN"), choose_language(None, "fr")
     ('zh', 'en', 'en')

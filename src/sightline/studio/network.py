@@ -1,4 +1,4 @@
-"""The studio for other devices on the network: access, its address, and the page that shows its QR code."""
+"""Use of the studio from other devices on the network: access, the address, and the page that shows its QR code."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sightline.errors import require
 from sightline.studio.pages import FRESH, Pages
 from sightline.studio.server import ANY
 
-PARAMETER = "token"  # of the address
-PUBLIC = "/static/"  # scripts and style sheets, which hold nothing of anyone
-OWN_PATHS = ("/train/", "/folders")  # what these change starts processes and writes folders: on this machine alone
-_PROBE = ("192.0.2.1", 9)  # an address of documentation (RFC 5737); nothing is sent there
+PARAMETER = "token"  # query parameter of the address
+PUBLIC = "/static/"  # scripts and style sheets, which contain no user data
+OWN_PATHS = ("/train/", "/folders")  # start processes and write folders: allowed from this machine alone
+_PROBE = ("192.0.2.1", 9)  # a documentation address (RFC 5737); nothing is sent there
 
-# A page rather than a redirect: a browser that came from elsewhere would leave a strict cookie out of the latter.
+# A page rather than a redirect: a browser coming from another site would not send a strict cookie after a redirect.
 _ENTRANCE = """<!doctype html>
 <html><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="refresh" content="0; url=/"><link rel="icon" href="/static/icon.svg">
@@ -36,14 +36,14 @@ _ENTRANCE = """<!doctype html>
 
 @dataclass(frozen=True, slots=True)
 class NetworkAccess:
-    """Who may use a studio that listens beyond this machine: whoever opens its address, which holds a token.
+    """Who may use a studio that listens beyond this machine: whoever opens its address, which contains a token.
 
-    The token then becomes a cookie, so that it stands in no address of a page.
+    The token is then stored in a cookie, so that the addresses of pages do not contain it.
 
     Attributes:
         address: The address of the first page, with the token.
         token: The token.
-        names: The names of this machine, in lower case, that requests may be addressed to, besides the address at
+        names: The names of this machine, in lower case, that requests may be addressed to, besides the IP address at
             which they arrive.
     """
 
@@ -52,9 +52,9 @@ class NetworkAccess:
     names: Collection[str] = ()
 
     def knows_host(self, name: str, scope: Scope) -> bool:
-        """Return whether a name or address in a Host header, in lower case and without its port, is of this machine.
+        """Return whether a Host header's name or address, in lower case and without its port, belongs to this machine.
 
-        An address is if the connection arrived there; no name that was made to point here (DNS rebinding) is one.
+        An address does if the connection arrived there; a name made to point here (DNS rebinding) does not.
         """
         server = scope.get("server")
         if name in self.names or server is None:
@@ -63,9 +63,9 @@ class NetworkAccess:
         return address is not None and address == _parse_address(server[0])
 
     def admit(self, scope: Scope) -> Response | None:
-        """Return what turns the token of the first address into a cookie, if a request has it there.
+        """Return a response that stores the token in a cookie, if the request is for the first address with the token.
 
-        Who has the cookie may open an address of an earlier start.
+        A client that has the cookie may also open the address from an earlier start.
         """
         token = QueryParams(scope["query_string"]).get(PARAMETER)
         if scope["path"] != "/" or token is None or not (self._is_token(token) or self.allows(scope)):
@@ -76,12 +76,12 @@ class NetworkAccess:
         return response
 
     def allows(self, scope: Scope) -> bool:
-        """Return whether a request has the cookie, or needs none."""
+        """Return whether a request has the cookie or does not need it."""
         cookie = Request(scope).cookies.get(_name_cookie(scope), "")
         return scope["path"].startswith(PUBLIC) or self._is_token(cookie)
 
     def forbids(self, scope: Scope) -> bool:
-        """Return whether a change may be made on the machine of the studio alone, and comes from another device."""
+        """Return whether another device requests a change that only the studio's own machine may make."""
         client, server = (_parse_address(place[0]) if place else None for place in (scope["client"], scope["server"]))
         is_own = client is not None and (client.is_loopback or client == server)
         return scope["path"].startswith(OWN_PATHS) and not is_own
@@ -91,7 +91,7 @@ class NetworkAccess:
 
 
 def _name_cookie(scope: Scope) -> str:
-    """Return the name of the cookie: another one at each port, since browsers send cookies to all ports of a host."""
+    """Return the name of the cookie, which includes the port: browsers send cookies to all ports of a host."""
     server = scope.get("server")
     return f"sightline-studio-{server[1] if server else ''}"
 
@@ -107,7 +107,7 @@ def _parse_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address |
 def make_access(
     host: str, port: int, token: str, names: Collection[str] = (), *, scheme: str = "http"
 ) -> NetworkAccess:
-    """Return the access to a studio that listens on `host`; its address has the first of `names`, if there is one."""
+    """Return the access to a studio that listens on `host`; its address uses the first of `names`, if there is one."""
     own = socket.gethostname().lower()
     place = next(iter(names), "") or (find_address() if host in ANY else host)
     place = f"[{place}]" if ":" in place and not place.startswith("[") else place
@@ -116,7 +116,7 @@ def make_access(
 
 
 def find_address() -> str:
-    """Return the address by which other devices reach this machine, else its name; asks no other machine."""
+    """Return the address at which other devices reach this machine, or else its name; contacts no other machine."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(_PROBE)
@@ -126,7 +126,7 @@ def find_address() -> str:
 
 
 def draw_code(address: str) -> str:
-    """Return the QR code of an address in characters of a terminal, each for two of its points."""
+    """Return the QR code of an address as terminal characters, each of which shows two modules."""
     lines: list[str] = []
     rows = [list(row) for row in _make_code(address).matrix_iter(border=2)]
     for upper, lower in zip(rows[::2], [*rows[1::2], [1] * len(rows[0])], strict=False):
@@ -139,7 +139,7 @@ def _make_code(address: str) -> Any:
 
 
 def make_routes(access: NetworkAccess, name: str, pages: Pages, *, has_model: bool) -> list[Route]:
-    """Return the route of the page; with a model, phones may take photos for it."""
+    """Return the route of the page; with a model, phones can take photos for it."""
     code = _make_code(access.address).svg_inline(scale=6, light="#fff", svgclass="code", lineclass=None, omitsize=True)
     is_encrypted = urlsplit(access.address).scheme == "https"
 

@@ -19,16 +19,16 @@ from sightline.report.templates import escape_control
 from sightline.studio import messages
 
 FOLDER = Path(__file__).parent
-BLOCK_ROWS = 50  # of a table with a row for each class
-MAX_BODY = 1 << 20  # bytes of a request in JSON
+BLOCK_ROWS = 50  # shown at a time in a table with a row for each class
+MAX_BODY = 1 << 20  # bytes in a JSON request
 FRESH = {"Cache-Control": "no-store"}
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
-"""What a page may load and run; the header of every response that has no policy of its own."""
+"""Content-Security-Policy of pages: the default for responses without their own."""
 
 
 class _Key(str):
-    """A text of a page that scripts read, and that nobody sees."""
+    """A text for scripts that is not shown to people."""
 
     __slots__ = ()
 
@@ -49,14 +49,14 @@ class StrictJSONResponse(Response):
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The rows of a long table that one page shows: those of `rows`, of `count`."""
+    """The rows of a long table that one page shows: the slice `rows` out of `count`."""
 
     number: int
     count: int
 
     @property
     def rows(self) -> slice:
-        """Which rows are shown."""
+        """The rows that are shown."""
         return slice(BLOCK_ROWS * (self.number - 1), min(BLOCK_ROWS * self.number, self.count))
 
     @property
@@ -66,16 +66,16 @@ class Block:
 
 
 def choose_block(request: Request, count: int) -> Block:
-    """Return the block of a table of `count` rows that an address names by ``block``; the first, if there is none."""
+    """Return the block of a table of `count` rows selected by ``block`` in the URL, by default the first."""
     text = request.query_params.get("block", "")
     number = int(text) if text.isdecimal() and len(text) < 9 else 1
     return Block(number if 1 <= number <= -(-count // BLOCK_ROWS) else 1, count)
 
 
 class Pages:
-    """Renders the templates; `links` are the pages to choose from, as the key of a text by address.
+    """Renders the templates; `links` maps the address of each page in the menu to the key of its text.
 
-    All values are escaped, control characters too; the filter ``key`` leaves those in a text that scripts read.
+    All values are escaped, including control characters; the filter ``key`` keeps those in texts read by scripts.
     """
 
     def __init__(self, token: str, links: dict[str, str]) -> None:
@@ -87,7 +87,7 @@ class Pages:
         self._templates.filters |= {"key": _Key, "quote_path": quote_path}
 
     def render(self, request: Request, template: str, **values: Any) -> HTMLResponse:
-        """Return a page; besides `values` its template has the texts `t`, and `address` to link to other pages."""
+        """Return a page; besides `values`, its template gets the texts `t` and the function `address` for links."""
         requested = request.query_params.get("lang")
         language = messages.choose_language(requested, request.headers.get("accept-language", ""))
 
@@ -108,12 +108,12 @@ class Pages:
 
 
 def respond_with_error(request: Request, sentence: str, status: int) -> StrictJSONResponse:
-    """Return the sentence of an error in the language of the page that asked."""
+    """Return the sentence of an error in the language of the requesting page."""
     return StrictJSONResponse({"error": _translate_error(request, sentence)}, status)
 
 
 def translate_state(request: Request, state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of a background task with its error in the language of the page that asked."""
+    """Return the state of a background task, with its error in the language of the requesting page."""
     return state | {"error": _translate_error(request, state["error"])}
 
 
@@ -123,14 +123,14 @@ def _translate_error(request: Request, sentence: str) -> str:
 
 
 def respond_with_image(content: bytes | None, media_type: str = "image/webp") -> Response:
-    """Return an image whose address always has this content; raises `HTTPException` if there is none."""
+    """Return an image whose content never changes at its address; raise `HTTPException` if there is none."""
     if content is None:
         raise HTTPException(404, "This image cannot be shown.")
     return Response(content, media_type=media_type, headers=IMMUTABLE)
 
 
 async def read_json(request: Request) -> dict[str, Any]:
-    """Return the JSON object that a request holds; raises `HTTPException` for anything else."""
+    """Return the JSON object in a request body; raise `HTTPException` for anything else."""
     try:
         values = jsonio.loads(await read_body(request, MAX_BODY))
     except ValueError:
@@ -141,7 +141,7 @@ async def read_json(request: Request) -> dict[str, Any]:
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Return what a request holds; raises `HTTPException` for more than `limit` bytes."""
+    """Return the body of a request; raise `HTTPException` for more than `limit` bytes."""
     content = bytearray()
     async for chunk in request.stream():
         content += chunk

@@ -1,4 +1,4 @@
-"""Protection from other pages: host name, origin, token, and what the studio's own page may load."""
+"""Protection from other pages: host name, origin, token, and restrictions on what the studio's own page may load."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ HEADERS = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # scripts are asked for again with their ETag: tomorrow's version has other ones
+    "Cache-Control": "no-cache",  # scripts are revalidated with their ETag, as they change with an update
     "X-Content-Type-Options": "nosniff",
 }
-OPENER_POLICY = {"Cross-Origin-Opener-Policy": "same-origin"}  # browsers heed it where a connection cannot be read
+OPENER_POLICY = {"Cross-Origin-Opener-Policy": "same-origin"}  # browsers honor it only over secure connections
 SAFE_METHODS = {"GET", "HEAD"}
 
 
 def make_token() -> str:
-    """Return a new token, which the page holds and other pages cannot read."""
+    """Return a new token, which the page contains and other pages cannot read."""
     return secrets.token_urlsafe(24)
 
 
 class ProtectionMiddleware:
-    """Refuses requests to other names, changes from other pages, and adds `HEADERS` to every response.
+    """Refuses requests to other hosts and changes from other pages, and adds `HEADERS` to every response.
 
-    The name of the host protects against pages whose own name was made to point here (DNS rebinding); origin and token
-    against requests that other pages send (cross-site request forgery). If the studio listens beyond this machine,
-    `access` says who may use it.
+    Checking the host name protects against pages whose own name was made to point here (DNS rebinding); the origin and
+    the token protect against requests sent by other pages (cross-site request forgery). If the studio listens beyond
+    this machine, `access` restricts who may use it.
     """
 
     def __init__(self, app: ASGIApp, token: str, pages: Pages, access: NetworkAccess | None = None) -> None:
@@ -63,7 +63,7 @@ class ProtectionMiddleware:
         await app(scope, receive, send_with_headers)
 
     def _refuse(self, scope: Scope) -> Response | None:
-        """Return the response to a request that goes no further; None if it does."""
+        """Return the response that refuses a request; None if it is allowed."""
         headers, access = Headers(scope=scope), self._access
         host = headers.get("host", "")
         name = strip_port(host)

@@ -1,4 +1,4 @@
-"""`Query`: which images to list, and in which order, as conditions in SQL on the tables of `library`."""
+"""`Query`: which images to list, and in which order, as SQL conditions on the tables of `library`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SORTS = {
     "size": "width * height, id",
     "rank": "(SELECT rank FROM selections WHERE key = :selection AND image = id), id",
 }
-"""What ``ORDER BY`` each order is; those by the model list the images that it has not seen last."""
+"""The ``ORDER BY`` of each order; orders by the model list images without a prediction last."""
 
 STATES = {
     "wrong": "predicted != label",
@@ -31,26 +31,26 @@ STATES = {
     "dropped": "dropped",
     "unlabeled": "label = '' AND NOT kept",
 }
-MAX_TEXT = 200  # characters of a text to look for
+MAX_TEXT = 200  # characters in a search text
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which images to list, and in which order; empty texts are no condition.
+    """Which images to list, and in which order; empty texts match everything.
 
     Attributes:
-        label: The class, or one of them, corrections included.
-        split: The split, corrections included.
+        label: The class, or one of the classes, after corrections.
+        split: The split, after corrections.
         predicted: The class that the model predicts.
         state: ``wrong`` or ``right`` predictions, ``corrected``, ``kept`` or ``dropped`` images, or those
-            ``to-review``, of which nobody has said that the label is right or wrong.
+            ``to-review``, whose labels nobody has confirmed or corrected.
         finding: The kind of finding that the images belong to.
-        slice: The name of a slice that they belong to.
-        text: A part of the path, in any case.
-        below: The largest confidence of the model, 0 to 1.
-        selection: What `Library.add_selection` returned for the images.
-        sort: One of `SORTS`. By ``group``, the groups of the finding follow each other, or without one, all groups
-            of look-alikes, and then the other images. By ``rank``, as the selection has them.
+        slice: The name of a slice that the images belong to.
+        text: A part of the path, case-insensitive.
+        below: The maximum confidence of the model, 0 to 1.
+        selection: The key that `Library.add_selection` returned for the images.
+        sort: One of `SORTS`. ``group`` lists the finding group by group, or without a finding, all groups of
+            look-alikes and then the other images. ``rank`` keeps the order of the selection.
     """
 
     label: str = ""
@@ -66,7 +66,7 @@ class Query:
 
     @classmethod
     def from_params(cls, params: Mapping[str, str]) -> Query:
-        """Return the query of an address; raises `UsageError` for what is unknown."""
+        """Return the query from the parameters of a URL; raise `UsageError` for unknown values."""
         names = {field.name for field in fields(cls)}
         for name in params:
             if name not in names:
@@ -82,7 +82,7 @@ class Query:
         return query
 
     def build_where(self, *, several: bool = False) -> tuple[str, dict[str, object]]:
-        """Return the condition in SQL, and its values; `several` if images may have several classes."""
+        """Return the condition in SQL and its values; `several` means that images may have several classes."""
         among = f"instr('{SEPARATOR}' || {{0}} || '{SEPARATOR}', '{SEPARATOR}' || :{{0}} || '{SEPARATOR}') > 0"
         of_class = among if several else "{0} = :{0}"
         texts = {"label": of_class, "split": "{0} = :{0}", "predicted": of_class}
@@ -108,7 +108,7 @@ class Query:
 
 
 def parse_fraction(name: str, text: str) -> float:
-    """Return a number from 0 to 1 of an address; raises `UsageError` for other texts, with the `name` of the value."""
+    """Return a number from 0 to 1 from a URL; raise `UsageError` for other texts, with the `name` of the value."""
     try:
         value = float(text)
     except ValueError:

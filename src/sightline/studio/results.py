@@ -30,24 +30,24 @@ from sightline.studio.pages import Pages, StrictJSONResponse, choose_block
 from sightline.studio.query import parse_fraction
 from sightline.tasks.protocol import find_task
 
-MAX_CLASSES = 40  # of a confusion matrix; of more, those with most errors
+MAX_CLASSES = 40  # in a confusion matrix; with more, only those with the most errors
 MAX_PAIRS = 100
 MAX_SLICES = 20
-SHADES = 8  # of the cells of a matrix
-LEAST_ACCEPTED = 20  # images of a point of the curve: of fewer, one error more or less would be most of it
+SHADES = 8  # for the cells of a matrix
+LEAST_ACCEPTED = 20  # images per point of the curve: with fewer, a single error would change it too much
 REPORTED = ("test", "validation", "train")  # the split to show first
 
 Results = TypeVar("Results")
 
 
 class SplitResults:
-    """What a run predicted for the images of one split: counts of all images, and of those above a confidence.
+    """A run's predictions for the images of one split: counts over all images, and over those above a confidence.
 
-    Its intervals are those of `sightline.evaluation.scoring.compute_evaluation`.
+    Intervals are computed as in `sightline.evaluation.scoring.compute_evaluation`.
     """
 
     def __init__(self, predictions: LabeledPredictions, groups: NDArray[np.int64] | None = None) -> None:
-        """`groups` [N] are the numbers of the groups of the images, from 0; None if each image is on its own."""
+        """`groups` [N] are the images' group numbers, from 0; None if each image is on its own."""
         self._resampling = Resampling(groups=groups)
         self.classes = predictions.classes
         self._slice_masks = predictions.slice_masks
@@ -63,14 +63,14 @@ class SplitResults:
 
     @cached_property
     def precision_curve(self) -> list[tuple[float, float]]:
-        """About a hundred points of the coverage and the precision at it, from `least_accepted` images on."""
+        """About a hundred points (coverage, precision), starting at `least_accepted` images."""
         curve = compute_risk_coverage(self._confidences, self._predicted == self._labels).to_dict()
         least = (self.least_accepted - 0.5) / max(len(self._labels), 1)
         return [(x, 1 - y) for x, y in zip(curve["coverage"], curve["risk"], strict=True) if x >= least]
 
     @property
     def least_accepted(self) -> int:
-        """The number of classified images at which `precision_curve` begins."""
+        """The number of classified images at the start of `precision_curve`."""
         return min(LEAST_ACCEPTED, len(self._labels))
 
     @cached_property
@@ -86,7 +86,7 @@ class SplitResults:
 
     @cached_property
     def grades(self) -> dict[str, Metric]:
-        """How far predicted grades are from the true ones, by the name of the metric, where the classes are grades."""
+        """Metrics of how far predicted grades are from the true ones, by name, if the classes are grades."""
         return compute_ordinal_metrics(self._labels, self._predicted, self._resampling.groups)
 
     @property
@@ -95,7 +95,7 @@ class SplitResults:
         return min(math.floor(10 * min(y for _, y in self.precision_curve)) / 10, 0.9)
 
     def choose_confidence(self, coverage: float) -> float:
-        """Return the largest confidence that at least a fraction of `coverage` in [0, 1] of the images reach."""
+        """Return the largest confidence reached by at least a fraction `coverage` in [0, 1] of the images."""
         ranked = np.sort(self._confidences)[::-1]
         count = math.ceil(round(coverage * len(ranked), 6))
         return float(ranked[count - 1]) if count else 1.0
@@ -103,12 +103,12 @@ class SplitResults:
     def describe_selection(self, confidence: float) -> dict[str, Any]:
         """Return the metrics of a model that abstains below `confidence` in [0, 1], as JSON values.
 
-        The precision is that of the images that are classified. The recall is the fraction of all images, abstentions
-        included, that are classified correctly; over all classes, and of each. `below` is the largest confidence
-        at which the model abstains.
+        Precision is over the classified images. Recall is the fraction of all images, including abstentions, that are
+        classified correctly; both are given over all classes and per class. `below` is the largest confidence at which
+        the model abstains.
         """
         is_accepted = self._confidences >= np.float32(confidence)
-        # of the images that are classified
+        # over the classified images only
         confusion = metrics.confusion_matrix(self._labels[is_accepted], self._predicted[is_accepted], len(self.classes))
         hits, accepted, count = int(np.trace(confusion)), int(is_accepted.sum()), len(self._labels)
         return {
@@ -136,13 +136,13 @@ class SplitResults:
             number, count = int(hits[:, i].sum()), int(among[:, i].sum())
             metric = Metric(number / count, interval) if count else Metric(None)
             if count and interval is None:
-                metric = replace(metric, interval=find_accuracy_interval(metric, 1))  # all images are of one group
+                metric = replace(metric, interval=find_accuracy_interval(metric, 1))  # all images are in one group
             rates[name] = metric.to_dict()
         return rates
 
     def _describe_classes(self, confusion: NDArray[np.int64], is_accepted: NDArray[np.bool_]) -> list[dict[str, Any]]:
-        """Return the precision and the recall of each class, from the confusion matrix of those that are classified."""
-        with_abstentions = np.pad(confusion, ((0, 1), (0, 1)))  # as predictions of one more class
+        """Return the precision and recall of each class, from the confusion matrix of the classified images."""
+        with_abstentions = np.pad(confusion, ((0, 1), (0, 1)))  # as predictions of an additional class
         with_abstentions[:-1, -1] = self._support - confusion.sum(1)
         per_class = compute_class_metrics(with_abstentions, (*self.classes, ""))[:-1]
         if self._resampling.groups is not None and len(self._labels):
@@ -158,7 +158,7 @@ class SplitResults:
         ]
 
     def list_cells(self) -> list[dict[str, Any]]:
-        """Return the rows of the confusion matrix, as `list_cells` does."""
+        """Return the rows of the confusion matrix; see `list_cells`."""
         return list_cells(self.confusion, self.classes)
 
     def list_confused_pairs(self) -> list[tuple[str, str, int]]:
@@ -168,9 +168,9 @@ class SplitResults:
 
 
 def list_cells(confusion: NDArray[np.int64], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rows of a confusion matrix int64 [K, K], of the classes with most errors if there are many.
+    """Return the rows of a confusion matrix, int64 [K, K], only of the classes with the most errors if there are many.
 
-    Each has its `label`, its `support` and `cells`: the predicted class, the count, its `fraction` of the support, and
+    Each row has a `label`, a `support` and `cells`: the predicted class, the count, its `fraction` of the support, and
     a shade from 0 to `SHADES`.
     """
     off_diagonal = confusion - np.diag(np.diagonal(confusion))
@@ -198,14 +198,14 @@ def list_cells(confusion: NDArray[np.int64], classes: Sequence[str]) -> list[dic
 
 
 def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
-    """Return the routes of the page and of its figures."""
+    """Return the routes of the page and its figures."""
     run = model.run.directory
     results: dict[str, SplitResults] = {
         split: SplitResults(predictions, model.number_groups(split)) for split, predictions in list_evaluated(model)
     }
     targets = find_task(run.config.model.task).targets
     thresholds = run.read_thresholds()
-    fitted = None if thresholds is None or targets.are_paths else thresholds.confidence  # a tree's is of all its nodes
+    fitted = None if thresholds is None or targets.are_paths else thresholds.confidence  # a tree's is for all its nodes
 
     def page(request: Request) -> Response:
         if not results:
@@ -233,14 +233,14 @@ def make_routes(model: RunModel, name: str, pages: Pages) -> list[Route]:
 
 
 def list_evaluated(model: RunModel) -> list[tuple[Split, LabeledPredictions]]:
-    """Return the splits that the run was evaluated on, the one to show first at the start, with its predictions."""
+    """Return the splits that the run was evaluated on, in the order to show them, with their predictions."""
     return sorted(model.predictions.items(), key=lambda item: REPORTED.index(item[0]))
 
 
 def open_images(
     request: Request, model: RunModel, library: Library, paths: Iterable[str], *, is_ranked: bool = False
 ) -> RedirectResponse:
-    """Return the way to the list of the images at `paths` alone, which is in their order if they are ranked."""
+    """Redirect to the list of only the images at `paths`, in this order if they are ranked."""
     positions = (position for position in model.find_positions(paths) if position is not None)
     query = {"selection": library.add_selection(positions, is_ranked=is_ranked)}
     if is_ranked:
@@ -251,7 +251,7 @@ def open_images(
 
 
 def find_split(results: Mapping[str, Results], request: Request) -> tuple[str, Results]:
-    """Return the split that a request names, or the first, and its results; raises `HTTPException` for another."""
+    """Return the requested split, by default the first, and its results; raise `HTTPException` for an unknown one."""
     split = request.query_params.get("split") or next(iter(results), "")
     if split not in results:
         raise HTTPException(404, f"The run was not evaluated on a split {split[:40]!r}.")

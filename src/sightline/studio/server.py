@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 LOCAL_HOSTS = {HOST, "localhost"}
-ANY = {"0.0.0.0", "::", ""}  # noqa: S104  # addresses of all interfaces
-BACKLOG = 128  # connections that wait to be accepted
+ANY = {"0.0.0.0", "::", ""}  # noqa: S104  # all interfaces
+BACKLOG = 128  # connections waiting to be accepted
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the page is: for this machine, and for other devices of the network if the studio listens there."""
+    """The page's address for this machine, and for other devices on the network if the studio listens there."""
 
     local: str
     network: str | None = None
 
 
-def run_studio(  # noqa: PLR0913  # as many keyword arguments as its command has options
+def run_studio(  # noqa: PLR0913  # one keyword argument for each option of the command
     data: Dataset | Run,
     *,
     patch: Path | None = None,
@@ -50,30 +50,30 @@ def run_studio(  # noqa: PLR0913  # as many keyword arguments as its command has
 ) -> None:
     """Serve the page of a data set or a run on this machine until Ctrl-C or SIGTERM.
 
-    On an address other than that of this machine alone, whoever opens `Addresses.network` may use the studio: it holds
-    a random token.
+    On an address that other devices can reach, whoever opens `Addresses.network`, which contains a random token, may
+    use the studio.
 
     Args:
-        data: The images; those of a run come with their splits, and with its predictions for the splits it evaluated.
-        patch: The file of corrections, by default ``NAME-fixes.jsonl`` in the current folder. What it holds is kept.
+        data: The images; a run's images come with their splits, and with predictions for the evaluated splits.
+        patch: The file of corrections, by default ``NAME-fixes.jsonl`` in the current folder. Existing lines are kept.
         compare: Other runs, to compare a run with.
-        classes: Classes to label images with, beside those that the images have; more can be added on the page.
-        runs: The folder of the runs that the page trains and shows, by default ``runs``, or that of the run.
+        classes: Classes to label images with, besides those that the images have; more can be added on the page.
+        runs: The folder of the runs that the page trains and shows, by default ``runs``, or the folder of the run.
         host: The address to listen on; ``0.0.0.0`` for all interfaces.
         port: The port; 0 picks a free one.
-        allowed_hosts: Names of this machine in the network, besides its host name.
+        allowed_hosts: Names of this machine on the network, besides its host name.
         ssl_certfile: A certificate chain in PEM, to encrypt connections.
-        ssl_keyfile: Its private key, if it is another file.
-        raw_csv: Whether the table that the page offers has text that a spreadsheet would take for a formula as it is,
-            without an apostrophe.
+        ssl_keyfile: Its private key, if in another file.
+        raw_csv: Whether the page's CSV table keeps text that a spreadsheet would read as a formula unchanged, without
+            an apostrophe.
         show: Called with the addresses of the page.
         callback: Receives the progress of reading the images.
 
     Raises:
         DataError: If the images cannot be read, or the patch does not fit them.
         OutputError: If another studio edits the same patch.
-        UsageError: If the address cannot be bound, the certificate cannot be used, or `allowed_hosts` are no names of
-            machines, or given for this machine alone.
+        UsageError: If the address cannot be bound, the certificate cannot be used, or `allowed_hosts` has invalid names
+            or is set although the studio does not listen beyond this machine.
         MissingExtraError: If the packages of the extra are not installed.
     """
     is_local = host in LOCAL_HOSTS
@@ -95,7 +95,7 @@ def run_studio(  # noqa: PLR0913  # as many keyword arguments as its command has
     certificate = read_certificate(ssl_certfile, ssl_keyfile)
     scheme = "http" if certificate is None else "https"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:  # asyncio knows TCP by its protocol
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:  # asyncio checks the protocol
         bound = _bind(listener, host, port)
         access = None if is_local else make_access(host, bound, make_token(), allowed_hosts, scheme=scheme)
         with open_studio(data, patch, callback, compare, classes, runs, raw_csv=raw_csv) as studio:
@@ -108,9 +108,9 @@ def run_studio(  # noqa: PLR0913  # as many keyword arguments as its command has
             server = uvicorn.Server(config)
 
             def end() -> None:
-                server.should_exit = True  # and exit with 0
+                server.should_exit = True  # exits with 0
                 if studio.training is not None:
-                    studio.training.closing.set()  # pages that follow a training would be waited for
+                    studio.training.closing.set()  # the server would wait for pages that follow a training
 
             server.handle_exit = lambda *_: end()  # type: ignore[method-assign]
             listener.listen(BACKLOG)
@@ -119,16 +119,16 @@ def run_studio(  # noqa: PLR0913  # as many keyword arguments as its command has
 
 
 def _list_addresses(access: NetworkAccess, host: str) -> Addresses:
-    """Return the addresses of a studio in the network; browsers allow the camera of this machine at its local one."""
+    """Return the addresses of a studio on the network; browsers allow this machine's camera only at the local one."""
     parts = urlsplit(access.address)
-    is_reachable = host in ANY and parts.scheme == "http"  # a certificate is for a name
+    is_reachable = host in ANY and parts.scheme == "http"  # a certificate is valid for a name only
     local = urlunsplit(parts._replace(netloc=f"{HOST}:{parts.port}")) if is_reachable else access.address
     return Addresses(local, access.address)
 
 
 def _bind(listener: socket.socket, host: str, port: int) -> int:
     """Bind to an address and return the port."""
-    if os.name == "posix":  # on Windows it would steal a port that is in use
+    if os.name == "posix":  # on Windows, this would steal a port in use
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

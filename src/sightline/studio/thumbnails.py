@@ -1,4 +1,4 @@
-"""`Versions`: small and large versions of files, encoded on request; `Thumbnails`: those of images, as WebP."""
+"""`Versions`: small and large versions of files, encoded on request; `Thumbnails`: versions of images as WebP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEPT = 2000  # small versions in memory, about 5 kB each
 
 
 def fit_size(width: int, height: int, side: int) -> tuple[int, int]:
-    """Return the width and the height of an image of this size that has at most `side` pixels on each side.
+    """Return the width and the height of an image scaled to at most `side` pixels on each side.
 
     >>> fit_size(300, 200, 150), fit_size(30, 20, 150), fit_size(3000, 2, 150)
     ((150, 100), (30, 20), (150, 1))
@@ -31,13 +31,13 @@ class Versions(ABC):
     """Small and large versions of files by their content hash; methods may be called from any thread."""
 
     def __init__(self, hashes: dict[int, str]) -> None:
-        """`hashes` are those of the positions that have a file; of equal ones, the first is decoded."""
+        """`hashes` are by position, for positions that have a file; of equal files, the first is decoded."""
         self._positions = {sha256: position for position, sha256 in reversed(hashes.items())}
         self._encode_small = lru_cache(KEPT)(self._encode)
 
     @final
     def encode(self, sha256: str, *, large: bool = False) -> bytes | None:
-        """Return the version of the file with this hash; None if there is none or it cannot be decoded."""
+        """Return a version of the file with this hash; None if there is no such file or it cannot be decoded."""
         position = self._positions.get(sha256)
         if position is None:
             return None
@@ -51,7 +51,7 @@ class Thumbnails(Versions):
     """Versions of images, as WebP files."""
 
     def __init__(self, index: Index, preprocess: PreprocessingSpec) -> None:
-        """Decode as `preprocess` does, whatever its size."""
+        """Decode as specified by `preprocess`, except for its size."""
         super().__init__({i: image.sha256 for i, image in enumerate(index.images)})
         self._index, self._preprocess = index, preprocess
 

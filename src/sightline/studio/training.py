@@ -1,4 +1,4 @@
-"""The training page: what to train on and how, curves and log while it runs, and the sweeps in the same folder."""
+"""The training page: data and settings to choose, curves and log of running trainings, and sweeps in the folder."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from sightline.studio.training_data import list_named
 from sightline.studio.training_runs import ACTIVE, TrainingChoice, TrainingRuns
 
 EFFORTS = ("fast", "balanced", "best")
-POLL_S = 0.5  # between two looks at the files of a run
-STREAM_S = 20.0  # after which a page connects again, so that no server waits for a page for long
+POLL_S = 0.5  # between checks of the files of a run
+STREAM_S = 20.0  # after this, a page connects again, so that the server never waits long for a page
 RETRY_MS = 500
-MAX_STREAMS = 64  # that are open at a time; each page and each run that it follows has one
+MAX_STREAMS = 64  # open at a time; each page has one for each run that it follows
 FULL_RETRY_MS = 5000
-MAX_TABLE = 4 << 20  # bytes of the results of a sweep
+MAX_TABLE = 4 << 20  # bytes of a sweep's results
 MAX_TRIALS = 1000
 FRACTION = re.compile(r"-?\d+(\.\d+|(\.\d+)?e[+-]?\d+)")
 
@@ -40,8 +40,8 @@ def make_routes(runs: TrainingRuns, name: str, pages: Pages) -> list[Route]:
     """Return the routes of the page.
 
     ``GET /train`` is the page, ``GET /train/runs`` lists the runs, and ``GET /train/events?run=NAME`` sends the events
-    ``state`` and ``log`` of one (server-sent events) until it has ended. ``POST /train/start`` starts a training,
-    ``POST /train/stop`` and ``POST /train/resume`` stop and resume one.
+    ``state`` and ``log`` of a run (server-sent events) until it has ended. ``POST /train/start`` starts a training,
+    ``POST /train/stop`` and ``POST /train/resume`` stop and resume a run.
     """
     endpoints = _Endpoints(runs, name, pages)
     return [
@@ -86,7 +86,7 @@ class _Endpoints:
         return StreamingResponse(events, media_type="text/event-stream", headers=FRESH)
 
     async def _iter_events(self, request: Request, name: str, position: int) -> AsyncIterator[bytes]:
-        """Yield what is new of a run, until it has ended; only what there is now if too many streams are open."""
+        """Yield the news of a run until it has ended, or only once if too many streams are open."""
         is_brief = self._streams >= MAX_STREAMS
         self._streams += 1
         try:
@@ -100,7 +100,7 @@ class _Endpoints:
     async def _iter_changes(self, request: Request, name: str, position: int, end: float) -> AsyncIterator[bytes]:
         sent = ""
         while True:
-            # the state before the log: of a run that has ended, the log is complete
+            # read the state before the log: if the run has ended, its log is then complete
             state = await run_in_threadpool(self._runs.describe, name)
             text, position = await run_in_threadpool(self._runs.read_log, name, position)
             if text:
@@ -137,7 +137,7 @@ def _format_event(name: str, value: Any, position: int) -> bytes:
 
 
 def _parse_choice(values: dict[str, Any]) -> TrainingChoice:
-    """Return what a page chose; raises `HTTPException` for values of other types."""
+    """Return the choice made on a page; raise `HTTPException` for values of wrong types."""
     texts = {field.name for field in fields(TrainingChoice)} - {"epochs"}
     epochs = values.get("epochs")
     has_texts = all(isinstance(values.get(key, ""), str) and len(values.get(key, "")) < 4096 for key in texts)
@@ -156,8 +156,7 @@ def list_sweeps(folder: Path) -> dict[str, Path]:
 def read_sweep(folder: Path) -> dict[str, Any]:
     """Return the columns and rows of the results of a sweep, best first, and the axes of its plot, as columns.
 
-    The axes are those of the settings and then of the monitored metric, as far as they differ between trials. Fractions
-    have four digits.
+    The axes are the settings and then the monitored metric, if they differ between trials. Fractions have four digits.
     """
     try:
         text = _io.read_regular(folder / "results.csv", MAX_TABLE).decode("utf-8-sig", errors="replace")
@@ -166,7 +165,7 @@ def read_sweep(folder: Path) -> dict[str, Any]:
         raise HTTPException(400, f"The results of the sweep {folder.name} cannot be read: {error}.") from None
     count = columns.index("accuracy") if "accuracy" in columns else len(columns)
     rows = [row for row in rows[:MAX_TRIALS] if len(row) == len(columns)]
-    settings = [i for i in range(3, count) if columns[i] not in {"low", "high"}]  # else the interval of the metric
+    settings = [i for i in range(3, count) if columns[i] not in {"low", "high"}]  # the others are the metric's interval
     axes = [i for i in (*settings, 2) if len({row[i] for row in rows if row[2]}) > 1]
     return {"columns": columns, "rows": [[_shorten(cell) for cell in row] for row in rows], "axes": axes}
 

@@ -1,4 +1,4 @@
-"""What the page trains on: the images of the studio, a data set by name, or the images of a run; no path is typed."""
+"""Data for the training page: the studio's images, a data set by name, or a run's images; users type no paths."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sightline.runs.run_images import is_in_memory, resolve_sources
 from sightline.runs.train_request import TrainRequest
 from sightline.studio.corrections import Corrections
 
-OF_RUN = "run:"  # before the name of the run whose images are chosen
+OF_RUN = "run:"  # prefix for choosing the images of a run by name
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Images as words of the command line: sources, ``KEY=VALUE`` settings, and the file of their corrections."""
+    """Images as command-line arguments: sources, ``KEY=VALUE`` settings, and the file of their corrections."""
 
     sources: tuple[str, ...]
     settings: tuple[str, ...] = ()
@@ -28,7 +28,7 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True)
 class OwnData:
-    """The images of the studio, with the corrections that are being made."""
+    """The images of the studio, with the corrections made so far."""
 
     sources: tuple[str, ...]
     settings: tuple[str, ...]
@@ -37,7 +37,7 @@ class OwnData:
 
     @property
     def patch(self) -> Path | None:
-        """The patch file as it is now; None without corrections."""
+        """The current patch file; None without corrections."""
         return self.corrections.path if self.corrections.path.exists() else self.initial
 
 
@@ -47,7 +47,7 @@ def list_named() -> list[str]:
 
 
 def describe_run_data(run: RunDirectory) -> str | None:
-    """Return the last words of the sources of a run; None if they cannot be trained on again."""
+    """Return the names of the sources of a run, without folders; None if they cannot be trained on again."""
     try:
         if not run.has_config or is_in_memory(run):
             return None
@@ -57,13 +57,13 @@ def describe_run_data(run: RunDirectory) -> str | None:
 
 
 def read_run_data(run: RunDirectory) -> TrainingData:
-    """Return the images of a run, with its splits and corrections; raises `DataError` if they cannot be read again."""
+    """Return the images of a run, with its splits and corrections; raise `DataError` if they cannot be read again."""
     sources = tuple(resolve_sources(run))
     return TrainingData(sources, (*list_data_settings(run), *set_task(run.config.model.task)), run.patch)
 
 
 def find_data(choice: str, own: OwnData | None, folder: Path) -> TrainingData:
-    """Return the images of a choice: "" of the studio, a name of `list_named`, or `OF_RUN` and the name of a run.
+    """Return the chosen images: "" for the studio's, a name from `list_named`, or `OF_RUN` and the name of a run.
 
     Raises `UsageError` for any other text, `DataError` if the images of the run are gone.
     """
@@ -84,7 +84,7 @@ def set_task(task: str) -> tuple[str, ...]:
 
 
 def list_data_settings(run: RunDirectory) -> list[str]:
-    """Return how a run reads and splits its images, where that is not the default, as ``KEY=VALUE`` texts."""
+    """Return a run's settings for reading and splitting its images that differ from the defaults, as ``KEY=VALUE``."""
     request = run.info.get("request")
     config = run.config
     if request is not None:

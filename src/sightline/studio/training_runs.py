@@ -1,4 +1,4 @@
-"""`TrainingRuns`: training in separate processes, whose state is read from their run folders."""
+"""`TrainingRuns`: trainings in separate processes, whose state is read from their run folders."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from sightline.runs.directory import RunDirectory
 from sightline.runs.train_request import TrainRequest
 from sightline.studio.training_data import OF_RUN, OwnData, describe_run_data, find_data
 
-FOLDER = ".studio"  # in the folder of the runs: the logs and locks of their processes
-MAX_RUNS = 100  # on the page, the newest ones
-MAX_LOG = 1 << 17  # bytes of a log on the page, its end
+FOLDER = ".studio"  # in the folder of the runs, for the logs and locks of their processes
+MAX_RUNS = 100  # newest runs shown on the page
+MAX_LOG = 1 << 17  # bytes shown from the end of a log
 ACTIVE = {"starting", "running", "stopping"}
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingChoice:
-    """What a person chose on the page: the images as in `find_data`, and "" for each default."""
+    """The choices made on the page: the images as in `find_data`, and "" for each default."""
 
     data: str = ""
     recipe: str = "auto"
@@ -46,13 +46,13 @@ class TrainingRuns:
     """The runs of a folder, and the trainings that write them; methods may be called from any thread.
 
     A training is started as ``sightline train`` or ``resume`` in a session of its own, so it outlives the studio. Its
-    output goes to a log; it inherits a locked file, which says that it runs until it ends, whoever started it.
+    output goes to a log. It inherits a locked file, which shows that it is running, whichever studio started it.
     """
 
     def __init__(self, folder: Path, own: OwnData | None, name: str, opened: str = "") -> None:
-        """`opened` is the run of the folder that the studio shows; "" if it shows none."""
+        """`opened` is the run in the folder that the studio shows; "" if it shows none."""
         self.folder, self.own, self._name, self._current = folder, own, name, opened
-        self.closing = Event()  # set when the server stops: what follows a training ends
+        self.closing = Event()  # set when the server stops, to end streams that follow a training
         self._lock, self._probe = Lock(), Lock()
         self._terminated: set[tuple[str, int]] = set()
         self._infos: dict[str, tuple[int, dict[str, Any]]] = {}
@@ -64,7 +64,7 @@ class TrainingRuns:
     def find_current(self) -> str:
         """Return the run that a page shows first; "" for the newest.
 
-        It is the one that a studio is training, else the last one that was started or resumed here, else the one that
+        This is the run being trained by a studio, or else the last run started or resumed here, or else the run that
         the studio shows.
         """
         names = self._list_names()
@@ -72,7 +72,7 @@ class TrainingRuns:
         return next((name for name in candidates if name in names), "")
 
     def list_run_data(self) -> list[tuple[str, str]]:
-        """Return the runs whose images can be trained on again, the newest first, with what these are."""
+        """Return the runs whose images can be trained on again, newest first, with a description of the images."""
         described = {name: describe_run_data(RunDirectory(self.folder / name)) for name in self._list_names()}
         return [(name, images) for name, images in described.items() if images]
 
@@ -84,7 +84,7 @@ class TrainingRuns:
         return sorted(times, key=lambda name: (-times[name], name))[:MAX_RUNS]
 
     def check_name(self, name: str) -> None:
-        """Raise `UsageError` unless there is a run of this name."""
+        """Raise `UsageError` unless there is a run with this name."""
         if name not in self._list_names():
             raise UsageError(f"There is no run {name[:80]!r} in {self.folder}.")
 
@@ -109,14 +109,14 @@ class TrainingRuns:
             if status == "complete":
                 row = describe_run(run.path)
                 values["metrics"] = {"value": row.accuracy, "interval": row.accuracy_interval, "split": row.split}
-        except SightlineError as error:  # a damaged file: what could be read is shown
+        except SightlineError as error:  # a damaged file: show what could be read
             values["message"] = values["message"] or str(error)
         return values
 
     def read_log(self, name: str, start: int) -> tuple[str, int]:
-        """Return the complete lines of a log from byte `start`, or from `MAX_LOG` before its end, and where they end.
+        """Return the complete lines of a log from byte `start`, or the last `MAX_LOG` bytes, and where they end.
 
-        A log that is shorter than `start` is another one, and is read from its beginning.
+        A log shorter than `start` is a new one, and is read from its beginning.
         """
         try:
             with _io.open_regular(self._log(name)) as file:
@@ -133,7 +133,7 @@ class TrainingRuns:
         """Start a training and return the name of its run.
 
         Raises:
-            UsageError: If another one runs, or the choice cannot be trained on.
+            UsageError: If another training is running, or the choice cannot be trained on.
             DataError: If there are no such images.
             OutputError: If nothing can be written to the folder.
         """
@@ -147,7 +147,7 @@ class TrainingRuns:
         return name
 
     def resume(self, name: str) -> None:
-        """Resume an interrupted or failed run; raises `UsageError` if another one runs, or it cannot be resumed."""
+        """Resume an interrupted or failed run; raise `UsageError` if another is running, or this cannot be resumed."""
         with self._lock:
             self.check_name(name)
             self._check_idle()
@@ -157,9 +157,9 @@ class TrainingRuns:
             self._current = name
 
     def stop(self, name: str) -> None:
-        """Ask a training to save a checkpoint and end; once, as asking again would end it without one.
+        """Ask a training to save a checkpoint and end; only once, as a second request would end it without one.
 
-        Raises `UsageError` if it does not run, or was started elsewhere.
+        Raises `UsageError` if it is not running, or was started elsewhere.
         """
         with self._lock:
             self.check_name(name)
@@ -173,7 +173,7 @@ class TrainingRuns:
                 os.kill(process, signal.SIGTERM)
 
     def _list_words(self, choice: TrainingChoice) -> tuple[list[str], list[str]]:
-        """Return the sources and the options of a training; raises `UsageError` or `DataError`."""
+        """Return the sources and the options of a training; raise `UsageError` or `DataError` for an invalid choice."""
         chosen = {"train.effort": choice.effort, "train.time_limit": choice.time_limit, "train.epochs": choice.epochs}
         assignments = to_assignments({key: value for key, value in chosen.items() if value})
         named_options = {"effort": choice.effort, "time-limit": choice.time_limit, "epochs": choice.epochs}
@@ -184,7 +184,7 @@ class TrainingRuns:
         sources, assignments = list(data.sources), [*assignments, *data.settings]
         options += [f"--set={text}" for text in data.settings]
         options += [] if data.patch is None else [f"--patch={data.patch}"]
-        TrainRequest.create(sources, choice.recipe, None, assignments).merge_layers()  # raises, before it starts
+        TrainRequest.create(sources, choice.recipe, None, assignments).merge_layers()  # raises before it starts
         return sources, options
 
     def _check_idle(self) -> None:
@@ -223,7 +223,7 @@ class TrainingRuns:
                 lock.write(f"{process.pid} {socket.gethostname()}".encode())
         except OSError as error:
             raise OutputError(f"The training cannot be started in {self.folder}: {error.strerror or error}.") from error
-        Thread(target=process.wait, name=f"wait for {name}", daemon=True).start()  # so that it leaves no zombie
+        Thread(target=process.wait, name=f"wait for {name}", daemon=True).start()  # avoids a zombie process
 
     def _find_state(self, name: str) -> tuple[str, str]:
         """Return the status of a run and the message of its failure."""
@@ -243,7 +243,7 @@ class TrainingRuns:
         return status, str(info.get("message", ""))
 
     def _read_info(self, run: RunDirectory) -> dict[str, Any]:
-        """Return ``run.json``, which is read again once it has changed."""
+        """Return ``run.json``, which is read again when it has changed."""
         time = _read_time(run.path / "run.json")
         known = self._infos.get(run.path.name)
         if known is None or known[0] != time:
@@ -256,12 +256,12 @@ class TrainingRuns:
         return [*lines[-1:], *errors][-1] if lines else ""
 
     def _is_alive(self, name: str) -> bool:
-        """Return whether the process that a studio started for a run runs; asking takes its lock for a moment."""
+        """Return whether a studio's process for a run is alive; checking takes its lock for a moment."""
         with self._probe:
             return _locks.is_locked(self._lock_file(name))
 
     def _find_process(self, name: str) -> int:
-        """Return the process that a studio started for a run on this machine, if it still runs; else 0."""
+        """Return the PID of a studio's process for a run on this machine, if it is still running; else 0."""
         if not self._is_alive(name):
             return 0
         try:

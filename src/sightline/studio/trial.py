@@ -1,4 +1,4 @@
-"""The page to try a run's model on an image: classes, a decision, a heat map and the nearest training images.
+"""The page to try a run's model on an image: classes, the decision, a heat map and the nearest training images.
 
 Heat maps are computed on demand, one at a time.
 """
@@ -38,21 +38,21 @@ from sightline.studio.pages import FOLDER, FRESH, POLICY, Pages, StrictJSONRespo
 TOP = 5  # classes
 NEAREST = 8  # training images
 MAX_IMAGE = 64 << 20  # bytes of an image
-MAX_SIDE = 900  # pixels of the longer side of what is shown
-MAX_WAITING = 4  # requests, the one that is computed included: each takes 154 evaluations of the model
+MAX_SIDE = 900  # pixels of the longer side of the shown image
+MAX_WAITING = 4  # requests, including the running one; each takes 154 model evaluations
 RUNTIME = FOLDER / "static" / "vendor" / "onnxruntime-web" / "ort-wasm-simd-threaded.wasm.gz"
 
 
 def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> list[Route]:
     """Return the routes of the page, and of the heat maps of the run's own images.
 
-    ``POST /try`` takes an image and returns its prediction, with ``nearest=1`` also the nearest training images;
-    ``POST /try/heat`` its heat map for the class ``class``. ``POST /images/ID/heat`` is that of an image of the run,
-    and ``GET /images/ID/nearest`` lists the training images nearest to it. ``GET /features`` is the progress of the
-    features of the run's images, and ``POST /features`` starts them.
+    ``POST /try`` accepts an image and returns its prediction, with ``nearest=1`` also the nearest training images;
+    ``POST /try/heat`` returns its heat map for the class ``class``. ``POST /images/ID/heat`` returns the heat map of an
+    image of the run, and ``GET /images/ID/nearest`` the training images nearest to it. ``GET /features`` returns the
+    progress of computing the features of the run's images, and ``POST /features`` starts it.
 
-    For the model in the browser, ``GET /try/bundle`` is what it needs to know of the bundle, ``GET /try/model.onnx``
-    the file, and ``POST /try/probabilities`` returns the probabilities of an image as computed here.
+    For the model in the browser, ``GET /try/bundle`` returns the required facts from the bundle,
+    ``GET /try/model.onnx`` the file, and ``POST /try/probabilities`` the probabilities of an image as computed here.
     """
     endpoints = _Endpoints(model, library, name, pages)
     return [
@@ -68,7 +68,7 @@ def make_routes(model: RunModel, library: Library, name: str, pages: Pages) -> l
 
 
 def make_nearest_routes(model: RunModel, library: Library) -> list[Route]:
-    """Return the routes of the features of the run's images, and of the training images nearest to one of them."""
+    """Return the routes for the features of the run's images, and for the training images nearest to one of them."""
 
     def find_nearest(request: Request) -> dict[str, Any]:
         position, features = find_position(model, request), model.features
@@ -84,7 +84,7 @@ def make_nearest_routes(model: RunModel, library: Library) -> list[Route]:
 
 
 def find_position(model: RunModel, request: Request) -> int:
-    """Return the position of the image that an address names; raises `HTTPException` if there is none."""
+    """Return the position of the image named in a URL; raise `HTTPException` if there is none."""
     position: int = request.path_params["id"]
     if not 0 <= position < len(model.index.images):
         raise HTTPException(404, "There is no such image.")
@@ -159,7 +159,7 @@ class _Endpoints:
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """An `explanation`, and the image [H, W, 3] with its heat as it is shown."""
+    """An `explanation`, and the image [H, W, 3] overlaid with its heat map."""
 
     explanation: Explanation
     pixels: NDArray[np.uint8]
@@ -176,7 +176,7 @@ class HeatMap:
 
 
 def compute_heat_map(classifier: Classifier, content: bytes | NDArray[np.uint8], label: str | None) -> HeatMap:
-    """Explain an image, encoded or as pixels; raises `ImageError` and, for an unknown class, `UsageError`."""
+    """Explain an image, encoded or as pixels; raise `ImageError`, or `UsageError` for an unknown class."""
     spec = classifier.preprocess
     if isinstance(content, bytes):
         header = inspect_image(content, spec.page, spec.max_megapixels)
@@ -199,13 +199,13 @@ def _decode(spec: PreprocessingSpec, content: bytes | NDArray[np.uint8]) -> NDAr
 
 
 class HeatMapQueue:
-    """Computes one heat map at a time in a thread, and refuses more than a few that wait."""
+    """Computes one heat map at a time in a thread, and refuses requests if more than a few are waiting."""
 
     def __init__(self) -> None:
         self._turn, self._waiting = asyncio.Semaphore(1), 0
 
     async def run(self, compute: Callable[[], HeatMap]) -> HeatMap:
-        """Return what `compute` returns, in a thread; raises `HTTPException` if too many wait."""
+        """Run `compute` in a thread and return its result; raise `HTTPException` if too many requests are waiting."""
         if self._waiting >= MAX_WAITING:
             raise HTTPException(503, "Several heat maps are being computed: try again in a moment.")
         self._waiting += 1

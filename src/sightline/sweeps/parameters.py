@@ -19,13 +19,13 @@ SECTIONS = {f.name for f in dataclasses.fields(RunConfig)}
 
 @dataclass(frozen=True, slots=True)
 class CategoricalParameter:
-    """A categorical parameter; each value stands for one or several settings (dotted keys)."""
+    """A categorical parameter; each value represents one or more settings (dotted keys)."""
 
     name: str
     values: Mapping[Value, Settings]
 
     def settings(self, value: Value) -> Settings:
-        """Return the settings that `value` stands for."""
+        """Return the settings for `value`."""
         return self.values[value]
 
     @property
@@ -50,7 +50,7 @@ class RangeParameter:
         return all(isinstance(end, int) for end in (self.low, self.high, self.step or 1))
 
     def settings(self, value: Value) -> Settings:
-        """Return the setting that `value` stands for."""
+        """Return the setting for `value`."""
         return {self.name: value}
 
     @property
@@ -63,7 +63,7 @@ Parameter = CategoricalParameter | RangeParameter
 
 
 def parse_parameters(table: Mapping[str, Any], space_name: str) -> Iterator[Parameter]:
-    """Yield the parameters of a [space] table: settings below a section of the configuration, else named choices."""
+    """Yield the parameters of a [space] table: keys in a configuration section are settings, others named choices."""
     for key, value in table.items():
         if key == "recipe":
             raise ConfigError(
@@ -151,7 +151,7 @@ def flatten_settings(table: Mapping[str, Any], prefix: str = "") -> Settings:
 
 
 def format_toml(value: Any) -> str:
-    """Format `value` as TOML on one line; the text ``unset`` stays the bare word that removes a setting.
+    """Format `value` as TOML on one line; the text ``unset`` stays a bare word, which removes a setting.
 
     >>> format_toml([{"name": "head", "unfreeze": 0}]), format_toml(1e-7), format_toml(True), format_toml("unset")
     ('[{"name" = "head", "unfreeze" = 0}]', '1e-07', 'true', 'unset')

@@ -37,8 +37,8 @@ class _TrialAttributes(TypedDict, total=False):
 class TrialResult:
     """One trial: `state` is complete, pruned, failed, running or waiting; `reason` explains a failure.
 
-    `value` is the monitored metric: of the run's final weights, with its 95% `interval` if it has one, or of the last
-    epoch if the trial was pruned. `accuracy` and `loss` are those of the validation split. Test metrics are omitted on
+    `value` is the monitored metric of the run's final weights, with its 95% `interval` if it has one, or of the last
+    epoch if the trial was pruned. `accuracy` and `loss` are for the validation split. Test metrics are omitted on
     purpose: selecting by them would invalidate the test.
     """
 
@@ -62,15 +62,15 @@ class TrialResult:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SweepResult:
-    """The result of a sweep; in a notebook it is shown as a table of the trials.
+    """The result of a sweep, shown in a notebook as a table of the trials.
 
     Attributes:
         study: The name of the study.
         directory: The folder of the sweep.
         monitor: The validation metric that ranks the trials.
-        trials: The trials, the best first, those without a value last.
-        importance: The fraction of the variance between complete trials that each parameter explains, the largest
-            first; None if it cannot be estimated (one parameter, fewer than two trials, or no differences).
+        trials: The trials, best first, trials without a value last.
+        importance: The fraction of the variance between complete trials that each parameter explains, largest first;
+            None if it cannot be estimated (one parameter, fewer than two trials, or no differences).
     """
 
     study: str
@@ -80,7 +80,7 @@ class SweepResult:
     importance: Mapping[str, float] | None
 
     def to_frame(self) -> Any:
-        """Return a pandas DataFrame with a row per trial; raises `MissingExtraError` without pandas."""
+        """Return a pandas DataFrame with a row per trial; raise `MissingExtraError` without pandas."""
         return build_frame([_trial_row(trial) for trial in self.trials])
 
     def __repr__(self) -> str:
@@ -99,7 +99,7 @@ class SweepResult:
         return jsonio.fields_to_dict(self) | {"best": jsonio.to_plain(self.best)}
 
     def to_table(self) -> tuple[list[str], list[list[Any]]]:
-        """Return the columns and the rows of ``results.csv``: the trials, with a column per parameter."""
+        """Return the columns and rows of ``results.csv``: the trials, with a column per parameter."""
         parameters = list(dict.fromkeys(name for trial in self.trials for name in trial.settings))
         measured = ("accuracy", "loss", "parameters", "epochs", "seconds", "run", "reason")
         rows = [
@@ -120,7 +120,7 @@ def _trial_row(trial: TrialResult) -> dict[str, Any]:
 
 
 def collect_results(study: Any, space: SearchSpace, folder: str) -> SweepResult:
-    """Return the current state of the study, without the importance, which takes seconds to compute."""
+    """Return the current state of the study, without the importances, which take seconds to compute."""
     trials = [_build_trial(slot, optuna_trial) for slot, optuna_trial in trials_by_slot(study).items()]
     for trial in trials:
         missing = [p.name for p in space.parameters if p.name not in trial.settings]
@@ -147,7 +147,7 @@ def _build_trial(slot: int, optuna_trial: Any) -> TrialResult:
 
 
 def rank_trials(trials: list[TrialResult], space: SearchSpace) -> list[TrialResult]:
-    """Sort trials best first: complete, pruned, then others; ties by loss."""
+    """Sort trials, best first: complete, pruned, then others; break ties by loss."""
     sign = 1 if space.minimize else -1
     order = {"complete": 0, "pruned": 1, "failed": 2, "running": 3, "waiting": 4}
 
@@ -159,7 +159,7 @@ def rank_trials(trials: list[TrialResult], space: SearchSpace) -> list[TrialResu
 
 
 def parameter_importance(study: Any, space: SearchSpace) -> dict[str, float] | None:
-    """Return the fraction of the variance each parameter explains (fANOVA: Hutter et al., ICML 2014)."""
+    """Return the fraction of the variance that each parameter explains (fANOVA: Hutter et al., ICML 2014)."""
     package = import_optuna()
     done = study.get_trials(deepcopy=False, states=(package.trial.TrialState.COMPLETE,))
     if len(space.parameters) < 2 or len({t.value for t in done}) < 2:
@@ -177,7 +177,7 @@ def parameter_importance(study: Any, space: SearchSpace) -> dict[str, float] | N
 def sweep_to_csv(result: SweepResult) -> bytes:
     """Return the trials as CSV, best first, with a column per parameter.
 
-    Cells are those of `jsonio.to_cell`, as ``sightline sweep --format csv`` prints them.
+    Cells are formatted by `jsonio.to_cell`, as in the output of ``sightline sweep --format csv``.
     """
     text = io.StringIO()
     writer = CsvWriter(text)

@@ -42,7 +42,7 @@ from sightline.sweeps.search_space import SearchSpace, load_space
 from sightline.sweeps.trial import TrialCallback, format_values, read_metric
 from sightline.training.result import TrainResult
 
-RECORD_NAME = "sweep.json"  # in the folder of the sweep: the name of the study, and the settings of all trials
+RECORD_NAME = "sweep.json"  # in the sweep's folder; contains the name of the study and the settings of all trials
 TABLE_NAME = "results.csv"
 
 
@@ -51,7 +51,7 @@ class _TrialFailed(Exception):
 
 
 @check_types
-def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
+def sweep(  # noqa: PLR0913  # one keyword argument for each option of the command
     data: Dataset | Sources,
     space: str | Path,
     *,
@@ -132,7 +132,7 @@ def sweep(  # noqa: PLR0913  # keyword arguments, each the option of the command
             for _ in range(1 if trainer is None else trainer.options.num_workers)
         ]  # fmt: skip
         studies.check_images(runners[0].study, url, search_space, dataset.sources, settings, display.on_progress)
-        _io.write_atomic(folder / "space.toml", search_space.text.encode(), root=folder)  # the study is of this space
+        _io.write_atomic(folder / "space.toml", search_space.text.encode(), root=folder)  # the study has this space
         return runners[0].run(search_space.num_trials(trials), runners[1:])
 
 
@@ -160,7 +160,7 @@ def prepare_folder(folder: Path, name: str, settings: Sequence[str] = ()) -> Non
             f"{_describe_record(new_record)}: choose another folder with --out."
         )
     content = jsonio.dumps(new_record, ensure_ascii=True) + "\n"
-    _io.write_atomic(record_path, content.encode(), root=folder)  # first, as it makes the folder that of a sweep
+    _io.write_atomic(record_path, content.encode(), root=folder)  # written first: marks the folder as a sweep's
 
 
 def _refuse_linked_database(path: Path) -> None:
@@ -178,9 +178,9 @@ def _describe_record(record: Mapping[str, Any]) -> str:
 
 @dataclass(slots=True)
 class SharedState:
-    """What the runners of one process share: the trials that they run, and a lock for the study and the table.
+    """State shared by the runners of one process: their running trials, and a lock for the study and the table.
 
-    `failures` has the first trial that failed for each reason.
+    `failures` contains the first trial that failed for each reason.
     """
 
     own_trials: set[int] = field(default_factory=set)
@@ -190,7 +190,7 @@ class SharedState:
 
 @dataclass(frozen=True, slots=True)
 class _SweepRunner:
-    """Runs the trials of a study one by one, in child processes or with `trainer` on a Ray cluster."""
+    """Runs the trials of a study one by one, in child processes or, with `trainer`, on a Ray cluster."""
 
     space: SearchSpace
     study: Any
@@ -203,7 +203,7 @@ class _SweepRunner:
     trainer: RayTrainer | None
 
     def run(self, count: int, others: Sequence[_SweepRunner] = ()) -> SweepResult:
-        """Run all trials, on a cluster `others` at the same time, and return their results."""
+        """Run all trials and return their results; on a cluster, `others` run at the same time."""
         self._report_start(count)
         try:
             if self.trainer is None:
@@ -221,14 +221,14 @@ class _SweepRunner:
         return self._finish(self._save())
 
     def run_trials(self, count: int) -> None:
-        """Run waiting trials until there are none."""
+        """Run waiting trials until none is left."""
         seed = self.space.trial_config(assignments=self.settings).seed
         while self._run_next_trial(seed, count):
             with self.shared_state.lock:
                 self._save()
 
     def _run_next_trial(self, seed: int, count: int) -> bool:
-        """Run a waiting trial; False if there is none. Runners take their trials in turn."""
+        """Run a waiting trial, and return whether there was one. Runners take trials one at a time."""
         package, own_trials = studies.import_optuna(), self.shared_state.own_trials
         number: int | None = None
         with ExitStack() as turn:
@@ -269,7 +269,7 @@ class _SweepRunner:
         return current
 
     def _run_trial(self, trial: Any, seed: int, count: int) -> float:
-        """Run one trial and return its metric; raises `_TrialFailed`, or Optuna's ``TrialPruned``."""
+        """Run one trial and return its metric; raise `_TrialFailed` or Optuna's ``TrialPruned``."""
         slot = studies.trial_slot(trial) or 0
         trial.set_user_attr("owner", f"{studies.HOST_NAME}:{os.getpid()}")
         if studies.is_duplicate(self.study, trial):
@@ -281,7 +281,7 @@ class _SweepRunner:
         trial.set_user_attr("run", str(path))
         self.callback.on_message(f"trial {slot} of {count}: {format_values(values)}")
         trial_callback = TrialCallback(self.callback, trial, self.space, slot, is_alone=self.trainer is None)
-        assignments = ["train.keep_last_checkpoint=false"]  # few trials are ever extended
+        assignments = ["train.keep_last_checkpoint=false"]  # trials are rarely trained further
         assignments += self.space.trial_assignments(values)
         if self.trainer is not None:
             assignments.insert(0, f"device.threads={self.trainer.options.cpus_per_worker}")
@@ -301,10 +301,10 @@ class _SweepRunner:
             trial.set_user_attr("facts", {"epochs": trial_callback.epochs})
             raise studies.import_optuna().TrialPruned(trial_callback.verdict) from None
         except SightlineError as error:
-            if not path.exists():  # `train` cleans up if nothing was trained
+            if not path.exists():  # `train` removes the folder if nothing was trained
                 trial.set_user_attr("run", None)
             if isinstance(error, DataError | MissingExtraError | OutputError) and self._current_results().best is None:
-                raise  # other trials would fail alike
+                raise  # other trials would fail in the same way
             trial.set_user_attr("reason", str(error))
             first = self.shared_state.failures.setdefault(str(error), slot)
             reason = f": {error}" if first == slot else f" for the same reason as trial {first}"

@@ -51,11 +51,11 @@ from sightline.sweeps.parameters import (
 )
 from sightline.tasks.protocol import find_task
 
-Monitor = Literal[  # the first one that a task has is its default
+Monitor = Literal[  # the default is the first that the task has
     "validation.mean_iou", "validation.mean_average_precision", "validation.accuracy", "validation.loss",
     "validation.quadratic_weighted_kappa", "validation.hierarchical_f1",
 ]  # fmt: skip
-IN_EACH_EPOCH = ("validation.accuracy", "validation.loss", "validation.mean_iou")  # the others are known at the end
+IN_EACH_EPOCH = ("validation.accuracy", "validation.loss", "validation.mean_iou")  # others are known at the end
 MAX_CELLS = 100_000  # a larger grid is probably a mistake
 
 
@@ -67,7 +67,7 @@ class SpaceOptions:
     config: str | None = setting(None, "a TOML file that overrides the recipe, relative to the space's file")
     sampler: Literal["grid", "random", "tpe"] = setting("grid", "how parameter values are chosen")
     trials: int | None = setting(None, "number of trials; unset: all cells of a grid, else 20", 1)
-    monitor: Monitor | None = setting(  # noqa: RUF009  # an alias of strings, which do not change
+    monitor: Monitor | None = setting(  # noqa: RUF009  # an alias of immutable strings
         None, "ranking metric; unset: mean_iou of masks, mean_average_precision of several labels, else accuracy"
     )
     pruner: Literal["none", "median", "hyperband"] = setting("none", "how unpromising trials are stopped early")
@@ -88,7 +88,7 @@ class SearchSpace:
 
     @property
     def monitor(self) -> Monitor:
-        """The validation metric that ranks the trials; that of single-label classification if none is chosen yet."""
+        """The validation metric that ranks the trials; if none is chosen yet, that of single-label classification."""
         return self.options.monitor or "validation.accuracy"
 
     @property
@@ -107,7 +107,7 @@ class SearchSpace:
         return f"val_{self.metric}" if self.monitor in IN_EACH_EPOCH else None
 
     def check_settings(self, assignments: Sequence[str]) -> None:
-        """Raise `UsageError` for a setting of all trials that the space varies: all its values would be the same."""
+        """Raise `UsageError` for a setting of all trials that the space varies: it would override the varied values."""
         varied = {key for p in self.parameters for value in p.check_values for key in p.settings(value)}
         for text in assignments:
             name = text.partition("=")[0].strip()
@@ -118,9 +118,9 @@ class SearchSpace:
                 )
 
     def with_monitor(self, assignments: Sequence[str]) -> SearchSpace:
-        """Return the space with the metric of its task, if it states none; `assignments` are those of all trials.
+        """Return the space with its task's metric, if it has no monitor; `assignments` apply to all trials.
 
-        Raises `ConfigError` for a metric of another task, and for a pruner with one that only a finished run has.
+        Raises `ConfigError` for a metric of another task, and for a pruner with a metric that only finished runs have.
         """
         cells = [{p.name: value} for p in self.parameters for value in p.check_values]
         tasks = {self.trial_config(cell, assignments).model.task for cell in cells}
@@ -129,7 +129,7 @@ class SearchSpace:
         best_first = [name for name in get_args(Monitor) if name in metrics and (name in IN_EACH_EPOCH or not prunes)]
         default = best_first[0]
         if default == "validation.accuracy" and "validation.mean_average_precision" in metrics:
-            default = "validation.loss"  # no threshold decides on several labels before the end
+            default = "validation.loss"  # multi-label thresholds are chosen only at the end
         monitor = self.options.monitor or default
         if monitor not in metrics:
             raise ConfigError(
@@ -151,7 +151,7 @@ class SearchSpace:
         return math.prod(len(parameter.check_values) for parameter in self.parameters)
 
     def num_trials(self, requested: int | None = None) -> int:
-        """Return the number of trials; `requested` comes from the command line."""
+        """Return the number of trials; `requested` is the value from the command line."""
         target = requested or self.options.trials
         size = self.grid_size
         return (target or 20) if size is None else min(target or size, size)
@@ -170,9 +170,9 @@ class SearchSpace:
         return [f"{key}={format_toml(value)}" for key, value in settings.items()]
 
     def trial_config(self, values: Mapping[str, Value] | None = None, assignments: Sequence[str] = ()) -> RunConfig:
-        """Return the configuration of a trial before it sees the images; raises `ConfigError`.
+        """Return the configuration of a trial before the images are read; raise `ConfigError` if it is invalid.
 
-        `assignments` come after those of the space.
+        `assignments` are applied after those of the space.
         """
         layers = [recipes.load(self.options.recipe)]
         if self.config is not None:
@@ -180,7 +180,7 @@ class SearchSpace:
         return resolve_config(*layers, assignments=[*self.trial_assignments(values or {}), *assignments])
 
     def canonical_text(self) -> str:
-        """Return a canonical text of the space, which comments and formatting of its file do not affect."""
+        """Return a canonical text of the space, independent of the comments and formatting of its file."""
         layer = parse.read_toml(self.config) if self.config is not None else {}
         ranges = [dataclasses.asdict(p) | {"values": list(p.check_values)} for p in self.parameters]
         choices = [[p.settings(v) for v in p.check_values] for p in self.parameters]
@@ -189,7 +189,7 @@ class SearchSpace:
 
 
 def _list_monitors(targets: Targets) -> set[str]:
-    """Return the metrics of the tasks that have these targets; accuracy is of whole images."""
+    """Return the metrics of the tasks with these targets."""
     several = targets.allows_several
     has_metric = {
         "mean_iou": targets.are_masks, "mean_average_precision": several and not targets.are_masks, "accuracy": True,

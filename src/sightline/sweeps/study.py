@@ -1,8 +1,8 @@
 """The Optuna study of a sweep, in which all trials are queued from the start.
 
-Each planned trial has a slot, 1 to N, and waits in the storage, with its values (grid) or to be sampled when it starts
-(random, tpe). Processes and machines take waiting trials one by one, atomically, so no trial runs twice and the total
-is never exceeded. The slot of a trial whose process died is queued again.
+Each planned trial has a slot, 1 to N, and waits in the storage; its values are stored with it (grid) or sampled when it
+starts (random, tpe). Processes and machines take waiting trials one by one, atomically, so no trial runs twice and the
+total is never exceeded. If the process of a trial dies, its slot is queued again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sightline.sweeps.parameters import CategoricalParameter, Parameter, Value
 from sightline.sweeps.search_space import SearchSpace
 from sightline.tasks.protocol import find_task
 
-HEARTBEAT_SECONDS = 30  # seconds; after ten missed heartbeats another machine takes over the trial
+HEARTBEAT_SECONDS = 30  # after ten missed heartbeats, another machine takes over the trial
 HOST_NAME = socket.gethostname()
 
 
@@ -40,7 +40,7 @@ def import_optuna() -> Any:
 
 @contextmanager
 def open_study(space: SearchSpace, name: str, url: str) -> Iterator[Any]:
-    """Open or create the study `name` in the storage at `url`; raises `UsageError` if it belongs to another space.
+    """Open or create the study `name` in the storage at `url`; raise `UsageError` if it belongs to another space.
 
     `url`: ``sqlite:///study.db`` or another database supported by SQLAlchemy, ``journal:FILE`` (a file on a network
     drive) or ``grpc://HOST:PORT`` (Optuna's proxy). Redis is not supported: Optuna unpickles its content, so anyone
@@ -51,7 +51,7 @@ def open_study(space: SearchSpace, name: str, url: str) -> Iterator[Any]:
         warnings.simplefilter("ignore", package.exceptions.ExperimentalWarning)
         warnings.filterwarnings(
             "ignore", "The distribution is specified by", UserWarning
-        )  # of steps that end below high
+        )  # if the last step is below high
         try:
             storage = _storage(package, url)
             direction = "minimize" if space.minimize else "maximize"
@@ -87,9 +87,9 @@ def open_study(space: SearchSpace, name: str, url: str) -> Iterator[Any]:
 def check_images(
     study: Any, url: str, space: SearchSpace, sources: Sources, settings: Sequence[str], progress: Progress
 ) -> None:
-    """Record what identifies the images of a study; raises `UsageError` if it has results of others.
+    """Record an identifier of the study's images; raise `UsageError` if it has results from other images.
 
-    They are read as the first trial reads them, whose settings end with `settings`.
+    The images are read as in the first trial, whose settings end with `settings`.
     """
     config = space.trial_config({p.name: p.check_values[0] for p in space.parameters}, settings)
     targets = find_task(config.model.task).targets
@@ -109,7 +109,7 @@ def check_images(
 
 
 def _has_results(study: Any) -> bool:
-    """Return whether a trial has ended with a result or a reason, or is running."""
+    """Return whether any trial is running, or has ended with a result or a reason."""
     states = import_optuna().trial.TrialState
     ended = {states.COMPLETE, states.PRUNED, states.RUNNING}
     return any(t.state in ended or "reason" in t.user_attrs for t in study.get_trials(deepcopy=False))
@@ -131,7 +131,7 @@ def storage_errors(url: str) -> Iterator[None]:
 
 
 def _storage_error(error: BaseException | None) -> BaseException | None:
-    """Return the error raised inside an Optuna storage, which others may wrap; None if there is none.
+    """Return the error raised inside an Optuna storage, which other errors may wrap; None if there is none.
 
     Storages raise their own errors, without a common base class.
     """
@@ -162,7 +162,7 @@ def _storage(package: Any, url: str) -> Any:
 def _without_password(url: str) -> str:
     scheme, slashes, rest = url.partition("://")
     login, separator, address = rest.rpartition("@")
-    return f"{scheme}{slashes}{login.partition(':')[0]}{separator}{address.partition('?')[0]}"  # it may be there, too
+    return f"{scheme}{slashes}{login.partition(':')[0]}{separator}{address.partition('?')[0]}"  # may have it too
 
 
 def _build_pruner(package: Any, space: SearchSpace) -> Any:
@@ -180,12 +180,12 @@ def build_sampler(space: SearchSpace, seed: int, slot: int) -> Any:
     package = import_optuna()
     number = derive_seed(seed, "sweep", slot) % (1 << 32)
     if space.options.sampler == "tpe":
-        return package.samplers.TPESampler(seed=number, multivariate=False)  # samples lazily, once the slot is known
+        return package.samplers.TPESampler(seed=number, multivariate=False)  # samples lazily, when the slot is known
     return package.samplers.RandomSampler(seed=number)
 
 
 def suggest_value(trial: Any, parameter: Parameter) -> Value:
-    """Return the value of `parameter` in `trial`: the queued one, else a sampled one."""
+    """Return the value of `parameter` in `trial`: the queued value, or else a sampled one."""
     if isinstance(parameter, CategoricalParameter):
         value: Value = trial.suggest_categorical(parameter.name, list(parameter.values))
     elif parameter.is_integer:
@@ -218,7 +218,7 @@ def fill_queue(study: Any, space: SearchSpace, count: int, own_trials: Collectio
 
 
 def _is_dead(trial: Any) -> bool:
-    """Return whether the process of a trial died: a trial that failed by itself has a reason."""
+    """Return whether a trial failed because its process died: otherwise it has a reason."""
     return trial.state == import_optuna().trial.TrialState.FAIL and "reason" not in trial.user_attrs
 
 
@@ -226,7 +226,7 @@ def _fail_dead_trials(study: Any, own_trials: Collection[int]) -> None:
     """Mark running trials as failed if their process is gone, or, on other machines, their heartbeats are missing."""
     package = import_optuna()
     states = package.trial.TrialState
-    own = frozenset(own_trials)  # before the trials are read: one that ends in between leaves `own_trials`
+    own = frozenset(own_trials)  # copied before the trials are read: a trial that ends in between leaves `own_trials`
     for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
         if trial.number in own:
             continue
@@ -239,11 +239,11 @@ def _fail_dead_trials(study: Any, own_trials: Collection[int]) -> None:
 def _is_alive(process: int) -> bool:
     if process == os.getpid():  # a previous process with the same PID, as happens in containers
         return False
-    if os.name != "posix":  # on Windows, os.kill would end the process
+    if os.name != "posix":  # on Windows, os.kill would terminate the process
         return True
     try:
         os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):  # a damaged study may name any number
+    except (ProcessLookupError, OverflowError):  # a damaged study may contain any number
         return False
     except PermissionError:
         return True
@@ -258,7 +258,7 @@ def is_duplicate(study: Any, trial: Any) -> bool:
 
 
 def trials_by_slot(study: Any) -> dict[int, Any]:
-    """Return the relevant trial of each slot: the first that did not die, else the last."""
+    """Return the relevant trial of each slot: the first whose process did not die, or else the last."""
     trials: dict[int, Any] = {}
     for trial in study.get_trials(deepcopy=False):
         slot = trial_slot(trial)

@@ -1,4 +1,4 @@
-"""One trial of a sweep: what it reports during training, and its final metric."""
+"""One trial of a sweep: its reports during training, and its final metric."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sightline.training.result import TrainResult
 
 
 class TrialCallback(Callback):
-    """Reports each epoch and stops the trial when the study's pruner decides to; `verdict` is the reason."""
+    """Reports each epoch, and stops the trial when the study's pruner decides so; `verdict` is the reason."""
 
     def __init__(self, inner: Callback, trial: Any, space: SearchSpace, slot: int, *, is_alone: bool) -> None:
         self._inner, self._trial, self._space, self._slot = inner, trial, space, slot
@@ -23,18 +23,18 @@ class TrialCallback(Callback):
         self.verdict, self.epochs = "", 0
 
     def on_progress(self, task: str, done: int, total: int) -> None:
-        """Forward the progress of slow work, unless other trials may do the same at the same time."""
+        """Forward the progress of slow work, unless other trials may be running at the same time."""
         if self._is_alone:
             self._inner.on_progress(task, done, total)
 
     def on_epoch_end(self, record: EpochRecord) -> None:
-        """Report the monitored metric; raises `Interrupted` if the trial is pruned."""
-        if record.epoch <= self.epochs:  # once more, since its worker was lost
+        """Report the monitored metric; raise `Interrupted` if the trial is pruned."""
+        if record.epoch <= self.epochs:  # repeated, because its worker was lost
             return
         self.epochs = record.epoch
         field = self._space.monitored_field
         value = None if field is None else getattr(record, field)
-        if value is None:  # known at the end of the trial, which fails there without a validation split
+        if value is None:  # known only at the end of the trial, which then fails without a validation split
             return
         monitor = self._space.monitor
         self._inner.on_message(
@@ -49,7 +49,7 @@ class TrialCallback(Callback):
 
 
 def read_metric(result: TrainResult, space: SearchSpace) -> tuple[float | None, Interval | None, str]:
-    """Return the monitored metric of a trained run, its interval if it has one, and why one of them is missing."""
+    """Return the monitored metric of a trained run, its interval if it has one, and the reason if either is missing."""
     metrics = result.validation
     assert metrics is not None
     headlines = result.details.get("metrics", {}).get("validation", {})

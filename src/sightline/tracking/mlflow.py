@@ -1,4 +1,4 @@
-"""MLflow, through its client: a local store, or the server that MLflow's own variables name.
+"""MLflow, through its client: a local store, or the server set in MLflow's own variables.
 
 Without ``MLFLOW_TRACKING_URI``, MLflow itself chooses the store: ``mlflow.db``, an SQLite file in the current folder.
 """
@@ -16,11 +16,11 @@ from sightline._keras.imports import import_mlflow
 from sightline.escaping import quote_path
 from sightline.tracking.tracker import Status, TrackedRun, Tracker
 
-EXPERIMENT = "sightline"  # unless MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID names another
+EXPERIMENT = "sightline"  # default; MLFLOW_EXPERIMENT_NAME or MLFLOW_EXPERIMENT_ID override it
 STATUSES = {"complete": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
-SQLITE = "sqlite:///"  # and the path of a file
-MAX_BATCH = 100  # settings in one request; the limit of MLflow's servers
-MAX_VALUE = 6000  # characters of a setting's value
+SQLITE = "sqlite:///"  # followed by the path of a file
+MAX_BATCH = 100  # settings per request; the limit of MLflow's servers
+MAX_VALUE = 6000  # characters in a setting's value
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -28,7 +28,7 @@ class MlflowTracker(Tracker):
     """A run of an MLflow experiment; leaves the active run and the tracking URI of the process as they are."""
 
     def start(self, run: TrackedRun) -> None:
-        """Create a run, or reopen that of `run.tracked_id`; settings that MLflow has stay, as it demands."""
+        """Create a run, or reopen `run.tracked_id`; settings already in MLflow are kept, as it requires."""
         mlflow = import_mlflow()
         self._entities = mlflow.entities
         self._client = mlflow.MlflowClient()
@@ -63,7 +63,7 @@ class MlflowTracker(Tracker):
             return str(experiment.experiment_id)
         try:
             return str(self._client.create_experiment(name))
-        except Exception:  # another process has just created it, as trials of a sweep may
+        except Exception:  # another process has just created it, such as a trial of a sweep
             if (experiment := self._client.get_experiment_by_name(name)) is None:
                 raise
             return str(experiment.experiment_id)

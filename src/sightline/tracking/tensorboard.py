@@ -14,20 +14,20 @@ from sightline._keras import imports
 from sightline.tracking.tracker import Status, TrackedRun, Tracker
 
 FOLDER = "tensorboard"
-_NUMBERS = itertools.count()  # of the files of this process, which may be opened within a second
+_NUMBERS = itertools.count()  # numbers this process's files, as several may be opened within a second
 
 
 class TensorBoardTracker(Tracker):
-    """Writes scalars, and the settings for the tab HPARAMS; stores no other files."""
+    """Writes scalars, and the settings for the HPARAMS tab; stores no other files."""
 
     def start(self, run: TrackedRun) -> None:
-        """Open a new event file in the run; TensorBoard joins those of a folder."""
+        """Open a new event file in the run; TensorBoard merges the files of a folder."""
         folder = run.path / FOLDER
         _io.refuse_links(run.path, folder)
         self._event = _require("compat.proto.event_pb2").Event
         self._scalar = _require("plugins.scalar.summary_v2").scalar_pb
         self.last_epoch = run.epochs
-        # TensorBoard's own EventFileWriter would import TensorFlow, where it is installed, only to open this file.
+        # TensorBoard's own EventFileWriter would import TensorFlow, if installed, only to open this file.
         folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
         self._writer: Any = _require("summary.writer.record_writer").RecordWriter(_io.create_exclusive(folder / name))

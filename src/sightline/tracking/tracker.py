@@ -13,18 +13,18 @@ from sightline.errors import UsageError, check_installed, first_line, suggest
 
 Status = Literal["complete", "interrupted", "failed"]
 PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
-"""The trackers, and the import name of the package that each needs."""
+"""The trackers, and the import name of the package required by each."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """What a tracker gets of a run.
+    """A run as passed to a tracker.
 
     Attributes:
         path: The run directory.
         params: The resolved settings by dotted key.
-        tracked_id: The id that the tracker gave it when it started; "" for a new run.
-        epochs: The number of epochs that a resumed run has already.
+        tracked_id: The id that the tracker assigned when the run first started; "" for a new run.
+        epochs: The number of epochs that a resumed run has completed.
     """
 
     path: Path
@@ -34,11 +34,11 @@ class TrackedRun:
 
 
 class Tracker(ABC):
-    """One place that a run is written to. Every method may raise any error of its library.
+    """A destination that a run is written to. Every method may raise any error of its library.
 
     Attributes:
-        tracked_id: The id by which a resumed run is continued; "" if it needs none.
-        last_epoch: The last epoch that is there already.
+        tracked_id: The id for continuing the run when it is resumed; "" if none is needed.
+        last_epoch: The last epoch that is already written.
         note: A line for the user, after `start`.
     """
 
@@ -48,27 +48,27 @@ class Tracker(ABC):
 
     @abstractmethod
     def start(self, run: TrackedRun) -> None:
-        """Start a run, or continue that of `run.tracked_id`, and write its settings."""
+        """Start a run, or continue `run.tracked_id`, and write its settings."""
 
     @abstractmethod
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
-        """Write metrics by name, such as ``loss/train`` or ``test/accuracy``, of an epoch from 1."""
+        """Write the metrics of an epoch, numbered from 1, by name, such as ``loss/train`` or ``test/accuracy``."""
 
     def log_result(self, metrics: Mapping[str, float], epoch: int, artifacts: Sequence[Path]) -> None:
         """Write the metrics of the final model, after `epoch` epochs, and store files and folders of the run.
 
-        Files are stored only where the library stores files; a resumed run may do this again.
+        Files are stored only if the library supports it; a resumed run may do this again.
         """
         del artifacts
         self.log_metrics(metrics, epoch)
 
     @abstractmethod
     def finish(self, status: Status) -> None:
-        """Write what is left, and close the run."""
+        """Write remaining data, and close the run."""
 
 
 class TrackerList:
-    """The trackers of a run. One that raises an error is reported in one line and left out; training goes on."""
+    """The trackers of a run. If one raises an error, it is reported in one line and removed; training goes on."""
 
     def __init__(self, trackers: Mapping[str, Tracker], report: Callable[[str], None]) -> None:
         self._unstarted = dict(trackers)
@@ -76,7 +76,7 @@ class TrackerList:
         self._report = report
 
     def start(self, runs: Mapping[str, TrackedRun], history: Sequence[EpochRecord]) -> dict[str, str]:
-        """Start each tracker on its entry of `runs`, write the epochs that it lacks, and return the ids by tracker."""
+        """Start each tracker with its entry in `runs`, write the epochs it lacks, and return the ids by tracker."""
         self._trackers, self._unstarted = self._unstarted, {}
         self._call(lambda name, tracker: tracker.start(runs[name]))
         for tracker in self._trackers.values():
@@ -87,7 +87,7 @@ class TrackerList:
         return {name: tracker.tracked_id for name, tracker in self._trackers.items() if tracker.tracked_id}
 
     def log_epoch(self, record: EpochRecord) -> None:
-        """Write the metrics of an epoch, unless they are there already."""
+        """Write the metrics of an epoch, unless already written."""
         metrics = {name: value for name, value in list_epoch_metrics(record).items() if value is not None}
 
         def log(_name: str, tracker: Tracker) -> None:
@@ -109,7 +109,7 @@ class TrackerList:
         for name, tracker in list(self._trackers.items()):
             try:
                 function(name, tracker)
-            except Exception as error:  # noqa: BLE001  # of another library: a disk, a network, an account
+            except Exception as error:  # noqa: BLE001  # raised by the library for a disk, a network, an account
                 del self._trackers[name]
                 self._report(
                     f"warning: tracking with {name} ended: {first_line(error)[:200]}. Training continues without it."
@@ -117,7 +117,7 @@ class TrackerList:
 
 
 def list_epoch_metrics(record: EpochRecord) -> dict[str, float | None]:
-    """Return the metrics of an epoch by the names that all trackers use."""
+    """Return the metrics of an epoch by the names used in all trackers."""
     return {
         "loss/train": record.loss,
         "loss/validation": record.val_loss,
@@ -131,13 +131,13 @@ def list_epoch_metrics(record: EpochRecord) -> dict[str, float | None]:
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise `MissingExtraError` if a tracker of `names` needs a package that is not installed."""
+    """Raise `MissingExtraError` if a tracker in `names` needs a package that is not installed."""
     for name in names:
         check_installed(PACKAGES[name], purpose=f"train.track={name}")
 
 
 def make_tracker(name: str) -> Tracker:
-    """Return the tracker of this name, one of `PACKAGES`; its library is imported when it starts."""
+    """Return the tracker with this name, a key of `PACKAGES`; its library is imported when it starts."""
     if name == "tensorboard":
         from sightline.tracking.tensorboard import TensorBoardTracker
 

@@ -1,6 +1,6 @@
 """Weights & Biases: its server if you are logged in, otherwise files in the run directory, which `wandb sync` can send.
 
-The library would also send the console, the code, the machine and the installed packages; these are left out.
+By default, the library also sends console output, code, and details of the machine and packages; this is disabled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sightline import _io
 from sightline._keras.imports import import_wandb
 from sightline.tracking.tracker import Status, TrackedRun, Tracker
 
-PROJECT = "sightline"  # unless WANDB_PROJECT names another
+PROJECT = "sightline"  # default; WANDB_PROJECT overrides it
 EXIT_CODES = {"complete": 0, "interrupted": 130, "failed": 1}
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
 
@@ -25,7 +25,7 @@ class WandbTracker(Tracker):
     """A run of a Weights & Biases project."""
 
     def start(self, run: TrackedRun) -> None:
-        """Start a run, or continue that of `run.tracked_id`; offline without a login or ``WANDB_MODE``."""
+        """Start a run, or continue `run.tracked_id`; offline without a login or ``WANDB_MODE``."""
         wandb = import_wandb()
         _io.refuse_links(run.path, run.path / "wandb")
         self.tracked_id = run.tracked_id if _RUN_ID.fullmatch(run.tracked_id) else secrets.token_hex(8)
@@ -37,8 +37,8 @@ class WandbTracker(Tracker):
             id=self.tracked_id,
             dir=str(run.path),
             mode=mode,
-            resume=None if mode == "offline" else "allow",  # offline, each part is a folder of its own
-            reinit="create_new",  # leaves a run of the caller's own as it is
+            resume=None if mode == "offline" else "allow",  # offline, each part has its own folder
+            reinit="create_new",  # leaves a run of the caller open
             config=dict(run.params),
             settings=wandb.Settings(
                 console="off", disable_git=True, host="", save_code=False, silent=True,
@@ -56,7 +56,7 @@ class WandbTracker(Tracker):
 
     def log_result(self, metrics: Mapping[str, float], epoch: int, artifacts: Sequence[Path]) -> None:
         """Write the metrics into the summary of the run, and store each file or folder as an artifact."""
-        del epoch  # a step that was logged before the run was resumed cannot be logged again
+        del epoch  # steps logged before the run was resumed cannot be logged again
         self._run.summary.update(dict(metrics))
         for path in artifacts:
             artifact = self._wandb.Artifact(f"{path.stem}-{self.tracked_id}", type=path.stem)
@@ -67,5 +67,5 @@ class WandbTracker(Tracker):
             self._run.log_artifact(artifact)
 
     def finish(self, status: Status) -> None:
-        """Wait until everything is sent or written."""
+        """Wait until everything has been sent or written."""
         self._run.finish(exit_code=EXIT_CODES[status])
