@@ -107,7 +107,7 @@ _HOMES = {
 __version__: str
 
 
-def __getattr__(name: str) -> Any:  # imported on first use, so that `import sightline` is fast
+def __getattr__(name: str) -> Any:  # lazy imports keep `import sightline` fast
     if name == "__version__":
         from importlib import metadata
 

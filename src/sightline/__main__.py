@@ -1,4 +1,4 @@
-"""The command `sightline`, also as ``python -m sightline``."""
+"""Entry point of the `sightline` command and of ``python -m sightline``."""
 
 import signal
 import sys
@@ -7,12 +7,12 @@ from sightline import process
 
 
 def run() -> None:
-    """Run the command line. Ctrl-C while it is imported ends the process at once, without a traceback."""
-    if sys.argv[1:2] == ["serve"]:  # whose SIGHUP asks for new models, also while it is imported
+    """Run the command line. Ctrl-C during the import ends the process at once, without a traceback."""
+    if sys.argv[1:2] == ["serve"]:  # SIGHUP means "reload the models", even during the import
         process.claim()
         process.survive_sighup()
     handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:  # not where a shell started this in the background, ignoring Ctrl-C
+    if handler is signal.default_int_handler:  # shells have background jobs ignore Ctrl-C: leave that alone
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from sightline.cli import main
 

@@ -1,4 +1,4 @@
-"""Atomic file writes that never follow symbolic links: under a temporary name, which then becomes that of the file."""
+"""Atomic file writes that never follow symbolic links: write under a temporary name, then rename."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from typing import IO, Any, TextIO
 
 from sightline.errors import OutputError, UsageError
 
-ADVICE = "Free some space or check its permissions."  # to whoever cannot write a file
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # as a path, which has one slash less
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux' fcntl.h and fs.h: from the current folder, exchange
-# Windows lacks the first three, and has no named pipes in folders.
+ADVICE = "Free some space or check its permissions."  # default end of messages about files that cannot be written
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # an address as a path, which drops one slash
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # constants from Linux's fcntl.h and fs.h
+# Windows lacks the first three flags, and has no named pipes in folders.
 _SAFE_FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 
 
 def write_atomic(
     path: Path, content: bytes | Callable[[IO[bytes]], Any], advice: str = ADVICE, *, root: Path | None = None
 ) -> Path:
-    """Write bytes to `path` atomically, or have a function write to a new file; create parent folders, return `path`.
+    """Write `content`, bytes or a function that writes to a file, to `path` atomically; return `path`.
 
-    The file is synced to disk before the rename, so that a power failure leaves either the old file or the new one. A
-    symbolic link at `path` is replaced, not followed; a link among the folders between `path` and `root`, or the run
-    directory that contains `path`, is refused, so that an untrusted folder cannot redirect writes outside of it.
-    On failure, leaves the old file at `path` and raises `OutputError`, whose message ends with `advice`.
+    Parent folders are created. The file is synced to disk before the rename, so that a power failure leaves either the
+    old file or the new one. A symbolic link at `path` is replaced, not followed; a link among the folders between
+    `path` and `root`, or the run directory that contains `path`, is refused, so that an untrusted folder cannot
+    redirect writes outside of it. On failure, leaves the old file at `path` and raises `OutputError`, whose message
+    ends with `advice`.
     """
     with _replacing(path, advice, root) as temporary_file:
         write_new(temporary_file, content)
@@ -52,9 +53,9 @@ def write_new(path: Path, content: bytes | Callable[[IO[bytes]], Any]) -> None:
 
 
 def save_atomic(path: Path, save: Callable[[Path], Any], *, root: Path | None = None) -> Path:
-    """Write a file as `write_atomic` does, by a function that takes a name rather than an open file, as Keras does.
+    """Write a file like `write_atomic`, with a function that accepts a name rather than an open file, as in Keras.
 
-    On Linux the name leads to a file that is open already, so that nobody can put a link in its place in between.
+    On Linux the name refers to a file that is already open, so that nobody can replace it with a link in the meantime.
     """
     with _replacing(path, ADVICE, root) as temporary_file, create_exclusive(temporary_file) as file:
         with name_open_file(file, temporary_file) as name:
@@ -65,7 +66,7 @@ def save_atomic(path: Path, save: Callable[[Path], Any], *, root: Path | None = 
 
 @contextmanager
 def _replacing(path: Path, advice: str, root: Path | None) -> Iterator[Path]:
-    """Yield the name of a file to be written in the block, which then takes the place of `path`."""
+    """Yield a temporary name for the block to write to; the file then replaces `path`."""
     if root is not None:
         refuse_links(root, path.parent)
     refuse_links_in_run(path.parent)
@@ -77,29 +78,29 @@ def _replacing(path: Path, advice: str, root: Path | None) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror or error}. {advice}") from error
     finally:
-        with suppress(OSError):  # exists only after a failure
+        with suppress(OSError):  # the file exists only after a failure
             temporary_file.unlink()
 
 
 @contextmanager
 def as_text(file: IO[bytes]) -> Iterator[TextIO]:
-    """Yield a new file for text in UTF-8, whose line ends stay as they are; half a character becomes an escape."""
+    """Yield a text wrapper of a new file: UTF-8, line ends unchanged, lone surrogates written as escapes."""
     text = TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="", write_through=False)
     try:
         yield text
         text.flush()
     finally:
-        with suppress(OSError):  # a full disk, which has been raised already
+        with suppress(OSError):  # flushing fails again on a full disk, which has already been reported
             text.detach()
 
 
 def expand_home(path: str | Path) -> Path:
-    """Return a path with ``~`` at its start replaced, as shells do; unchanged if there is no such user."""
+    """Return a path with a leading ``~`` expanded, as shells do; unchanged if there is no such user."""
     return Path(os.path.expanduser(path))  # noqa: PTH111  # the method of the path raises
 
 
 def output_path(path: str | Path) -> Path:
-    """Return the path of a file or folder to write, as `expand_home` does; raises `UsageError` for an address."""
+    """Return the path of a file or folder to write, with ``~`` expanded; raises `UsageError` for an address."""
     path = expand_home(path)
     if match := _ADDRESS.match(path.as_posix()):
         address = f"{match[0]}/{path.as_posix().removeprefix(match[0])}"
@@ -111,14 +112,14 @@ def output_path(path: str | Path) -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Whether a file or folder has this path; False also for one that none can have (too long)."""
+    """Return whether there is a file or folder at this path; False for an impossible path (too long)."""
     return os.path.exists(path)  # noqa: PTH110  # the method of the path raises
 
 
 def temporary_path(path: Path) -> Path:
     """Return an unguessable temporary name next to `path`; a killed process may leave such a file behind.
 
-    It keeps the suffix of `path`, by which some writers choose a format.
+    It keeps the suffix of `path`, because some writers choose a format by it.
     """
     return path.parent / f".part-{secrets.token_hex(8)}{path.suffix[:16]}"  # "." and "/" have no name
 
@@ -131,8 +132,8 @@ def create_exclusive(path: Path) -> BufferedRandom:
 def open_in_place(path: Path, *, new: bool, append: bool = False) -> IO[bytes]:
     """Open a file for changes in place, creating it if `new`; raises `OSError` for a link or a non-regular file.
 
-    A file with another hard link is refused too, as the change would show under the other name. With `append`, whatever
-    is written goes to its end, also when several processes write.
+    A file with another hard link is refused too, as the change would show under the other name. With `append`, all
+    writes go to the end of the file, even when several processes write.
     """
     flags = (os.O_CREAT if new else 0) | (os.O_APPEND if append else 0)
     descriptor = os.open(path, os.O_RDWR | flags | _SAFE_FLAGS, 0o666)
@@ -143,8 +144,8 @@ def open_in_place(path: Path, *, new: bool, append: bool = False) -> IO[bytes]:
 def open_regular(path: str | Path) -> BufferedReader:
     """Open a file for reading, following links; raises `OSError` at once for a pipe, a device or a folder.
 
-    Checks the opened file, not its name, which may refer to something else by then. A file of size 0 with content, as
-    those of ``/proc``, is refused too: the system writes it while it is read, and it may have no end.
+    Checks the opened file, not its name, which may refer to something else by then. A file of size 0 that has content,
+    such as those in ``/proc``, is refused too: the system generates it during the read, and it may have no end.
     """
     descriptor = os.open(path, os.O_RDONLY | (_SAFE_FLAGS & ~getattr(os, "O_NOFOLLOW", 0)))
     _check_regular(descriptor, path, max_links=None)
@@ -157,16 +158,16 @@ def open_regular(path: str | Path) -> BufferedReader:
 
 @contextmanager
 def name_open_file(file: IO[bytes], path: Path) -> Iterator[Path]:
-    """Yield a name with the suffixes of `path` by which a library can open `file`, whatever is at `path` by then.
+    """Yield a name, with the suffixes of `path`, under which a library can open `file`, whatever is at `path` by then.
 
-    A link in a private folder, where the system names open files, as Linux does; elsewhere, `path` itself.
+    It is a link in a private folder where the system has names for open files (Linux), elsewhere `path` itself.
     """
     target = Path(f"/proc/self/fd/{file.fileno()}")
     if not target.exists():
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
-        name = Path(folder, "file" + "".join(path.suffixes[-2:]))  # Keras tells .weights.h5 from .h5
+        name = Path(folder, "file" + "".join(path.suffixes[-2:]))  # Keras distinguishes .weights.h5 from .h5
         name.symlink_to(target)
         yield name
 
@@ -191,7 +192,7 @@ def _check_regular(descriptor: int, path: str | Path, max_links: int | None) -> 
 
 
 def refuse_links(root: Path, folder: Path) -> None:
-    """Raise `OutputError` if `folder`, or one between it and `root`, is a link or not a folder; `root` may be one."""
+    """Raise `OutputError` if `folder`, or a folder between it and `root`, is a link or a file; `root` may be a link."""
     for ancestor in (folder, *folder.parents):
         if ancestor == root:
             return
@@ -215,9 +216,9 @@ def refuse_links_in_run(folder: Path) -> None:
 
 
 def is_free(folder: Path) -> bool:
-    """Return whether a new folder can be put at this path: there is nothing, or an empty folder.
+    """Return whether a new folder can be put at this path: there is nothing there, or an empty folder.
 
-    Raises `OutputError` for the current folder, whose place no other can take, and for a path that cannot be read.
+    Raises `OutputError` for the current folder, which cannot be replaced, and for a path that cannot be read.
     """
     try:
         if folder.samefile("."):
@@ -244,10 +245,10 @@ def check_writable(path: Path, option: str = "--out") -> None:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Rename the folder `new` to `folder`; a former one is then at `new`, or at ``old`` beside it, to be deleted.
+    """Rename the folder `new` to `folder`; an existing one moves to `new`, or to ``old`` next to it, to be deleted.
 
-    On Linux both change places in one step, so that a killed process leaves one of them at `folder`. Elsewhere, if the
-    renaming fails or is interrupted, the former one is put back: it may be the only copy.
+    On Linux the two are exchanged in one step, so that a killed process leaves one of them at `folder`. Elsewhere, if
+    the renaming fails or is interrupted, the existing folder is put back: it may be the only copy.
     """
     if folder.exists() and _exchange(new, folder):
         return
@@ -264,23 +265,23 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Give each of two paths what is at the other, in one step; returns whether the system could."""
+    """Exchange what is at two paths in one step; returns whether the system supports it."""
     if not sys.platform.startswith("linux"):
         return False
     import ctypes
 
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # glibc 2.28
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)  # since glibc 2.28
     arguments = (_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
     return rename is not None and rename(*arguments) == 0
 
 
 def holds_files(folder: Path) -> bool:
-    """Return whether there is anything in a folder but what a killed process has left half written."""
+    """Return whether a folder contains anything besides files that a killed process left half-written."""
     return any(not path.name.startswith(".part-") for path in folder.iterdir())
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what a killed process has left half written below a folder, in which no other process may be writing."""
+    """Remove files that a killed process left half-written below a folder; no other process may be writing there."""
     for path in list(folder.rglob(".part-*")):
         remove(path)
 
@@ -303,7 +304,7 @@ def remove(path: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Flush the directory entries of `folder` to disk, as `os.fsync` does for content; no-op on Windows."""
-    if os.name == "nt":  # folders cannot be opened there, and the file system journals its names
+    if os.name == "nt":  # folders cannot be opened there, and the file system journals names
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -322,7 +323,7 @@ def reserve_space(descriptor: int, size: int) -> None:
 
 
 def safe_stem(name: str, length: int = 40) -> str:
-    """Return `name` as a file name stem, of at most `length` characters: those but letters, digits, - and _ become -.
+    """Return `name` as a file name stem of at most `length` characters; all but letters, digits, - and _ become -.
 
     >>> safe_stem("flowers 5.zip")
     'flowers-5-zip'

@@ -20,8 +20,8 @@ if sys.platform == "win32":
 
     def _lock_file(file: IO[bytes], *, shared: bool = False) -> None:
         """Lock an open file against other processes; raises `OSError` if one has locked it."""
-        del shared  # Windows has none
-        file.seek(1 << 30)  # beyond the content, so that others may read it
+        del shared  # Windows has no shared locks
+        file.seek(1 << 30)  # lock a byte beyond the content, so that others can read it
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
 else:
@@ -30,21 +30,21 @@ else:
     def _lock_file(file: IO[bytes], *, shared: bool = False) -> None:
         """Lock an open file against other processes; raises `OSError` if one has locked it.
 
-        A process that inherits the file keeps it locked until it ends, too. With `shared`, others may lock it as well
-        if theirs is `shared`, too.
+        A process that inherits the file also keeps it locked until it ends. With `shared`, other processes can hold a
+        `shared` lock at the same time.
         """
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
 _MAX_OWNER_BYTES = 276
-_OWNER = re.compile(rb"(\d{1,20})(?: \S{0,255})?")  # in a lock file: a process, and its host unless it is this one
-_PAUSES = (0.001, 0.01, 0.05)  # seconds between attempts: `is_locked` of another process locks a file for a moment
-_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # by the file system, as Lustre or NFS may be mounted
+_OWNER = re.compile(rb"(\d{1,20})(?: \S{0,255})?")  # in a lock file: the process id, and the host if not this one
+_PAUSES = (0.001, 0.01, 0.05)  # seconds between attempts: `is_locked` in another process locks the file briefly
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # no locks: Lustre or NFS may be mounted so
 
 
 @contextmanager
 def hold_lock(path: Path, what: str) -> Iterator[IO[bytes]]:
-    """Hold a lock on the file at `path` during the block, which gets the open file; the file itself stays.
+    """Hold a lock on the file at `path` during the block, and yield the open file; it is not deleted afterwards.
 
     Raises `OutputError` at once, naming `what`, if another process (or another block in this one) holds the lock.
     """
@@ -90,10 +90,10 @@ def _lock_soon(file: IO[bytes]) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a process holds the lock on the file at `path`; False if there is no such file, or no locks."""
+    """Return whether a process holds the lock on the file at `path`; False without such a file or without locks."""
     try:
         with open_regular(path) as file:
-            _lock_file(file, shared=True)  # so that several may ask at once, and of a disk that is read-only
+            _lock_file(file, shared=True)  # works for several callers at once, and on a read-only disk
     except FileNotFoundError:
         return False
     except OSError as error:

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
+if TYPE_CHECKING:  # annotations only: the command line's help must not import NumPy
     from numpy.typing import NDArray
 
 ZIP_ERRORS = (
@@ -19,16 +19,16 @@ ZIP_ERRORS = (
     RuntimeError, ValueError,
 )  # fmt: skip
 """What `zipfile` may raise for a corrupt file."""
-MAX_MEMBERS = 100_000  # of a zip file that Sightline wrote: a checkpoint has one for each weight
+MAX_MEMBERS = 100_000  # limit for zip files written by Sightline: a checkpoint has one member per weight
 _MAX_DIRECTORY_BYTES = 1 << 30
 _MEMBER_SIGNATURE = b"PK\1\2"
 BOUNDED_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
-"""Of these, `zipfile` decompresses no more than was asked for; of the others, all that it has read."""
+"""`zipfile` decompresses no more than requested with these methods; with others, everything that it has read."""
 _NPY_HEADER = 12 + 10_000  # bytes before the data; NumPy refuses longer headers
 
 
 class _DirectoryCheck:
-    """A zip file whose directory is checked when it is read, before `zipfile` makes an object of each member."""
+    """A zip file whose directory is checked when it is read, before `zipfile` creates an object for each member."""
 
     def __init__(self, file: IO[bytes], check_count: Callable[[int], None]) -> None:
         self._file, self._check_count = file, check_count
@@ -45,11 +45,11 @@ class _DirectoryCheck:
 
 
 def open_zip(file: IO[bytes], check_count: Callable[[int], None] | None = None) -> zipfile.ZipFile:
-    """Open a zip file for reading, after `check_count` has accepted the number of its members.
+    """Open a zip file for reading, once `check_count` has accepted the number of its members.
 
-    A directory of 64 MB would make a million objects that take a gigabyte. Without `check_count`, at most
-    `MAX_MEMBERS`, far more than any file of Sightline has, and none that is compressed with bzip2 or LZMA, as Sightline
-    never does. Raises `ZIP_ERRORS`; closing the archive leaves `file` open.
+    A directory of 64 MB would become a million objects that take up a gigabyte. Without `check_count`, at most
+    `MAX_MEMBERS` are accepted, far more than any file of Sightline has, and none compressed with bzip2 or LZMA, which
+    Sightline never uses. Raises `ZIP_ERRORS`; closing the archive leaves `file` open.
     """
     archive = zipfile.ZipFile(_DirectoryCheck(file, check_count or _check_member_count))
     archive.fp = file
@@ -98,7 +98,7 @@ def map_array(file: IO[bytes]) -> NDArray[Any]:
     shape, is_column_major, dtype = _read_array_header(file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
-    return np.memmap(file, dtype, "r", file.tell(), shape, "F" if is_column_major else "C")  # np.load opens by name
+    return np.memmap(file, dtype, "r", file.tell(), shape, "F" if is_column_major else "C")  # np.load needs a file name
 
 
 def check_array_size(file: IO[bytes]) -> None:

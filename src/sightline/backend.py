@@ -24,7 +24,7 @@ from sightline.errors import MissingExtraError, SightlineError, UsageError, chec
 
 Backend = Literal["tensorflow", "jax", "torch"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
-"""In order of preference on a CPU, as measured (see docs/architecture.md)."""
+"""The backends in order of preference on a CPU, as measured (see docs/architecture.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +35,31 @@ class BackendChoice:
     reason: str
 
 
-_reasons: dict[str, str] = {}  # why the backend in use was chosen, by its name
+_reasons: dict[str, str] = {}  # maps the backend in use to the reason for choosing it
 
 
 @dataclass(slots=True)
 class _Pending:
-    """What `configure` was told, until Keras is imported: the name of the backend and the number of its threads."""
+    """The arguments of `configure` until Keras is imported: the name of the backend and its number of threads."""
 
     backend: str
     threads: int
 
 
 _pending: _Pending | None = None
-_preferred = "auto"  # what the settings ask for, before `configure` is told
-_importing = threading.RLock()  # else another thread might get an incomplete module
+_preferred = "auto"  # the backend that the settings request, until `configure` is called
+_importing = threading.RLock()  # another thread might otherwise get an incomplete module
 
 
 def list_installed() -> tuple[str, ...]:
-    """Return the backends that are installed, without importing them."""
+    """Return the installed backends, without importing them."""
     return tuple(b for b in BACKENDS if importlib.util.find_spec(b) is not None)
 
 
 def choose_backend(requested: str = "auto") -> BackendChoice:
     """Choose a backend: the one already imported, the setting, ``KERAS_BACKEND``, else the first installed.
 
-    Raises `MissingExtraError` if the wanted one, or any at all, is not installed.
+    Raises `MissingExtraError` if the requested backend is not installed, or none at all.
     """
     loaded = sys.modules.get("keras")
     if loaded is None and _pending is not None and requested == "auto":
@@ -69,7 +69,7 @@ def choose_backend(requested: str = "auto") -> BackendChoice:
         if requested not in {"auto", name}:
             raise UsageError(f"Keras already runs on {name} in this process; start a new process for {requested}.")
         return BackendChoice(name, _reasons.get(name, "already in use"))
-    available = list_installed()  # for each variable of a network, if it were asked before: 50 ms
+    available = list_installed()  # only now: it takes 50 ms when repeated for each variable of a network
     environment = os.environ.get("KERAS_BACKEND")
     if requested != "auto":
         choice = BackendChoice(requested, "set by device.backend")
@@ -101,10 +101,10 @@ def configure(
 ) -> None:
     """Choose the backend of Keras, with only the GPUs numbered `gpus` visible (None: all, empty: none), and import it.
 
-    TensorFlow on a machine with a CPU alone is imported by the first call of `keras`: there is nothing to ask it
-    before, and images can be read until then. `memory_growth` allocates GPU memory as needed instead of all at the
+    On a machine without accelerators, TensorFlow is imported only by the first call of `keras`: nothing needs it
+    earlier, and images can be read until then. `memory_growth` allocates GPU memory as needed instead of all at the
     start; `threads` is the number of compute threads (0: one per core); `deterministic` makes nondeterministic
-    operations raise an error. JAX keeps its compiled programs in a folder of this machine within `program_folder`,
+    operations raise an error. JAX caches compiled programs in a folder for this machine within `program_folder`,
     unless ``JAX_COMPILATION_CACHE_DIR`` is set. Raises `UsageError` if Keras is already running with other GPUs.
     """
     if gpus is not None:
@@ -137,7 +137,7 @@ def configure(
 
 
 def prefer(requested: str) -> None:
-    """Let packages of others that import Keras before `configure` does import it on this backend."""
+    """Set the backend for third-party packages that import Keras before `configure` does."""
     global _preferred  # noqa: PLW0603  # process-wide state
     _preferred = requested
 
@@ -145,7 +145,7 @@ def prefer(requested: str) -> None:
 @contextmanager
 def _prepare_plugins() -> Iterator[None]:
     choice = None
-    with suppress(SightlineError):  # no backend, or Keras has another one: reported where it is needed
+    with suppress(SightlineError):  # no backend, or Keras already runs on another: reported when it is needed
         choice = choose_backend(_preferred)
     if choice is None:
         yield
@@ -201,9 +201,9 @@ def keras(requested: str = "auto") -> Any:
 def tune_malloc(requested: str = "auto") -> None:
     """Call `process_state.tune_malloc` if the backend will be TensorFlow on a CPU; imports no backend.
 
-    JAX and PyTorch compile and compute in their own threads, which would contend for a single arena.
+    JAX and PyTorch compile and compute in threads of their own, which would contend for a single arena.
     """
-    with suppress(SightlineError):  # no backend, or an unknown one: reported where it is needed
+    with suppress(SightlineError):  # no backend, or an unknown one: reported when it is needed
         if choose_backend(requested).name == "tensorflow" and not accelerators.has_device_files():
             process_state.tune_malloc()
 
@@ -219,7 +219,7 @@ def set_threads(count: int) -> None:
         try:
             tf.config.threading.set_intra_op_parallelism_threads(count)
             tf.config.threading.set_inter_op_parallelism_threads(count)
-        except RuntimeError:  # already started: a second run in one process keeps the threads of the first
+        except RuntimeError:  # already running: a second run in one process keeps the thread count of the first
             return
     elif choose_backend().name == "torch":
         import torch
@@ -253,7 +253,7 @@ def assign(variable: Any, value: Any) -> None:
         import jax
         import numpy as np
 
-        if isinstance(value, np.ndarray):  # a copy on the host needs no program, which JAX compiles for each shape
+        if isinstance(value, np.ndarray):  # copied on the host: JAX would compile a program for each shape
             value = jax.device_put(value.astype(jax.numpy.dtype(variable.dtype)), may_alias=False)
         else:
             value = jax.numpy.array(keras().ops.convert_to_tensor(value, dtype=variable.dtype), copy=True)
@@ -270,12 +270,12 @@ def assign_all(variables: Sequence[Any], values: Sequence[Any]) -> None:
 def full_precision() -> Iterator[None]:
     """Compute float32 products in full float32 precision in the block.
 
-    NVIDIA GPUs since Ampere round the factors to a 10-bit mantissa (TF32) by default, TPUs to 7 bits (bfloat16): for
-    convolutions, on all three backends. Probabilities then differ by 4e-4 from those of a file that runs in full
-    float32. In TensorFlow and PyTorch the setting holds for the whole process, in JAX for the thread.
+    By default, NVIDIA GPUs since Ampere round the factors to a 10-bit mantissa (TF32), and TPUs to 7 bits (bfloat16);
+    all three backends do so in convolutions. Probabilities then differ by 4e-4 from those of an exported file that
+    runs in full float32. In TensorFlow and PyTorch the setting applies to the whole process, in JAX to the thread.
 
-    A TensorFlow function keeps the precision that it was compiled in: compile whatever the block calls inside the
-    block. Layers with a lower-precision `dtype_policy` keep it.
+    A TensorFlow function keeps the precision in effect when it was compiled: compile inside the block whatever the
+    block calls. Layers with a lower-precision `dtype_policy` keep it.
     """
     which = name()
     if which == "jax":
@@ -292,10 +292,10 @@ def full_precision() -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error of NumPy or of a backend means out of memory; imports no backend."""
+    """Return whether an error raised by NumPy or a backend means out of memory; imports no backend."""
     if isinstance(error, MemoryError):
         return True
-    name = type(error).__name__  # of TensorFlow and PyTorch; of JAX and its runtime
+    name = type(error).__name__  # TensorFlow and PyTorch have their own types, JAX and its runtime do not
     return name in {"ResourceExhaustedError", "OutOfMemoryError"} or (
         name in {"XlaRuntimeError", "JaxRuntimeError"} and "RESOURCE_EXHAUSTED" in str(error)
     )
@@ -327,7 +327,7 @@ def list_devices() -> tuple[str, ...]:
 
 
 def list_local_devices() -> list[str]:
-    """Return those of `list_devices` that are of this host."""
+    """Return the devices of `list_devices` that belong to this host."""
     if name() != "jax":
         return list(list_devices())
     import jax
@@ -338,7 +338,7 @@ def list_local_devices() -> list[str]:
 
 @contextmanager
 def _explain_start() -> Iterator[None]:
-    """Raise `UsageError` for what JAX raises in the block if it cannot use a GPU that it is installed for."""
+    """Raise `UsageError` where JAX fails in the block because it cannot use a GPU that it is installed for."""
     try:
         yield
     except (RuntimeError, AssertionError) as error:
@@ -352,7 +352,7 @@ def _explain_start() -> Iterator[None]:
 
 
 def find_compute_capability() -> tuple[int, int] | None:
-    """Return the compute capability of the first GPU, such as (9, 0) for an H100; None without a GPU of NVIDIA."""
+    """Return the compute capability of the first GPU, such as (9, 0) for an H100; None without an NVIDIA GPU."""
     with suppress(AttributeError, IndexError, KeyError, ValueError, TypeError):
         if name() == "jax":
             import jax

@@ -26,7 +26,7 @@ def track(
     count: Callable[[], int | None],
     measure: Callable[[Batch], int],
 ) -> Iterator[Batch]:
-    """Yield each of `batches`, and report how many items `task` has done: `measure` returns those of a batch.
+    """Yield each of `batches`, and report how many items `task` has done; `measure` counts the items of a batch.
 
     `count` returns the total number of items, or None while it is not known.
     """
@@ -42,7 +42,7 @@ def track(
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """One epoch of a training.
+    """One epoch of training.
 
     Attributes:
         epoch: The epoch, from 1.
@@ -51,11 +51,11 @@ class EpochRecord:
         accuracy: The mean training accuracy over the steps of the epoch, in [0, 1].
         val_loss: The loss on the validation split; None without one.
         val_accuracy: The accuracy on the validation split; None without one.
-        learning_rate: The learning rate of the last step; None for an epoch that is solved, which has none.
-        seconds: The time that the epoch took.
-        images_per_second: The speed of its training steps.
-        penalty: The L2 penalty of a head that was solved; None for an epoch of steps.
-        val_mean_iou: The mean IoU of the masks of the validation split; None without one, and without masks.
+        learning_rate: The learning rate of the last step; None for a head that was solved without steps.
+        seconds: The duration of the epoch.
+        images_per_second: The speed of the training steps.
+        penalty: The L2 penalty of a head that was solved; None for an epoch with steps.
+        val_mean_iou: The mean IoU of the masks of the validation split; None without a split or without masks.
         val_calibrated_loss: The loss on the validation split at the temperature at which it is lowest; None unless it
             selects the best epoch.
     """
@@ -77,7 +77,7 @@ class EpochRecord:
 class Callback:
     """Receives the progress events of long work.
 
-    Subclasses override the methods that they need; those of this class do nothing.
+    Subclasses override the methods that they need; the methods of this class do nothing.
 
     Example:
         >>> class Losses(Callback):
@@ -130,7 +130,7 @@ class Callback:
 
 
 def as_callback(callback: Callback | None) -> Callback:
-    """Return `callback`, or for None one that does nothing; raises `UsageError` for anything else."""
+    """Return `callback`, or a callback that does nothing for None; raises `UsageError` for anything else."""
     if callback is not None and not isinstance(callback, Callback):
         raise UsageError(
             f"callback is {callback!r}, but expected an object of a subclass of sightline.Callback, whose methods "

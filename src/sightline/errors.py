@@ -33,7 +33,7 @@ class SightlineError(Exception):
 
     exit_code = 2
 
-    def __reduce__(self) -> tuple[Any, ...]:  # so that every subclass can be pickled, whatever its constructor takes
+    def __reduce__(self) -> tuple[Any, ...]:  # makes every subclass picklable, whatever its constructor accepts
         return _restore_error, (type(self), self.args, self.__dict__)
 
 
@@ -126,7 +126,7 @@ def suggest(name: str, valid: Iterable[str], prefix: str = "") -> str:
 
 
 def suggest_install(extras: str) -> str:
-    """Return how to install `extras`; not by the name alone, since the project called ``sightline`` on PyPI is another.
+    """Return how to install `extras`, from a path: the project called ``sightline`` on PyPI is a different one.
 
     >>> suggest_install("train,jax")
     'pip install ".[train,jax]" in the checkout of Sightline, or with the path of its wheel instead of the dot'
@@ -165,7 +165,7 @@ EXTRAS = {
     "uvicorn": ("uvicorn", "serve"),
     "wandb": ("wandb", "wandb"),
 }
-"""Maps the import name of each optional package to its name on PyPI and the extras that install it, and a backend."""
+"""Maps the import name of each optional package to its name on PyPI and the extras that install it (with a backend)."""
 
 
 def require(module: str, purpose: str) -> Any:

@@ -41,10 +41,10 @@ class TextFile(Protocol):
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    r"""Return `text` on one line, with control and bidirectional characters escaped, except those in `keep`.
+    r"""Return `text` on one line, with control and bidirectional characters escaped except for those in `keep`.
 
-    Backslashes are not escaped, as Windows paths are full of them. JSON text keeps its value: it has no raw control
-    characters below a space, and the other escapes are valid JSON.
+    Backslashes are not escaped, as Windows paths are full of them. JSON text keeps its value: it contains no raw
+    control characters below a space, and the other escapes are valid JSON.
 
     >>> printable("a\x1b[2J\nb.png \u202egnp.exe")
     'a\\x1b[2J\\nb.png \\u202egnp.exe'
@@ -58,7 +58,7 @@ def _escape(letter: str) -> str:
 
 
 def hide_secrets(text: str) -> str:
-    """Return a text, such as an error message, without the passwords and signatures of the addresses in it.
+    """Return a text, such as an error message, with passwords and signatures removed from the addresses in it.
 
     >>> hide_secrets("https://host/a.png?X-Amz-Expires=60&X-Amz-Signature=f00 may not be read")
     'https://host/a.png?X-Amz-Expires=60&X-Amz-Signature=*** may not be read'
@@ -69,7 +69,7 @@ def hide_secrets(text: str) -> str:
 
 
 def escape_surrogates(text: str) -> str:
-    r"""Return `text` as UTF-8 can hold it: with lone surrogates, the bytes of a file name that is not UTF-8, escaped.
+    r"""Return `text` with lone surrogates (bytes of a file name that is not UTF-8) escaped, encodable as UTF-8.
 
     >>> escape_surrogates("caf\udce9.png")
     'caf\\udce9.png'
@@ -94,9 +94,9 @@ def escape_cell(value: object) -> object:
 
 
 class CsvWriter:
-    """Writes CSV rows, each at once and terminated by a line feed.
+    """Writes CSV rows without buffering, each terminated by a line feed.
 
-    With that terminator, Python's writer leaves a carriage return in a cell unquoted, which readers take for a row end.
+    With that terminator, Python's writer leaves a carriage return in a cell unquoted, and readers end the row there.
     """
 
     def __init__(self, file: TextFile) -> None:
@@ -118,7 +118,7 @@ class CsvWriter:
 
 
 def quote_path(path: object) -> str:
-    """Return a path for a command that the user may copy, quoted for the shell where it needs that.
+    """Return a path for a command that the user may copy, quoted for the shell if necessary.
 
     >>> quote_path("runs/a"), quote_path("My Photos/cats")
     ('runs/a', "'My Photos/cats'")

@@ -1,8 +1,8 @@
 """Confidence intervals for proportions and their differences, with one method for each case throughout the project.
 
 - a proportion: Wilson's score interval (`wilson_interval`); guarantees use the exact one-sided bound (`lower_bound`)
-- a proportion near 0 or 1 of few images: the exact interval (`exact_interval`), since Wilson's is too short there;
-  one that is looked at again and again while the images come in: `anytime_interval`
+- a proportion near 0 or 1 of few images: the exact interval (`exact_interval`), since Wilson's is too short there
+- a proportion that is checked repeatedly while the images come in: `anytime_interval`
 - a mean of scores between 0 and 1, such as the F1 of each image: `bounded_mean_interval`
 - two proportions of different images: Newcombe's hybrid score interval (`difference_interval`)
 - two proportions of the same images: Tango's score interval (`paired_difference_interval`)
@@ -32,8 +32,8 @@ class Interval(NamedTuple):
 
 Z95 = 1.959963984540054  # the standard normal's 97.5% point
 ALPHA = 0.05  # probability that a one-sided bound is wrong
-BISECTION_STEPS = 60  # bisection steps: full double precision
-MAX_STAKE = 0.75  # of the capital of a bet
+BISECTION_STEPS = 60  # enough for full double precision
+MAX_STAKE = 0.75  # largest fraction of the capital to bet at once
 
 
 def wilson_interval(hits: int, count: int, z: float = Z95) -> Interval:
@@ -55,7 +55,7 @@ def wilson_interval(hits: int, count: int, z: float = Z95) -> Interval:
 def difference_interval(hits: int, count: int, other_hits: int, other_count: int, z: float = Z95) -> Interval:
     """Return the interval of ``hits / count - other_hits / other_count``, measured on different images.
 
-    Newcombe, 1998, Stat. Med. 17:873-890, method 10: the ends of two Wilson intervals, squared and added.
+    Newcombe, 1998, Stat. Med. 17:873-890, method 10: combines two Wilson intervals as `subtract_intervals` does.
 
     >>> difference_interval(56, 70, 48, 80)
     Interval(low=0.0524..., high=0.3338...)
@@ -67,10 +67,10 @@ def difference_interval(hits: int, count: int, other_hits: int, other_count: int
 
 
 def subtract_intervals(p: float, first: Interval, q: float, second: Interval) -> Interval:
-    """Return the interval of ``p - q`` from those of two independent proportions: their distances, squared and added.
+    """Return the interval of ``p - q`` from the intervals of the independent proportions p and q.
 
-    If the proportions are positively correlated, it is wider than it has to be (Zou and Donner, 2008, Stat. Med.
-    27:1693-1702).
+    The squared distances of their ends from p and q are added. For positively correlated proportions, the interval is
+    wider than necessary (Zou and Donner, 2008, Stat. Med. 27:1693-1702).
 
     >>> subtract_intervals(0.5, Interval(0.2, 0.8), 0.5, Interval(0.1, 0.9))
     Interval(low=-0.5, high=0.5)
@@ -130,10 +130,10 @@ def binomial_cdf(misses: int, count: int, fraction: float) -> float:
 
 
 def iterate_binomial_cdf(misses: Iterable[int], counts: Iterable[int], fraction: float) -> Iterator[float]:
-    """Yield `binomial_cdf` for pairs of misses and counts, of which the counts never fall; `fraction` is in (0, 1).
+    """Yield `binomial_cdf` for pairs of misses and counts with nondecreasing counts; `fraction` is in (0, 1).
 
-    Each follows from the one before, in as many steps as they differ: P(X <= m) falls by `fraction` P(X = m) with one
-    more trial, and changes by P(X = m) with the misses.
+    Each value is computed from the previous one, in as many steps as the pairs differ: one more trial lowers
+    P(X <= m) by `fraction` P(X = m), and one more miss raises it by P(X = m + 1).
 
     >>> [round(p, 3) for p in iterate_binomial_cdf([0, 0, 1], [0, 299, 299], 0.01)]
     [1.0, 0.05, 0.199]
@@ -183,9 +183,9 @@ def exact_interval(hits: int, count: int) -> Interval:
 def bounded_mean_interval(values: Sequence[float]) -> Interval:
     """Return a 95% interval of the mean of `values` in [0, 1], independent and in a random order.
 
-    It holds for any number of values of any distribution, and is the shorter the less they vary. The means that it
-    leaves out are those against which a gambler, who bets on each value what the earlier ones suggest, would have
-    multiplied a capital by 2 / `ALPHA` (Waudby-Smith and Ramdas, 2024, JRSS B 86:1-27).
+    It is valid for any number of values from any distribution, and shorter the less they vary. It excludes the means
+    against which a gambler, betting on each value according to the earlier ones, would have multiplied the initial
+    capital by 2 / `ALPHA` (Waudby-Smith and Ramdas, 2024, JRSS B 86:1-27).
 
     >>> bounded_mean_interval([0.8, 0.9, 1.0, 0.7] * 10)
     Interval(low=0.7..., high=0.9...)
@@ -216,10 +216,10 @@ def bounded_mean_interval(values: Sequence[float]) -> Interval:
 def anytime_interval(hits: float, count: int) -> Interval:
     """Return an interval of a proportion that holds at all counts at once with probability 95%.
 
-    It may be computed after every image, and counting may stop because of it. The proportions that it leaves out are
-    those that a uniform mixture of all others is 1 / `ALPHA` times as likely as (Robbins, 1970, Ann. Math. Stat.
-    41:1397-1409). It is about 1.5 times as wide as the exact interval. `hits` may be a sum of scores between 0 and 1:
-    a likelihood ratio is convex in them, so that its mean is at most that of hits and misses.
+    It may be computed after every image, and counting may stop because of it. It excludes each proportion under which
+    the hits are 1 / `ALPHA` times less likely than under a uniform mixture of all proportions (Robbins, 1970, Ann.
+    Math. Stat. 41:1397-1409), and is about 1.5 times as wide as the exact interval. `hits` may be a sum of scores
+    between 0 and 1: the likelihood ratio is convex in the scores, so its mean is at most its mean for hits and misses.
 
     >>> anytime_interval(9, 10)
     Interval(low=0.4548..., high=0.9995...)

@@ -23,15 +23,15 @@ from sightline.escaping import escape_formula
 from sightline.nesting import MAX_DEPTH, is_deep
 
 T = TypeVar("T")
-MAX_BYTES = 64 << 20  # bytes of one value: a manifest with 100,000 classes takes 10 MiB
-MAX_PARTS = 1_000_000  # lists and objects of one value: each takes up to 30 times its text
-MAX_FILE_BYTES = 1 << 30  # bytes of a file of lines: those of five million images
+MAX_BYTES = 64 << 20  # limit for one value: a manifest with 100,000 classes takes 10 MiB
+MAX_PARTS = 1_000_000  # limit on lists and objects in one value: each takes up to 30 times the memory of its text
+MAX_FILE_BYTES = 1 << 30  # limit for a file of lines: enough for five million images
 
 
 def dumps(value: Any, **options: Any) -> str:
     """Return `value` as JSON; `options` are those of `json.dumps`, with ``ensure_ascii=False`` by default.
 
-    Numbers that are not finite become null, which stands for an undefined value in all our JSON: JSON cannot represent
+    Numbers that are not finite become null, which means an undefined value in all our JSON: JSON cannot represent
     them, and parsers reject the ``NaN`` that Python would write.
 
     >>> dumps({"loss": float("nan"), "ends": [0.5, float("inf")]})
@@ -45,7 +45,7 @@ def dumps(value: Any, **options: Any) -> str:
 
 
 def fit_encoding(text: str, encoding: str | None) -> str:
-    r"""Return JSON for a text stream of this encoding: all but ASCII is escaped unless it is UTF-8, or there is none.
+    r"""Return JSON for a text stream of this encoding: non-ASCII is escaped unless the encoding is UTF-8 or None.
 
     >>> fit_encoding('{"path": "caf\u00e9.png"}', "latin-1")
     '{"path": "caf\\u00e9.png"}'
@@ -56,7 +56,7 @@ def fit_encoding(text: str, encoding: str | None) -> str:
 
 
 def to_plain(value: Any) -> Any:
-    """Return a value as JSON values: by its own `to_dict`, else field by field.
+    """Return a value as JSON values, using its own `to_dict` if it has one, else field by field.
 
     Tuples and arrays become lists, and paths text.
 
@@ -85,7 +85,7 @@ def fields_to_dict(value: Any, *, skip: Sequence[str] = ()) -> dict[str, Any]:
 def to_cell(value: object, *, raw: bool = False) -> str:
     """Return a value as a cell of a CSV file.
 
-    Text that a spreadsheet would take for a formula gets an apostrophe, unless `raw`; None and NaN are empty; other
+    Text that a spreadsheet would read as a formula gets an apostrophe, unless `raw`; None and NaN are empty; other
     values are written as in JSON.
 
     >>> [to_cell(value) for value in ("=1", True, None, (1, 2))]
@@ -105,8 +105,8 @@ def dump_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
 def loads(text: str | bytes, max_parts: float = MAX_PARTS) -> Any:
     """Parse untrusted JSON text; raises `ValueError` and no other exception.
 
-    Besides invalid syntax, it rejects numbers that are not finite, integers of more than 64 bits, and nesting deeper
-    than `nesting.MAX_DEPTH`; and more than `max_parts` lists and objects, before they are parsed.
+    Besides invalid syntax, it rejects numbers that are not finite, integers of more than 64 bits, nesting deeper than
+    `nesting.MAX_DEPTH` and, before parsing, more than `max_parts` lists and objects.
 
     >>> loads('{"loss": null}')
     {'loss': None}
@@ -130,7 +130,7 @@ def loads(text: str | bytes, max_parts: float = MAX_PARTS) -> Any:
 def read_object(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """Return the object in a JSON file of at most `max_bytes` bytes.
 
-    Raises `ModelError`, naming the file, if it cannot.
+    Raises `ModelError`, naming the file, if it cannot be read.
     """
     try:
         with open_regular(path) as file:
@@ -146,10 +146,10 @@ def read_object(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
 def read_records(
     path: Path, kind: Callable[[Mapping[str, Any]], type[T]], max_lines: int | None = None
 ) -> tuple[T, ...]:
-    """Return each line of a JSON lines file as the type that `kind` returns for its object.
+    """Return the lines of a JSON lines file, each converted to the type that `kind` returns for its object.
 
-    A file may have `MAX_FILE_BYTES` bytes, and a line `MAX_BYTES`. Raises `ModelError`, naming file and line, if it
-    cannot be read, as `build` does, and for more than `max_lines` lines.
+    A file may have `MAX_FILE_BYTES` bytes, and a line `MAX_BYTES`. Raises `ModelError`, naming file and line, for a
+    file that cannot be read, a line that `build` rejects, and more than `max_lines` lines.
     """
     records: list[T] = []
     for number, row in _lines(path):
@@ -184,7 +184,7 @@ def build(kind: type[T], values: Any, where: str) -> T:
     """Return JSON `values` as a dataclass or a `TypedDict`, with each value checked against its annotation.
 
     Lists become tuples and integers become floats where the annotation says so. A dataclass accepts no unknown keys; a
-    `TypedDict` passes them through. Raises `ModelError`, which starts with `where` and names the key.
+    `TypedDict` passes them through. Raises `ModelError`, whose message starts with `where` and names the key.
     """
     try:
         return convert(kind, values)
@@ -193,7 +193,7 @@ def build(kind: type[T], values: Any, where: str) -> T:
 
 
 def convert(kind: type[T], values: Any) -> T:
-    """Return what `build` does; raises `ValueError`, which names the key, to be explained by the caller."""
+    """Convert like `build`, but raise `ValueError`, which names the key, for the caller to explain."""
     return cast("T", _checker(cast("Any", kind))(values, ""))
 
 
@@ -303,7 +303,7 @@ def _record_checker(kind: Any) -> _Check:
         required = {f.name for f in fields if f.default is missing and f.default_factory is missing}
         allows_unknown = False
     else:
-        marked = get_type_hints(kind, include_extras=True)  # `__required_keys__` takes no note of hints that are text
+        marked = get_type_hints(kind, include_extras=True)  # `__required_keys__` ignores hints that are strings
         optional = {name for name, hint in marked.items() if get_origin(hint) is NotRequired}
         required, allows_unknown = set(kind.__required_keys__) - optional, True
 
@@ -327,7 +327,7 @@ def _record_checker(kind: Any) -> _Check:
 
 
 def is_encodable(name: str) -> bool:
-    r"""Return whether a string can be encoded as UTF-8: JSON and file names may hold lone surrogates.
+    r"""Return whether a string can be encoded as UTF-8: JSON and file names may contain lone surrogates.
 
     >>> is_encodable("caf\u00e9"), is_encodable("\udcff")
     (True, False)

@@ -22,7 +22,7 @@ NAMES = {
 
 
 def describe_metric(name: str) -> str:
-    """Return how text spells a metric.
+    """Return the name of a metric as written in text.
 
     >>> [describe_metric(name) for name in ("macro_f1", "auroc", "top_1", "accuracy_level_2")]
     ['macro F1', 'AUROC', 'accuracy', 'accuracy of level 2']
@@ -36,7 +36,7 @@ def describe_metric(name: str) -> str:
 def cross_entropy(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
     """Return the mean of -log p(true class) in nats; 0 for no images.
 
-    `probabilities` are float32 [N, K], clipped to at least 1e-7, and `labels` int32 [N] the positions of the classes.
+    `probabilities` are float32 [N, K], clipped to at least 1e-7; `labels` int32 [N] are the indices of the classes.
     """
     if not len(labels):
         return 0.0
@@ -52,7 +52,7 @@ def negative_log(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 def cross_entropy_from_logits(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> float:
     """Return the mean cross-entropy of softmax(logits) in nats, without clipping; 0 for no images.
 
-    `logits` are float32 [N, K], `labels` int32 [N]. It is NaN if a logit is.
+    `logits` are float32 [N, K], `labels` int32 [N]. The result is NaN if a logit is NaN.
     """
     if not len(labels):
         return 0.0
@@ -121,8 +121,8 @@ def auroc_and_ap(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return AUROC and average precision of `scores` [N] for R sets of image weights, [R] each.
 
-    `weights` [R, N] say how often each image counts. Ties count half (AUROC) or as one threshold (average precision,
-    the step-wise sum, as in scikit-learn). NaN if there are no positives or no negatives.
+    `weights` [R, N] are how often each image counts. Ties count half (AUROC) or as one threshold (average precision,
+    the step-wise sum, as in scikit-learn). NaN without positives or without negatives.
     """
     order = np.argsort(-scores, kind="stable")
     # the last index of each group of ties
@@ -131,7 +131,7 @@ def auroc_and_ap(
     positive_positions = np.flatnonzero(positive[order])
     if not len(positive_positions):
         return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
-    # the groups that hold a positive
+    # the groups that contain a positive
     positive_groups, first_hits = np.unique(np.searchsorted(group_ends, positive_positions), return_index=True)
     w = weights[:, order]
     cumulative = np.cumsum(w, 1)  # [R, N]

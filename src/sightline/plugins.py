@@ -12,23 +12,23 @@ from sightline.errors import PluginError, UsageError, suggest
 T = TypeVar("T")
 D = TypeVar("D")
 
-_IMPORTING = threading.RLock()  # of all registries: a plugin of one may look something up in another
-_surroundings: list[Callable[[], AbstractContextManager[object]]] = [nullcontext]  # the last one is entered
+_IMPORTING = threading.RLock()  # shared by all registries: a plugin of one may look something up in another
+_surroundings: list[Callable[[], AbstractContextManager[object]]] = [nullcontext]  # only the last one is used
 
 
 def surround_imports(enter: Callable[[], AbstractContextManager[object]]) -> None:
-    """From now on, import the packages of others in the block of ``enter()``."""
+    """From now on, import third-party packages within the context ``enter()``."""
     _surroundings.append(enter)
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """The entries of one kind by name, in the order in which they were added.
+    """The entries of one kind by name, in the order of registration.
 
     Installed packages add entries through entry points of the group ``sightline.<kind>s``, whose value is a module (or
-    an object in it) that registers something when it is imported. They are imported when a name is not found or all
-    names are listed, never before. One that cannot be imported does not hide the others: `PluginError` is raised only
-    for a name that is then missing, and for a list of all names. `noun` names an entry in messages, by default `kind`.
-    `reserved` are Sightline's own names that are not entries.
+    an object in it) that registers something when it is imported. These are imported only once a name is not found or
+    all names are listed. A package that cannot be imported does not hide the others: `PluginError` is raised only for
+    a name that is missing as a result, and for a list of all names. `noun` denotes an entry in messages, by default
+    `kind`. `reserved` are Sightline's own names that are not entries.
     """
 
     def __init__(self, kind: str, noun: str = "", reserved: Collection[str] = ()) -> None:
@@ -47,7 +47,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return entry
 
     def check_name(self, name: Any) -> None:
-        """Raise `UsageError` if `name` is not a name, e.g. the function under a decorator without parentheses."""
+        """Raise `UsageError` if `name` is not a name, e.g. the function below a decorator without parentheses."""
         if not isinstance(name, str) or not name:
             raise UsageError(
                 f"register_{self._kind} takes the name of {self._article} {self._noun}, as in "
@@ -55,9 +55,9 @@ class Registry(Mapping[str, T], Generic[T]):
             )
 
     def make_decorator(self, name: str, make_entry: Callable[[D], T]) -> Callable[[D], D]:
-        """Return a decorator that adds the entry made of what it decorates, and returns that unchanged.
+        """Return a decorator that adds an entry made from the decorated object, and returns that object unchanged.
 
-        Raises `UsageError` as `check_name` does now, and as `add` does when it decorates.
+        Raises `UsageError` as `check_name` does, and later, when the decorator is applied, as `add` does.
         """
         self.check_name(name)
 
@@ -68,7 +68,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return register
 
     def check_subclass(self, decorated: Any, base: type) -> None:
-        """Raise `UsageError` if what a decorator got is not a subclass of `base`, e.g. a function."""
+        """Raise `UsageError` if the decorated object is not a subclass of `base`, e.g. if it is a function."""
         if not isinstance(decorated, type) or not issubclass(decorated, base):
             raise UsageError(
                 f"register_{self._kind} decorates a subclass of {base.__module__}.{base.__name__}, not {decorated!r}."
@@ -83,7 +83,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     @property
     def registered_names(self) -> tuple[str, ...]:
-        """The names registered so far, without those of packages that have not been imported."""
+        """The names registered so far, without the names from packages that have not been imported."""
         return tuple(self._entries)
 
     def __getitem__(self, name: str) -> T:
@@ -111,8 +111,8 @@ class Registry(Mapping[str, T], Generic[T]):
         with _IMPORTING:
             if self._is_complete:
                 return
-            self._is_complete = True  # a plugin may look something up while it is imported
-            from importlib import metadata  # which takes a while, and listings of our own names do without
+            self._is_complete = True  # a plugin may look something up during its import
+            from importlib import metadata  # slow to import, and not needed for our own names
 
             failures = []
             entry_points = metadata.entry_points(group=f"sightline.{self._kind}s")

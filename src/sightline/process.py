@@ -1,8 +1,8 @@
-"""The process and its machine: whose process this is, the home folder, signals, cores, memory, limit of open files.
+"""The process and its machine: who owns the process, the home folder, signals, cores, memory, limit of open files.
 
 Signal handlers, ``os._exit``, the limit of open files and the C library's malloc settings (`_keras.process_state`)
-affect the whole process. Only the command line, which calls `claim`, changes them; a program that imports Sightline
-keeps its own.
+affect the whole process. Only the command line, which calls `claim`, changes them; they stay unchanged in a program
+that imports Sightline.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ MAX_SINGLE_ARENA_CORES = 4
 """Up to this many cores, a single glibc arena is faster than one per thread; with 16, threads contend for its lock."""
 
 LITTLE_MEMORY = 2 << 30
-"""With fewer bytes than these, memory is given back to the system rather than kept for the next step."""
+"""Below this many bytes, memory is returned to the system rather than kept for the next step."""
 
 GARBAGE_THRESHOLD = 20_000
-"""New objects between two collections in the command line's process: Python's 700 cost a training 0.25 s."""
+"""New objects between garbage collections in the command line's process: Python's 700 cost 0.25 s per training."""
 
 MAX_OPEN_FILES = 10_240
 """Most systems start a process with 1,024 or 256; macOS allows no more than this."""
@@ -40,24 +40,24 @@ _core_limit = 0  # 0: none
 
 
 def claim() -> None:
-    """Mark this process as the command line's own, and have Python look for garbage less often.
+    """Mark this process as the command line's own, and have Python collect garbage less often.
 
-    Warnings do not end it, even with ``PYTHONWARNINGS=error``: they are printed. Most are those of libraries.
+    Warnings do not end it, even with ``PYTHONWARNINGS=error``: they are printed. Most come from libraries.
     """
     global _claimed  # noqa: PLW0603  # process-wide state
     _claimed = True
     gc.set_threshold(GARBAGE_THRESHOLD, *gc.get_threshold()[1:])
-    if any(option.startswith("e") for option in sys.warnoptions):  # actions may be shortened, and no other begins so
+    if any(option.startswith("e") for option in sys.warnoptions):  # "error" may be abbreviated
         warnings.simplefilter("default")
 
 
 def is_claimed() -> bool:
-    """Return whether this process is the command line's own, so that we may set signals, exit and malloc."""
+    """Return whether this process is the command line's own, whose signals, exit and malloc we may change."""
     return _claimed
 
 
 def find_home() -> Path:
-    """Return the user's home folder, or ``/`` for a user without one, as Docker does."""
+    """Return the user's home folder, or ``/`` for a user without one, as in Docker."""
     try:
         return Path.home()
     except RuntimeError:
@@ -68,8 +68,8 @@ def treat_sighup_as_sigterm() -> None:
     """Make SIGHUP, sent when a terminal closes or a connection is lost, do what SIGTERM does.
 
     Only once: a closing terminal sends it more than once, and a second SIGTERM stops training without saving its state.
-    If SIGHUP is ignored, as under ``nohup``, or asks for a reload, it stays so. Call it in the main thread; it has no
-    effect outside the command line's own process.
+    If SIGHUP is ignored, as under ``nohup``, or triggers a reload, that stays unchanged. Call it in the main thread; it
+    has no effect outside the command line's own process.
     """
     if _SIGHUP is None or not is_claimed() or signal.getsignal(_SIGHUP) is not signal.SIG_DFL:
         return
@@ -82,10 +82,10 @@ def treat_sighup_as_sigterm() -> None:
 
 
 def reload_at_sighup(reload: Callable[[], None]) -> None:
-    """Make SIGHUP call `reload`; once the terminal of the process has closed, it does what SIGTERM does, and only once.
+    """Make SIGHUP call `reload`, or do what SIGTERM does, once, if the terminal of the process has closed.
 
-    Under ``nohup``, which has the signal ignored, the terminal does not matter. Call it in the main thread; it has no
-    effect outside the command line's own process.
+    Under ``nohup``, where the signal starts out ignored, the terminal does not matter. Call it in the main thread; it
+    has no effect outside the command line's own process.
     """
     if _SIGHUP is None or not is_claimed():
         return
@@ -102,13 +102,13 @@ def reload_at_sighup(reload: Callable[[], None]) -> None:
 
 
 def survive_sighup() -> None:
-    """Have SIGHUP end this process only once its terminal has closed, while there is nothing to reload yet."""
+    """Make SIGHUP end this process only if its terminal has closed, until there is something to reload."""
     if _SIGHUP is not None and signal.getsignal(_SIGHUP) is signal.SIG_DFL:
         reload_at_sighup(lambda: None)
 
 
 def raise_file_limit() -> None:
-    """Let the command line's own process open more files, where the system allows it: an archive stays open."""
+    """Let the command line's own process open more files if the system allows it, because archives stay open."""
     if not is_claimed():
         return
     with suppress(ImportError, OSError, ValueError):  # Windows has no such limit
@@ -121,23 +121,23 @@ def raise_file_limit() -> None:
 
 
 def treat_sigterm_as_sigint() -> None:
-    """Make SIGTERM do what Ctrl-C does, so that a command removes what it has half written, and exits with 130.
+    """Make SIGTERM do what Ctrl-C does, so that a command removes half-written files and exits with 130.
 
-    If SIGTERM is ignored, it stays ignored. Call it in the main thread; it has no effect outside the command line's own
-    process.
+    If SIGTERM is ignored, it stays ignored. Call this in the main thread; it has no effect outside the command line's
+    own process.
     """
     if is_claimed() and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def trim_memory() -> None:
-    """Collect garbage, and return the memory that is free to the system: glibc's malloc keeps most of it.
+    """Collect garbage, and return free memory to the system, since glibc's malloc keeps most of it.
 
-    Elsewhere than with glibc it only collects garbage.
+    Without glibc it only collects garbage.
     """
     gc.collect()
     if sys.platform.startswith("linux"):
-        import ctypes  # which `sightline --help` needs nowhere else
+        import ctypes  # not needed by `sightline --help`
 
         malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if malloc_trim is not None:
@@ -145,7 +145,7 @@ def trim_memory() -> None:
 
 
 def has_terminal() -> bool:
-    """Return whether this process has a controlling terminal; False too once it was closed."""
+    """Return whether this process has a controlling terminal that has not been closed."""
     try:
         os.close(os.open("/dev/tty", os.O_RDONLY | getattr(os, "O_NOCTTY", 0)))
     except OSError:
@@ -154,19 +154,19 @@ def has_terminal() -> bool:
 
 
 def limit_cores(count: int) -> None:
-    """Let `count_cores` return at most `count`, in a process that a scheduler gave so many of the machine's cores."""
+    """Make `count_cores` return at most `count`: the number of cores that a scheduler assigned to this process."""
     global _core_limit  # noqa: PLW0603  # process-wide state
     _core_limit = count
 
 
 def count_cores() -> int:
-    """Return how many cores this process may use: those of its CPU affinity, or fewer if its cgroup has a quota."""
+    """Return how many cores this process may use, according to its CPU affinity and the quota of its cgroup."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(count, _cpu_quota(), _core_limit or math.inf)))
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:
-    """Return a context in which a product of matrices takes one thread: small ones are slower in several."""
+    """Return a context in which matrix products use one thread: several threads slow small products down."""
     import scipy.optimize  # noqa: F401  # its own libraries are limited only once they are loaded
     from threadpoolctl import threadpool_limits  # comes with scikit-learn, as SciPy does
 
@@ -175,12 +175,12 @@ def one_blas_thread() -> AbstractContextManager[Any]:
 
 
 def count_memory() -> float:
-    """Return how many bytes of memory this process may use: those of the machine, or fewer if its cgroup has a limit.
+    """Return how many bytes of memory this process may use: the machine's memory, or the limit of its cgroup.
 
     Infinity where neither is known.
     """
     limits = [*_read_cgroups("memory.max"), *_read_cgroups("memory.limit_in_bytes", "memory")]
-    smallest = min((int(text) for text in limits if text.strip().isdecimal()), default=math.inf)  # or "max"
+    smallest = min((int(text) for text in limits if text.strip().isdecimal()), default=math.inf)  # otherwise "max"
     try:
         return min(smallest, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, OSError, ValueError):  # not on Windows
@@ -188,7 +188,7 @@ def count_memory() -> float:
 
 
 def is_memory_short() -> bool:
-    """Return whether there is so little memory that using less of it is worth some time."""
+    """Return whether memory is so short that saving it is worth some time."""
     return count_memory() < LITTLE_MEMORY
 
 
@@ -202,7 +202,7 @@ def describe_processor() -> list[str]:
 
 
 def has_int8_instructions() -> bool:
-    """Return whether the processor has AVX2, with which int8 networks are faster; False where none can tell."""
+    """Return whether the processor has AVX2, with which int8 networks are faster; False if that is not known."""
     return any("avx2" in line.partition(":")[2].split() for line in describe_processor())
 
 
@@ -219,9 +219,9 @@ def _cpu_quota() -> float:
 
 
 def _read_cgroups(name: str, controller: str = "") -> list[str]:
-    """Return the file `name` of this process's cgroup and of its ancestors, where they have one.
+    """Return the contents of the file `name` in this process's cgroup and its ancestors, where it exists.
 
-    With a `controller`, those of version 1, else of version 2.
+    With a `controller`, the cgroups of version 1, else of version 2.
     """
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()

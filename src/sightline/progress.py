@@ -29,8 +29,8 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
-SHORT_SECONDS = 2  # of a task that is not worth a line
-FIRST_LINE_SECONDS = 5  # before the first line of a long task, where there are no bars; doubles from line to line
+SHORT_SECONDS = 2  # a task as short as this gets no line
+FIRST_LINE_SECONDS = 5  # wait before the first line of a long task without bars; doubles from line to line
 MAX_LINE_SECONDS = 60
 
 StyledText = str | tuple[str, str]
@@ -57,11 +57,11 @@ def format_time_left(seconds: float) -> str:
 
 @contextmanager
 def show_progress(progress: bool = True, callback: Callback | None = None) -> Iterator[Callback]:  # noqa: FBT001, FBT002
-    """Yield the callback of a long call from Python: `callback` if there is one, else a display on standard error.
+    """Yield the callback for a long call from Python: `callback` if given, else a display on standard error.
 
-    `progress` False shows nothing. In a notebook bars need ipywidgets; without it, and where standard error is a file,
-    there is a line for each epoch, and one from time to time for each slow task. Raises `UsageError` for a `callback`
-    that is none.
+    With `progress` False, nothing is shown. In a notebook, bars need ipywidgets; without it, and if standard error is a
+    file, there is a line for each epoch, and one from time to time for each slow task. Raises `UsageError` for a
+    `callback` that is not one.
     """
     if callback is not None or not progress:
         yield as_callback(callback)
@@ -73,18 +73,18 @@ def show_progress(progress: bool = True, callback: Callback | None = None) -> It
 class ProgressDisplay(Callback):
     """Shows progress on standard error: bars on a terminal, elsewhere one line per epoch and per slow task.
 
-    A task of more than 5 seconds has lines with the time that is left at its speed so far: after 5, 15 and 35 seconds,
-    and so on, and at last one each minute.
+    A task of more than 5 seconds gets lines with the time left at its speed so far: after 5, 15 and 35 seconds, and so
+    on, and finally one every minute.
     """
 
     def __init__(self, *, quiet: bool = False, messages_only: bool = False) -> None:
-        """`quiet` shows nothing, `messages_only` no tasks."""
+        """`quiet` shows nothing, `messages_only` hides tasks."""
         self._console = make_console(stderr=True)
         self._quiet, self._shows_tasks = quiet, not (quiet or messages_only)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, tuple[float, int]] = {}  # when, and how much was done by then
-        self._next_lines: dict[str, tuple[float, float]] = {}  # when the next line is due, and the wait before it
+        self._started: dict[str, tuple[float, int]] = {}  # start time, and the items already done then
+        self._next_lines: dict[str, tuple[float, float]] = {}  # time when the next line is due, and the wait before it
         self._epochs = self._steps = self._first_epoch = self._last_epoch = 0
 
     def __enter__(self) -> Self:
@@ -94,7 +94,7 @@ class ProgressDisplay(Callback):
                 TextColumn("{task.description}", markup=False),
                 BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
                 TextColumn("{task.fields[figures]}", markup=False), console=self._console, transient=True,
-                redirect_stdout=sys.stdout.isatty(),  # results that go to a file must not end up on the terminal
+                redirect_stdout=sys.stdout.isatty(),  # results redirected to a file must not end up on the terminal
             )  # fmt: skip
         return self
 
@@ -131,7 +131,7 @@ class ProgressDisplay(Callback):
 
     def on_step_end(self, epoch: int, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
         if self._bars is not None:
-            if self._last_epoch < epoch - 1:  # a resumed run: this process did not see the earlier epochs
+            if self._last_epoch < epoch - 1:  # a resumed run: the earlier epochs were in another process
                 self._last_epoch = self._first_epoch = epoch - 1
             # when several models are trained, each counts from 1
             first = self._first_epoch if epoch > self._first_epoch else 0
@@ -158,7 +158,7 @@ class ProgressDisplay(Callback):
         if task not in self._tasks:
             if 0 < total <= done:
                 return
-            self._bars.start()  # only now: most calls are over before there is anything to show
+            self._bars.start()  # only now: most calls end before there is anything to show
             self._tasks[task] = self._bars.add_task(printable(task), total=None, figures="")
         self._bars.update(self._tasks[task], completed=done, total=total or None, figures=statistics)
         if 0 < total <= done:

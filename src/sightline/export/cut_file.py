@@ -11,23 +11,23 @@ from sightline.models.layers.graph_builder import PERMUTATIONS
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What is left of a file: `file` has one input, float32 features called `source`, and the outputs of the whole."""
+    """The rest of a file: `file` has one input, float32 features named `source`, and the outputs of the whole model."""
 
     file: bytes
     source: str
 
 
 def cut_after(file: bytes, first: bytes) -> Rest | None:
-    """Return what is left of the ONNX `file` after the layers of `first`; None if it does not begin with them.
+    """Return the rest of the ONNX `file` after the layers of `first`; None if it does not begin with them.
 
-    It begins with them if it has the same input, the same nodes in the same order and the same weights, and if no later
-    node takes anything of theirs but their result. `first` is a file of `keras_to_onnx.convert_layers`.
+    It begins with them if it has the same input, the same nodes in the same order and the same weights, and if later
+    nodes read none of their values but the result. `first` is a file written by `keras_to_onnx.convert_layers`.
     """
     onnx = import_onnx()
     whole, known = onnx.load_model_from_string(file), onnx.load_model_from_string(first)
     *shared, result = known.graph.node
     source, transposes = result.input[0], []
-    if shared and shared[-1].op_type == "Transpose" and shared[-1].output[0] == source:  # of maps, as Keras has them
+    if shared and shared[-1].op_type == "Transpose" and shared[-1].output[0] == source:  # feature maps in Keras' layout
         inner = shared.pop().input[0]
         transposes = [onnx.helper.make_node("Transpose", [source], [inner], name=inner, perm=PERMUTATIONS["nchw"])]
     rest = [*transposes, *list(whole.graph.node)[len(shared) :]]

@@ -1,4 +1,4 @@
-"""Append a class to an ONNX file: to its last layer, or by votes for multi-label models.
+"""Append a class to an ONNX file: to its last layer or, for multi-label models, by votes.
 
 All other weights stay byte for byte, and so do the outputs for the other classes.
 """
@@ -15,7 +15,7 @@ from sightline.errors import ModelError
 from sightline.export.keras_to_onnx import import_onnx
 from sightline.models.head import DENSE_LAYER, FEATURES, LOGITS, PROBABILITIES, TEMPERATURE_LAYER
 
-SHORTEST = 1e-12  # the length by which features are divided that are 0
+SHORTEST = 1e-12  # lower limit on the length that features are divided by, for features of 0
 _KERNEL, _BIAS, _SCALE = f"{DENSE_LAYER}:kernel", f"{DENSE_LAYER}:bias", f"{TEMPERATURE_LAYER}:scale"
 
 
@@ -36,7 +36,7 @@ class Head:
         return logits
 
     def append(self, kernel: NDArray[np.float32], bias: float) -> Head:
-        """Return a head with one more class, whose logit is features @ `kernel` + `bias`, the temperature included."""
+        """Return a head with one more class, whose logit is features @ `kernel` + `bias`, including the temperature."""
         column = (kernel / self.scale).astype(np.float32)[:, None]
         return Head(
             np.concatenate([self.kernel, column], axis=1),
@@ -78,7 +78,7 @@ def _read_head(model: Any) -> Head:
 
 
 def replace_head(graph: bytes, head: Head) -> bytes:
-    """Return the file with the weights of `head`, which has one class more or as many; raises as `read_head` does."""
+    """Return the file with the weights of `head`, for as many classes or one more; raises as `read_head` does."""
     onnx = import_onnx()
     model = onnx.load_model_from_string(graph)
     _read_head(model)
@@ -95,12 +95,12 @@ def replace_head(graph: bytes, head: Head) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Votes:
-    """The votes of R reference images for a label, by the similarity of an image to each of them.
+    """The votes of R reference images on a label, weighted by their similarity to an image.
 
     With features f divided by their length, reference r has the weight exp(f @ `rows[r]` / `temperature` +
-    `biases[r]`). The probability p of the label is the fraction of the weights that those have for which `is_present`
-    is true, and its logit log(p / (1 - p)), in which neither of the two fractions is below `least`. `rows` are float32
-    [R, F] of length 1, `biases` float32 [R], `is_present` bool [R].
+    `biases[r]`). The probability p of the label is the share of the total weight where `is_present` is true, and the
+    logit is log(p / (1 - p)), with both shares clipped to at least `least`. `rows` are float32 [R, F] of length 1,
+    `biases` float32 [R], `is_present` bool [R].
     """
 
     rows: NDArray[np.float32]
@@ -111,7 +111,7 @@ class Votes:
 
 
 def append_label(graph: bytes, votes: Votes) -> bytes:
-    """Return the file with one more label, the last one; raises `MissingExtraError` without `onnx`."""
+    """Return the file with an additional label at the end; raises `MissingExtraError` without `onnx`."""
     onnx = import_onnx()
     model = onnx.load_model_from_string(graph)
     outputs = {output.name: output.type.tensor_type.shape.dim[1] for output in model.graph.output}

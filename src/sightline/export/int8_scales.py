@@ -76,7 +76,7 @@ def _compute_scale(kernel: NDArray[np.float32], *, depthwise: bool) -> NDArray[n
         for order in (range(kernel.ndim), (0, *range(2, kernel.ndim), 1)):  # [O, I, kh, kw] and [O, kh, kw, I]
             row = kernel.transpose(tuple(order)).reshape(len(kernel), -1)
             pairs = np.abs(row[:, 1:] + row[:, :-1]) * (row[:, 1:] * row[:, :-1] > 0)
-            scale = np.maximum(scale, pairs.max(1, initial=0.0) / 127)  # 255 * 127 fits in 16 bits, with both roundings
+            scale = np.maximum(scale, pairs.max(1, initial=0.0) / 127)  # 255 * 127 fits in 16 bits with both roundings
     positive_scale: NDArray[np.float32] = np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)
     return positive_scale
 
@@ -84,10 +84,10 @@ def _compute_scale(kernel: NDArray[np.float32], *, depthwise: bool) -> NDArray[n
 def measure_values(
     model: Any, operations: Collection[str], layers: Collection[str], images: Iterable[NDArray[np.uint8]]
 ) -> tuple[dict[str, tuple[float, float]], Arrays]:
-    """Run `model` on uint8 `images` [n, H, W, C], a few at a time, and return what its values are between.
+    """Run `model` on uint8 `images` [n, H, W, C], a few at a time, and return the ranges and means of its values.
 
-    First the minimum and maximum of each float input and output of `operations`, by value name; then the channel means
-    of the input of each convolution and dense layer in `layers`: float32 [I].
+    These are the minimum and maximum of each float input and output of `operations`, by value name, and the channel
+    means of the input of each convolution and dense layer in `layers`: float32 [I].
     """
     onnx = import_onnx()
     onnxruntime = imports.import_onnx_runtime()
@@ -116,7 +116,7 @@ def measure_values(
     session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     runs = [session.run(outputs, {"pixels": rows}) for rows in images]
     extremes = np.array([run[: 2 * len(measured)] for run in runs], np.float32).reshape(len(runs), -1, 2)
-    lowest, highest = np.fmin.reduce(extremes[..., 0]), np.fmax.reduce(extremes[..., 1])  # which ignore NaN
+    lowest, highest = np.fmin.reduce(extremes[..., 0]), np.fmax.reduce(extremes[..., 1])  # both ignore NaN
     means = {
         source: np.concatenate([run[at].reshape(len(run[at]), -1) for run in runs]).mean(0)
         for at, source in enumerate(sources, 2 * len(measured))
@@ -155,7 +155,7 @@ def _set_weight(model: Any, name: str, array: NDArray[Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PixelNormalization:
-    """Pixel normalization as (pixel - zero) * scale + rest; its output `value` is read only by the convolution `layer`.
+    """Pixel normalization as (pixel - zero) * scale + rest; only the convolution `layer` reads its output `value`.
 
     `nodes` are the names of the normalization nodes; the last one transposes to channels first.
     """
@@ -175,7 +175,7 @@ class PixelNormalization:
         _set_weight(model, node.input[2], weight_by_name[node.input[2]] + self.remainder * kernel_sums)
 
     def connect_pixels(self, model: Any) -> None:
-        """Replace the quantized `value` by the pixels in a quantized model, in place."""
+        """Replace the quantized `value` with the pixels in a quantized model, in place."""
         nodes = list(model.graph.node)
         transpose_node = next(n for n in nodes if n.name == self.nodes[-1])
         quantize_node = next(n for n in nodes if n.op_type == "QuantizeLinear" and n.input[0] == self.value)

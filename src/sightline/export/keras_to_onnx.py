@@ -1,7 +1,7 @@
 """Convert Keras models to ONNX: uint8 pixels [N, H, W, C] in; probabilities, logits and features out, for any N.
 
-The graph is converted layer by layer, not traced by a backend: the file does not depend on the backend, conversion
-takes a tenth of the time (MobileNetV2: benchmarks/README.md), and nodes keep the names of their layers.
+The graph is converted layer by layer instead of being traced by a backend: the file does not depend on the backend,
+conversion takes a tenth of the time (MobileNetV2: benchmarks/README.md), and nodes keep the names of their layers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sightline.models.layers import get_layer_type
 from sightline.models.layers.graph_builder import GraphBuilder, GraphValue
 
 OPSET = 17
-IR_VERSION = 8  # the version of opset 17, so that old readers accept the file
+IR_VERSION = 8  # the version that belongs to opset 17, so that old readers accept the file
 
 
 def convert_model(model: Any) -> bytes:
@@ -53,7 +53,7 @@ def _build_file(model: Any, outputs: Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
-    """An ONNX file in the making: its `graph`, and the value of its input as float."""
+    """An ONNX file under construction: its `graph`, and the value of its input as float."""
 
     graph: GraphBuilder
     pixels: GraphValue
@@ -61,14 +61,14 @@ class OnnxFile:
 
     @classmethod
     def start(cls, shape: Sequence[int], *, is_uint8: bool) -> OnnxFile:
-        """Return a file without layers, whose input ``pixels`` [N, ...] has images of `shape`, uint8 or float32."""
+        """Return a file without layers; its input ``pixels`` [N, ...] is for images of `shape`, uint8 or float32."""
         onnx = import_onnx()
         graph = GraphBuilder(onnx.helper)
         name = graph.add_node("Cast", ["pixels"], "pixels:float", to=onnx.TensorProto.FLOAT) if is_uint8 else "pixels"
         return cls(graph, graph.make_value(name, shape), is_uint8)
 
     def finish(self, outputs: Mapping[str, GraphValue]) -> bytes:
-        """Return the content of the file with these outputs; the graph has lost its weights then."""
+        """Return the content of the file with these outputs; this removes the weights from the graph."""
         onnx, graph, results = import_onnx(), self.graph, []
         for name, value in outputs.items():
             graph.add_node("Identity", [graph.get_name(value)], name)
@@ -82,7 +82,7 @@ class OnnxFile:
             ir_version=IR_VERSION,
             producer_name="sightline",
         )
-        for name in list(graph.weights):  # one at a time, so that the weights are in memory no more than twice
+        for name in list(graph.weights):  # one at a time, so that memory never contains them more than twice
             model_proto.graph.initializer.append(onnx.numpy_helper.from_array(graph.weights.pop(name), name))
         file = bytes(model_proto.SerializeToString())
         del model_proto

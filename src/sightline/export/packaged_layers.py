@@ -1,7 +1,7 @@
 """The ONNX file of a pretrained network's frozen layers, from its weights file, before Keras is imported.
 
 Importing TensorFlow and building a network take two seconds, during which features can already be computed. The file
-is identical to that of `keras_to_onnx.convert_layers`, byte for byte, so the two can be compared.
+is identical to the result of `keras_to_onnx.convert_layers`, byte for byte, so the two can be compared.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class PackagedLayers:
 def convert_packaged_layers(
     entry: ModelEntry, path: Path, shape: Sequence[int], unfreeze: int = 0
 ) -> PackagedLayers | None:
-    """Return the file for images of `shape` (H, W, 3) of the layers that stay frozen; None for another kind of network.
+    """Return the layers that stay frozen, for images of `shape` (H, W, 3); None for an unsupported kind of network.
 
-    All but the last `unfreeze` layers of the backbone stay frozen, with 0 also global average pooling. `path` is the
-    file of the weights of `entry`. Raises `ValueError` for a damaged one.
+    All but the last `unfreeze` layers of the backbone stay frozen, and with 0 also global average pooling. `path` is
+    the weights file of `entry`. Raises `ValueError` if it is damaged.
     """
     weights, backbone = entry.pretrained, entry.backbone_fn
     if not isinstance(weights, PackagedWeights) or not isinstance(backbone, str) or entry.normalize != "lite":
@@ -51,7 +51,7 @@ def convert_packaged_layers(
     module, function = backbone.split(":")
     x = layers.Rescaling(LITE_SCALE, LITE_OFFSET, name=NORMALIZE_LAYER)(file.pixels)
     x = getattr(importlib.import_module(f"sightline.models.{module}"), function)(x, layers)
-    frozen = [call.name for call in layers.calls[1:]]  # without the one that normalizes pixels
+    frozen = [call.name for call in layers.calls[1:]]  # without the pixel normalization
     frozen = frozen[: len(frozen) - unfreeze] if unfreeze < len(frozen) else []
     pooled = layers.GlobalAveragePooling2D(name=POOL_LAYER)(x)
     head = _Call(DENSE_LAYER, has_state=True, input_tensors=[pooled], outputs=[], num_nodes=0, num_weights=0)
@@ -63,7 +63,7 @@ def convert_packaged_layers(
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A call of a layer, as `find_boundary` asks for it, and how many nodes and weights the graph had after it."""
+    """A call of a layer, for `find_boundary`, with the numbers of nodes and weights in the graph after it."""
 
     name: str
     has_state: bool
@@ -74,7 +74,7 @@ class _Call:
 
 
 class _Layers:
-    """Stands for `keras.layers`: a layer is called with values of `graph`, and takes its weights from `arrays`."""
+    """Replaces `keras.layers`: layers are called with values of `graph`, and their weights come from `arrays`."""
 
     def __init__(self, graph: GraphBuilder, arrays: Iterator[NDArray[Any]]) -> None:
         self._graph, self._arrays = graph, arrays
@@ -133,5 +133,5 @@ _DESCRIBE: dict[str, Callable[..., dict[str, Any]]] = {
     "Add": lambda _arrays: {},
     "GlobalAveragePooling2D": lambda _arrays: {"keepdims": False},
 }
-"""What `LayerType.convert` asks of each kind of layer."""
+"""The attributes that `LayerType.convert` reads, for each kind of layer."""
 _WITH_WEIGHTS = frozenset({"Conv2D", "DepthwiseConv2D", "BatchNormalization"})

@@ -1,7 +1,7 @@
 """Static int8 quantization of an exported ONNX file, with per-channel weights.
 
 Uses ONNX Runtime's quantizer, which inserts pairs of QuantizeLinear and DequantizeLinear that every runtime supports.
-These stay in float: the last dense layer and everything after it, the layers that the caller names, and the pixel
+Three parts stay in float: the last dense layer and everything after it, the layers that the caller names, and the pixel
 normalization if the first layer cannot read pixels directly. Activations are uint8 with a zero point, weights int8
 without one (Jacob et al., 2018, arXiv:1712.05877). `int8_scales` reduces the rounding error.
 """
@@ -27,7 +27,7 @@ from sightline.export import int8_scales
 from sightline.export.keras_to_onnx import import_onnx
 from sightline.models.head import LOGITS, PROBABILITIES
 
-WEIGHTED_OPERATIONS = ("Conv", "Gemm", "MatMul")  # those with weights
+WEIGHTED_OPERATIONS = ("Conv", "Gemm", "MatMul")
 OPERATIONS = (
     *WEIGHTED_OPERATIONS,
     *("Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Pad", "Relu", "Reshape", "Split"),
@@ -39,11 +39,11 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True, slots=True)
 class CalibratedGraph:
-    """A float graph with the range of each of its values, which can be quantized repeatedly without recalibration.
+    """A float graph with the ranges of its values; it can be quantized repeatedly without recalibration.
 
-    `layers` are the names of the layers that can be quantized, in order; `float_nodes` the nodes that never are;
-    `input_means` the channel means of the layers' inputs by value name, `weight_scales` the scales of their weights by
-    weight name.
+    `layers` are the names of the layers that can be quantized, in order; `float_nodes` are the nodes that never are;
+    `input_means` maps value names to the channel means of the layers' inputs, `weight_scales` weight names to the
+    scales of their weights.
     """
 
     model: Any
@@ -110,7 +110,7 @@ class CalibratedGraph:
     ) -> tuple[bytes, tuple[str, ...], bool]:
         """Leave the 1, 2, 4, ... most sensitive layers in float, up to half of them, until `accept` returns true.
 
-        The sensitivity is measured on the first batch of uint8 `pixels` [N, H, W, C]. Return the file, the layers left
+        The sensitivity is measured on the first batch of uint8 `pixels` [N, H, W, C]. Returns the file, the layers left
         in float, and whether the file was accepted.
         """
         float_layers: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Count the images of a job while it runs."""
+"""Count the images of a job in the background."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sightline.inference.inputs import InputItem
 class BackgroundCount:
     """Counts items in a background thread while the block runs.
 
-    `value` is None until all of them are counted, and stays None if that fails: whoever reads the items says why.
+    `value` is None until all items are counted, and stays None if that fails: the code that reads them reports why.
     """
 
     def __init__(self, items: Iterable[InputItem]) -> None:
         self._items = items
         self._stopped = threading.Event()
-        self._last: InputItem | None = None  # keeps its archive unpacked for whoever reads the items
+        self._last: InputItem | None = None  # keeps its archive unpacked for the code that reads the items
         self._thread = threading.Thread(target=self._count, name="count images", daemon=True)
         self.value: int | None = None
 
@@ -33,7 +33,7 @@ class BackgroundCount:
 
     def _count(self) -> None:
         count = 0
-        with suppress(Exception):  # whoever reads the items raises it
+        with suppress(Exception):  # raised by the code that reads the items
             for item in self._items:
                 self._last = item
                 if self._stopped.is_set():

@@ -6,8 +6,8 @@
     validation.npz   a sample of the validation images, as numbers: see `evaluation.validation_sample`
     README.md        the model card, if written, with its plots in figures/
 
-A bundle is a directory, a zip of it (with or without a top folder), or ``model.onnx`` alone. Loading verifies every
-hash, that both copies of the manifest are equal, and that the reference examples give the recorded pixels and
+A bundle is a directory, a zip file of it (with or without a top folder), or ``model.onnx`` alone. Loading verifies
+every hash, that both copies of the manifest are equal, and that the reference examples give the recorded pixels and
 probabilities. Files are read, never extracted; nothing in them is unpickled, and only the operations in
 `onnx_file.ALLOWED_OPERATIONS` are run.
 """
@@ -46,18 +46,18 @@ from sightline.seeding import make_generator
 
 MODEL_FILE, MANIFEST_FILE, CARD_FILE = "model.onnx", "manifest.json", "README.md"
 SAMPLE_FILE = "validation.npz"
-# metadata keys: the manifest, and its hash, so that a lone file can be verified
+# metadata keys of the manifest, and of its hash, which verifies a file on its own
 MANIFEST_KEY, MANIFEST_HASH_KEY = "sightline", "sightline.sha256"
 _PLOT_FILE = re.compile(r"figures/[a-z0-9-]{1,40}\.png")
-MAX_BUNDLE_BYTES = 4 << 30  # bytes of all files, uncompressed
-MAX_MODEL_BYTES = 2 << 30  # bytes of one file, the limit of a protocol buffer
+MAX_BUNDLE_BYTES = 4 << 30  # total for all files, uncompressed
+MAX_MODEL_BYTES = 2 << 30  # the size limit of a protocol buffer
 MAX_MANIFEST_BYTES = 64 << 20
 MAX_COMPRESSION_RATIO = 200  # largest compression ratio of a zip member
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle in memory: `files` holds the other files by name, such as the card; empty for a lone ``.onnx``."""
+    """A bundle in memory: `files` maps names to the other files, such as the card; empty for a lone ``.onnx``."""
 
     manifest: Manifest
     model: bytes
@@ -69,7 +69,7 @@ class Bundle:
 
 
 def make(manifest: Manifest, graph: bytes, contents: Mapping[str, bytes]) -> Bundle:
-    """Assemble a bundle: the manifest goes into the metadata of the ONNX file `graph`; `contents` are files by name."""
+    """Return a bundle with the manifest in the metadata of the ONNX file `graph`; `contents` maps names to files."""
     full_manifest = replace(manifest, graph_sha256=onnx_file.hash_graph(graph))
     text = full_manifest.to_json()
     return Bundle(
@@ -80,7 +80,7 @@ def make(manifest: Manifest, graph: bytes, contents: Mapping[str, bytes]) -> Bun
 
 
 def update_manifest(bundle: Bundle, **changes: Any) -> Bundle:
-    """Return a bundle with the same graph and files and with changed fields of the manifest."""
+    """Return a bundle with the same graph and files, and some fields of its manifest changed."""
     return make(replace(bundle.manifest, **changes), bundle.model, bundle.files)
 
 
@@ -97,7 +97,7 @@ def update_manifest_file(path: Path, **changes: Any) -> None:
 
 
 def refuse_foreign_files(path: Path, own_files: Collection[str]) -> None:
-    """Raise `OutputError` if a folder or zip has other files than `own_files`, which would be lost with it."""
+    """Raise `OutputError` if a folder or zip contains files other than `own_files`, which would be lost with it."""
     if path.is_dir():
         names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_symlink() or not p.is_dir()]
     elif path.suffix.lower() == ".zip":
@@ -123,7 +123,7 @@ def write_folder(bundle: Bundle, folder: Path) -> None:
             for name, content in to_files(bundle).items():
                 path = new_folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _io.write_new(path, content)  # on disk before the folder has its name
+                _io.write_new(path, content)  # synced to disk before the folder is renamed
             _io.replace_folder(new_folder, folder)
     except OSError as error:
         raise OutputError(f"The bundle {folder} cannot be written: {error.strerror or error}.") from error
@@ -148,7 +148,7 @@ def write_zip(bundle: Bundle, file: Any) -> None:
 
 
 def to_files(bundle: Bundle) -> dict[str, bytes]:
-    """Return the contents of all files of a bundle by name; ``manifest.json`` has the hashes of the others."""
+    """Return the contents of all files of a bundle by name; ``manifest.json`` contains the hashes of the others."""
     contents = {MODEL_FILE: bundle.model, **bundle.files}
     hashes = {name: _sha256(content) for name, content in sorted(contents.items())}
     values = bundle.manifest.to_dict() | {"files": hashes}
@@ -168,7 +168,7 @@ def is_bundle(path: Path) -> bool:
 def load(path: Path, threads: int = 0, device: Device = "cpu") -> tuple[Bundle, OnnxPredictor]:
     """Load and fully verify a bundle; return it with its predictor on `device`.
 
-    It is verified on the CPU. Raises `ModelError`, and `UsageError` for a device that is not there.
+    Verification runs on the CPU. Raises `ModelError`, and `UsageError` for a device that is not available.
     """
     with _explain_errors(path):
         bundle = _read(path)
@@ -187,7 +187,7 @@ def move_to_device(bundle: Bundle, predictor: OnnxPredictor, device: Device) -> 
 
 
 def _make_check_batch(bundle: Bundle) -> NDArray[np.uint8]:
-    """Return a batch of the size of predictions on which two devices are compared: reference examples, then noise."""
+    """Return a batch of the usual size for comparing two devices: reference examples, then noise."""
     spec = bundle.manifest.preprocess
     size = choose_batch_size(spec.shape)
     batch = make_generator(0, "check", "device").integers(0, 256, (size, *spec.shape), np.uint8)
@@ -198,7 +198,7 @@ def _make_check_batch(bundle: Bundle) -> NDArray[np.uint8]:
 
 
 def read(path: Path) -> Bundle:
-    """Read a bundle and verify its hashes, without running it; raises `ModelError`."""
+    """Read a bundle and verify its hashes, without running the model; raises `ModelError`."""
     with _explain_errors(path):
         return _read(path)
 

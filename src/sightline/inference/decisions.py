@@ -30,7 +30,7 @@ class Interpreter(Protocol):
     ) -> Prediction:
         """Return the prediction for the image at `path`, from its probabilities and logits float32 [K].
 
-        It has the `top` most probable of `classes`, and a decision if there are `thresholds`, which need the logits.
+        It contains the `top` most probable `classes`, and a decision if there are `thresholds`, which need the logits.
         """
 
 
@@ -46,9 +46,9 @@ def compute_energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def compute_joint_energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the joint energy -sum log(1 + exp(logits)), float64 [N], where an image may have several classes.
+    """Return the joint energy -sum log(1 + exp(logits)), float64 [N], for images that may have several classes.
 
-    It is higher for out-of-distribution images, which show none of the classes clearly, and at most 0. Source: Wang et
+    It is at most 0, and higher for out-of-distribution images, which show none of the classes clearly. Source: Wang et
     al., 2021, arXiv:2111.12797.
     """
     energies: NDArray[np.float64] = -np.logaddexp(0, logits.astype(np.float64)).sum(1)
@@ -62,8 +62,8 @@ def compute_nonconformity(probabilities: NDArray[np.float32], score: Nonconformi
     so that no set is empty. Adaptive scores, which sum the probabilities of all more probable classes (Romano et al.,
     2020), give the most confident images empty sets if the accuracy of a classifier exceeds the coverage.
 
-    With "contiguous", a class between two more probable ones counts as the less probable of these, so that the sets of
-    classes in order have no gaps.
+    With "contiguous", a class between two more probable ones is treated as the less probable of the two, so that sets
+    of ordered classes have no gaps.
     """
     p = probabilities.astype(np.float64)
     if score == "contiguous":
@@ -117,8 +117,8 @@ def predict_labels(
 ) -> NDArray[np.int64]:
     """Return the index of the predicted class of each image, int64 [N], from float32 [N, K] probabilities.
 
-    It is the most probable class, unless a threshold for the positive one of two classes decides. Raises `ModelError`
-    if the positive class is not one of two `classes`.
+    It is the most probable class, unless a threshold for the positive class of a binary model decides. Raises
+    `ModelError` if the positive class is not one of two `classes`.
     """
     predicted: NDArray[np.int64] = probabilities.argmax(1).astype(np.int64)
     if thresholds is not None and thresholds.positive_threshold is not None:
@@ -155,10 +155,10 @@ def predict_nodes(
     tree: ClassTree,
     thresholds: Thresholds | None,
 ) -> NDArray[np.int64]:
-    """Return the node of the tree that is predicted for each image, int64 [N]; -1 to abstain.
+    """Return the predicted node of the tree for each image, int64 [N]; -1 to abstain.
 
-    It is the deepest one whose probability reaches the threshold, without one more than one half. As in `decide`, there
-    is none for an image out of distribution, or with an output that is not finite.
+    It is the deepest node whose probability reaches the threshold or, without a threshold, exceeds one half. As in
+    `decide`, the model abstains on out-of-distribution images and on outputs that are not finite.
     """
     if thresholds is None or (thresholds.confidence is None and thresholds.target_precision is None):
         limit = LEAST_PROBABILITY
@@ -204,7 +204,7 @@ def predict_in_tree(
 
 
 def number_grades(classes: Sequence[str]) -> list[int]:
-    """Return the number of each grade: that in its name if they differ in consecutive ones, else its position from 0.
+    """Return the number of each grade: from the names if they differ only in consecutive numbers, else from 0.
 
     >>> number_grades(["1", "2", "3"]), number_grades(["grade 1", "grade 2"]), number_grades(["light", "dark"])
     ([1, 2, 3], [1, 2], [0, 1])
@@ -219,14 +219,14 @@ def number_grades(classes: Sequence[str]) -> list[int]:
 def add_expected_grade(
     prediction: Prediction, probabilities: NDArray[np.float32], classes: Sequence[str]
 ) -> Prediction:
-    """Return the prediction with the mean of the grades under `probabilities` float32 [K], if they are finite."""
+    """Return the prediction with its expected grade under `probabilities` float32 [K], if they are finite."""
     if not np.isfinite(probabilities).all():
         return prediction
     return replace(prediction, expected_grade=float(compute_expected_grades(probabilities, classes)))
 
 
 def compute_expected_grades(probabilities: NDArray[np.float32], classes: Sequence[str]) -> NDArray[np.float64]:
-    """Return the mean of the grades, each weighted by its probability: float64 [N], or [] of one image.
+    """Return the mean of the grades weighted by their probabilities: float64 [N], or [] for one image.
 
     >>> compute_expected_grades(np.array([[0.5, 0.25, 0.25]], np.float32), ("1", "2", "3")).tolist()
     [1.75]
@@ -235,7 +235,7 @@ def compute_expected_grades(probabilities: NDArray[np.float32], classes: Sequenc
 
 
 def check_thresholds(thresholds: Thresholds, classes: Sequence[str]) -> None:
-    """Raise `ModelError` if `thresholds` are not for these classes."""
+    """Raise `ModelError` if `thresholds` do not fit these classes."""
     if thresholds.positive is not None and (len(classes) != 2 or thresholds.positive not in classes):
         raise ModelError(
             f"its thresholds are for the detection of {thresholds.positive!r}, expected one of the two classes of the "
@@ -259,7 +259,7 @@ def _decide_one(
 ) -> Decision:
     names = None if in_set is None else tuple(classes[j] for j in np.argsort(-row, kind="stable") if in_set[j])
     size = 0 if names is None else len(names)
-    # if no confidence reaches the target, never a class
+    # no class if the target precision is set but no confidence reaches it
     is_confident = size == 1 and thresholds.target_precision is None
     if thresholds.positive_threshold is not None:
         is_confident = True

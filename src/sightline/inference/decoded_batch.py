@@ -29,11 +29,11 @@ def predict_pixels(
     interpret: Interpreter = predict_class,
     log: FeatureLog | ModelLog | None = None,
 ) -> list[Prediction]:
-    """Return the predictions for one batch of images that `predictor.preprocess` has decoded, without a path.
+    """Return the predictions for one batch of images decoded with `predictor.preprocess`; their paths are empty.
 
-    That of a mask is a `PixelPrediction`. With a `log`, the features and probabilities of each are added to it, and its
-    path is its id there. The classes and the quality of a mask are without what the image was padded with, where its
-    size is known.
+    A mask is a `PixelPrediction`. With a `log`, the features and probabilities of each image are logged, and its path
+    is the id of its log entry. The classes and the quality of a mask exclude the padding of the image if its size is
+    known.
     """
     decoded: list[ImageOutputs[InputItem, DecodedItem]] = [
         ImageOutputs(InputItem("", partial(get_pixels, pixels)), pixels) for pixels in images
@@ -54,14 +54,14 @@ def predict_pixels(
 def _log_image(
     preprocess: PreprocessingSpec, log: FeatureLog | ModelLog, image: ImageOutputs[InputItem, DecodedItem]
 ) -> ImageOutputs[InputItem, DecodedItem]:
-    """Log what was computed for an image, unless it failed, and return it with its id as its path."""
+    """Log the outputs for an image, unless it failed, and return them with the log id as their path."""
     rows, quality = image.probabilities, None
     if image.features is None or rows is None or not np.isfinite(image.features).all():
         return image
-    if rows.ndim == 3:  # of each pixel
+    if rows.ndim == 3:  # per pixel
         if isinstance(image.decoded, SizedImage):
             rows = preprocess.cut_padding(rows, image.decoded.width, image.decoded.height)
-        elif preprocess.resize == "pad":  # an unknown part of it does not belong to the image
+        elif preprocess.resize == "pad":  # an unknown part of the input is padding
             return image
         quality, rows = estimate_iou(rows), rows.mean((0, 1), dtype=np.float64).astype(np.float32)
     return replace(image, item=replace(image.item, path=log.add(image.features, rows, quality)))

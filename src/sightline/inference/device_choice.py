@@ -13,15 +13,15 @@ from sightline.inference.predictor import Predictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
 
 Device = Literal["cpu", "gpu", "auto"]
-"""Where a model computes; auto: on a GPU if that is possible and not slower than the CPU."""
+"""Where a model runs; "auto" is a GPU if that is possible and not slower than the CPU."""
 ROUNDS = 3  # timed batches on each device
 
 
 def choose_device(cpu: OnnxPredictor, device: Device, pixels: NDArray[np.uint8], precision: str) -> OnnxPredictor:
-    """Return the predictor for `device`: `cpu`, or the same model on a GPU; its `device_reason` says why for "auto".
+    """Return the predictor for `device`: `cpu`, or the same model on a GPU; for "auto", `device_reason` explains it.
 
-    On `pixels` uint8 [N, H, W, C], a batch of images, both must give the same probabilities, within the limits that an
-    export in float32 has, or in int8 if that is the `precision` of the weights. For "auto", batches of them are timed.
+    Both must return the same probabilities for the batch `pixels` uint8 [N, H, W, C], within the limits for an export
+    in float32, or in int8 if that is the `precision` of the weights. For "auto", batches of `pixels` are timed.
 
     Raises `UsageError` for "gpu" if there is none, and `ModelError` if its results differ.
     """
@@ -51,9 +51,9 @@ def _check_parity(cpu: Predictor, gpu: Predictor, pixels: NDArray[np.uint8], pre
 
 
 def choose_faster(cpu: OnnxPredictor, gpu: OnnxPredictor, pixels: NDArray[np.uint8]) -> OnnxPredictor:
-    """Return `gpu` unless it takes longer than `cpu` for the batch `pixels`: the best of `ROUNDS` alternating calls.
+    """Return `gpu` unless it is slower than `cpu` for the batch `pixels`, by the best of `ROUNDS` alternating calls.
 
-    Both have computed such a batch before.
+    Both must have run such a batch before.
     """
     rounds = [[time_call(predictor, pixels) for predictor in (cpu, gpu)] for _ in range(ROUNDS)]
     cpu_seconds, gpu_seconds = map(min, zip(*rounds, strict=True))

@@ -22,15 +22,15 @@ from sightline.data.types import Subset
 from sightline.distributed import devices
 from sightline.errors import UsageError
 
-IMAGE_FRACTION = 0.4  # of the device's memory, for the images of all splits together; the rest is for training
-COPY_BYTES = 256 << 20  # copied to the device at a time
-BATCHES_IN_FLIGHT = 4  # launched and not read: their outputs take memory on the device
+IMAGE_FRACTION = 0.4  # share of the device's memory for the images of all splits; the rest is for training
+COPY_BYTES = 256 << 20  # bytes copied to the device at a time
+BATCHES_IN_FLIGHT = 4  # limit on unread batches: their outputs take up memory on the device
 
 
 def keeps_images(device: DeviceConfig) -> bool:
-    """Return whether images are kept on the device, by ``device.data_on_device``: on JAX, with one device.
+    """Return whether to keep images on the device, according to ``device.data_on_device``: on JAX, with one device.
 
-    Raises `UsageError` if the setting demands it where it is not possible.
+    Raises `UsageError` if the setting requires it and it is not possible.
     """
     reason = ""
     if backend.name() != "jax":
@@ -45,9 +45,9 @@ def keeps_images(device: DeviceConfig) -> bool:
 
 
 def find_free_bytes() -> int | None:
-    """Return how many bytes of the device's memory images may still take; None if the device states no limit (a CPU).
+    """Return how many bytes of device memory images may still use; None if the device reports no limit (a CPU).
 
-    `IMAGE_FRACTION` of its memory, and at most half of what is free.
+    This is `IMAGE_FRACTION` of its memory, but at most half of what is free.
     """
     import jax
 
@@ -59,15 +59,15 @@ def find_free_bytes() -> int | None:
 
 
 def fit_on_device(*subsets: Subset) -> bool:
-    """Return whether the images of all `subsets` fit into the memory that `find_free_bytes` grants."""
+    """Return whether the images of all `subsets` fit into the memory that `find_free_bytes` returns."""
     free = find_free_bytes()
     return free is None or sum(len(subset) * _count_row_bytes(subset) for subset in subsets) <= free
 
 
 def copy_to_device(subset: Subset) -> Any:
-    """Return the images of `subset`, in its order, as an array of the device: [N, H, W, C].
+    """Return the images of `subset`, in order, as an array on the device: [N, H, W, C].
 
-    They are copied in parts of one size, of which one at a time takes memory on the host.
+    They are copied in parts of equal size, and only one part at a time is in host memory.
     """
     import jax
 
@@ -75,7 +75,7 @@ def copy_to_device(subset: Subset) -> Any:
     images = jax.numpy.zeros((len(subset), *subset.pixels.shape[1:]), subset.pixels.dtype)
     write = jax.jit(partial(jax.lax.dynamic_update_slice_in_dim, axis=0), donate_argnums=0)
     for rows in iterate_slices(len(subset), size):
-        start = min(rows.start, len(subset) - size)  # the last part overlaps, so that all have one size
+        start = min(rows.start, len(subset) - size)  # the last part overlaps, so that all sizes are equal
         images = write(images, subset.take(slice(start, start + size)), start)
     return images
 
@@ -83,7 +83,7 @@ def copy_to_device(subset: Subset) -> Any:
 def gather_rows(images: Any, rows: Any) -> Any:
     """Return the images at `rows` int32 [n], inside a compiled function: [n, H, W, C].
 
-    The barrier keeps XLA from merging the gathering with the network, so that results are those of a batch from the
+    The barrier keeps XLA from fusing the gather with the network, so that the results equal those of a batch from the
     host, bit for bit.
     """
     import jax
@@ -92,9 +92,9 @@ def gather_rows(images: Any, rows: Any) -> Any:
 
 
 class DeviceInference:
-    """Computes the outputs of a Keras `model` on JAX, which has one output, for the images of `subset`.
+    """Computes the output of a single-output Keras `model` on JAX for the images of `subset`.
 
-    They are copied to the device at the first call, and stay there.
+    The images are copied to the device at the first call, and stay there.
     """
 
     def __init__(self, model: Any, subset: Subset) -> None:
@@ -110,10 +110,10 @@ class DeviceInference:
     def iterate(
         self, batch_size: int, progress: Progress = no_progress, count: int | None = None, *, padded: bool = False
     ) -> Iterator[NDArray[np.float32]]:
-        """Yield the outputs of the first `count` images, at least one (default: of all), in batches: float32 [n, ...].
+        """Yield the outputs of the first `count` images (at least one; default: all) in batches: float32 [n, ...].
 
         Every batch is computed with `batch_size` rows, or `count` if that is less and not `padded`; `progress` is
-        called when the outputs of one have been read.
+        called when the outputs of a batch have been read.
         """
         if self._images is None:
             self._images = copy_to_device(self._subset)

@@ -4,7 +4,7 @@
     FILE.npy       float32 [N, D]; FILE.npy.jsonl has the model on its first line, then one object per row
     FILE.csv       path, label, error, model, feature_0, feature_1, ...
 
-Each row is an image, in order; one without an embedding has an error, and NaN instead of features (in CSV: nothing).
+Each row is an image, in order. An image without an embedding has an error, and NaN (in CSV: nothing) as its features.
 In CSV, ``;`` is the label of an image with none of several classes, because an empty cell is an unknown label.
 """
 
@@ -42,18 +42,18 @@ from sightline.inference.embeddings import ROWS, Embeddings, name_features, regr
 SUFFIXES = (".parquet", ".npy", ".csv")
 TEXTS = ("path", "label", "error")
 SCHEMA = 1
-_HEADER = (*TEXTS, "model")  # of every CSV file, first
+_HEADER = (*TEXTS, "model")  # the first columns of every CSV file
 _METADATA_KEY = b"sightline.embeddings"
-_NO_CLASSES = SEPARATOR  # the label "" in CSV
-_MAX_LINE = 1 << 24  # bytes of a line of CSV
+_NO_CLASSES = SEPARATOR  # represents the label "" in CSV
+_MAX_LINE = 1 << 24  # bytes per line of CSV
 
 Batches = Generator[Embeddings, None, None]
 
 
 def check_output(path: str | Path) -> Path:
-    """Return the path of a file of embeddings; raises `OutputError` if it exists and was not written here.
+    """Return the path of an embedding file to write; raises `OutputError` if another kind of file exists there.
 
-    Raises `UsageError` for an address or a suffix without a format, `MissingExtraError` without its package.
+    Raises `UsageError` for an address or an unknown suffix, `MissingExtraError` if the format's package is missing.
     """
     path = _io.output_path(path)
     if path.suffix.lower() not in SUFFIXES:
@@ -69,7 +69,7 @@ def check_output(path: str | Path) -> Path:
 
 
 def is_embeddings_file(path: Path) -> bool:
-    """Tell whether a file looks like one of embeddings, by its suffix and its first bytes."""
+    """Return whether a file looks like an embedding file, by its suffix and its first bytes."""
     starts = {
         ".parquet": (path, b"PAR1"),
         ".npy": (_rows_path(path), b'{"schema": '),
@@ -86,15 +86,15 @@ def is_embeddings_file(path: Path) -> bool:
 
 
 def has_embeddings(path: Path) -> bool:
-    """Tell whether a path given as images is to be opened as embeddings: also a damaged file, but no other table."""
+    """Return whether to open an input path as embeddings: even a damaged file, but not other tables."""
     return path.is_file() and (path.suffix.lower() in {".parquet", ".npy"} or is_embeddings_file(path))
 
 
 def write(path: Path, batches: Iterable[Embeddings], *, raw_csv: bool = False) -> tuple[int, int]:
-    """Write at least one batch to a file, atomically; return the number of images, and of those without an embedding.
+    """Write at least one batch to a file, atomically; return the numbers of images and of images without an embedding.
 
-    In CSV, text that a spreadsheet would take for a formula gets an apostrophe, unless `raw_csv`; it is read back as
-    it was in both cases. Raises as `check_output` does.
+    In CSV, text that a spreadsheet would read as a formula gets an apostrophe, unless `raw_csv`; reading the file
+    restores the text in both cases. Raises the same errors as `check_output`.
     """
     path = check_output(path)
     counts = [0, 0]
@@ -142,9 +142,9 @@ def _rows_path(path: Path) -> Path:
 
 
 def _write_npy(path: Path, batches: Iterator[Embeddings]) -> None:
-    """Write the vectors and their rows; the old rows are set aside in between, so that no file has those of another.
+    """Write the vectors and their rows; old rows are set aside meanwhile, so that vectors never get the wrong rows.
 
-    They are put back if the new vectors do not take the place of the old ones.
+    They are put back if the new vectors do not replace the old ones.
     """
     rows_path = _rows_path(path)
     aside = _io.temporary_path(rows_path)
@@ -153,14 +153,14 @@ def _write_npy(path: Path, batches: Iterator[Embeddings]) -> None:
         def fill_vectors(vectors: IO[bytes]) -> None:
             _write_arrays(batches, vectors, rows)
             vectors.flush()
-            os.fsync(vectors.fileno())  # a full disk shows here, before anything has changed
+            os.fsync(vectors.fileno())  # a full disk is noticed here, before anything has changed
             with suppress(FileNotFoundError):
                 rows_path.replace(aside)
 
         old = _identify(path)
         try:
             _io.write_atomic(path, fill_vectors)
-        except BaseException:  # Ctrl-C too
+        except BaseException:  # including Ctrl-C
             if _identify(path) == old:
                 with suppress(FileNotFoundError):
                     aside.replace(rows_path)
@@ -173,7 +173,7 @@ def _write_npy(path: Path, batches: Iterator[Embeddings]) -> None:
 
 
 def _identify(path: Path) -> tuple[int, int] | None:
-    """Return what tells a file from one that takes its place; None if there is none."""
+    """Return values that distinguish a file from its replacement; None if there is no file."""
     try:
         state = path.stat()
     except OSError:
@@ -193,12 +193,12 @@ def _write_arrays(batches: Iterator[Embeddings], vectors: IO[bytes], rows: IO[by
         rows.write(jsonio.dump_lines([dict(zip(TEXTS, row, strict=True)) for row in zip(*batch.texts, strict=True)]))
     vectors.seek(0)
     _write_npy_header(vectors, total, size)
-    rows.flush()  # vectors never come before their rows
+    rows.flush()  # vectors are never on disk before their rows
     os.fsync(rows.fileno())
 
 
 def _write_npy_header(file: IO[bytes], count: int, size: int) -> None:
-    """Write the header, which has the same length for any number of rows: NumPy leaves room for the first axis."""
+    """Write the header; its length is the same for any number of rows, as NumPy leaves room for the first axis."""
     header = {"descr": "<f4", "fortran_order": False, "shape": (count, size)}
     np.lib.format.write_array_header_1_0(file, header)
 
@@ -222,7 +222,7 @@ def _write_csv(path: Path, batches: Iterator[Embeddings], *, raw: bool) -> None:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingsFile:
-    """An opened file of embeddings: the id of its model, and a function that reads its rows again each time."""
+    """An open embedding file: the id of its model, and a function that reads the rows, each time from the start."""
 
     path: Path
     model: str
@@ -230,7 +230,7 @@ class EmbeddingsFile:
 
 
 def open_file(path: Path) -> EmbeddingsFile:
-    """Open a file of embeddings; raises `DataError` if it is not one, or is damaged."""
+    """Open an embedding file; raises `DataError` if it is another kind of file or damaged."""
     if not is_embeddings_file(path):
         missing = _rows_path(path)
         lost = f", as there is no {missing} with its paths" if path.suffix == ".npy" and not missing.exists() else ""
@@ -244,7 +244,7 @@ def open_file(path: Path) -> EmbeddingsFile:
 
 @contextmanager
 def _explain_errors(path: Path) -> Iterator[None]:
-    """Turn what the readers raise for a damaged file into a `DataError` that names it."""
+    """Turn the readers' errors about a damaged file into a `DataError` that names the file."""
     try:
         yield
     except (OSError, ValueError, NotImplementedError, csv.Error, ModelError) as error:
@@ -253,7 +253,7 @@ def _explain_errors(path: Path) -> Iterator[None]:
 
 
 def _guard(path: Path, read: Callable[[], Batches]) -> Callable[[], Batches]:
-    """Return `read` with its rows checked and its errors explained; those of its caller stay as they are."""
+    """Return `read` with its rows checked and its errors explained; errors of its caller stay unchanged."""
 
     def iterate() -> Batches:
         with closing(read()) as batches:
@@ -269,7 +269,7 @@ def _guard(path: Path, read: Callable[[], Batches]) -> Callable[[], Batches]:
 
 
 def _check_rows(batch: Embeddings) -> None:
-    """Raise `ValueError` for rows that no file has that was written here."""
+    """Raise `ValueError` for rows that Sightline never writes."""
     for name, texts in zip(TEXTS, batch.texts, strict=True):
         for text in texts:
             if not isinstance(text, str) and (name == "path" or text is not None):
@@ -292,7 +292,7 @@ def _open_parquet(path: Path) -> EmbeddingsFile:
     def iterate() -> Batches:
         with _io.open_regular(path) as source, parquet.ParquetFile(source) as file:
             sizes = (count_group_bytes(file.metadata, group, TEXTS) for group in range(file.num_row_groups))
-            for batch in file.iter_batches(choose_rows(max(sizes, default=0), ROWS)):  # as one text may be of many rows
+            for batch in file.iter_batches(choose_rows(max(sizes, default=0), ROWS)):  # rows may share one long text
                 rows = batch.column("embedding")
                 vectors = rows.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), size)
                 paths, labels, errors = (tuple(batch.column(name).to_pylist()) for name in TEXTS)
@@ -335,7 +335,7 @@ def _open_npy(path: Path) -> EmbeddingsFile:
 
 
 def _parse_texts(line: bytes) -> dict[str, Any]:
-    """Return the texts of a row by name."""
+    """Return the text fields of a row by name."""
     row = jsonio.loads(line)
     if not isinstance(row, dict) or not row.keys() >= {*TEXTS}:
         raise ValueError("a row lacks its path, label or error")
@@ -375,16 +375,16 @@ def _parse_row(cells: list[str], size: int) -> tuple[str, str | None, str | None
 
 
 def _escape(text: str, *, raw: bool) -> str:
-    """Return the text with one more apostrophe if it is a formula, or one after apostrophes: `_unescape` tells.
+    """Return the text with an apostrophe in front if it is a formula, with or without apostrophes before it.
 
-    If `raw`, a formula stays as it is.
+    If `raw`, a formula without apostrophes stays unchanged. `_unescape` restores the text in both cases.
     """
     needs_more = _is_formula(text.lstrip("'")) and not (raw and _is_formula(text))
     return f"'{text}" if needs_more else text
 
 
 def _unescape(text: str) -> str:
-    """Return the text that `_escape` was given."""
+    """Return the original text from the result of `_escape`."""
     return text[1:] if text.startswith("'") and _is_formula(text.lstrip("'")) else text
 
 

@@ -17,9 +17,9 @@ from sightline.errors import DataError, UsageError, require
 from sightline.inference.manifest import Manifest
 from sightline.preprocessing import PreprocessingSpec
 
-ROWS = 4096  # read, written or compared at once: 20 MB of 1,280 features
+ROWS = 4096  # number of rows read, written or compared at once: 20 MB with 1,280 features
 ADDED_CLASS = "add-class"
-"""The step in the lineage of a bundle that added a class, which changes the last layer but no feature."""
+"""The lineage step of a bundle to which a class was added; it changes the last layer but no feature."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -27,12 +27,12 @@ class Embeddings:
     """The embeddings of N images, in order.
 
     Attributes:
-        vectors: float32 [N, D]: the features of each image, the input of the last layer of the network. A row of NaN
-            for an image without any.
+        vectors: float32 [N, D]: the features of each image, the input of the last layer of the network. The row of an
+            image without features is NaN.
         paths: The path of each image, or its position, as in ``"[0]"``, if it came without one.
-        labels: The label of each image, None if it is not known.
+        labels: The label of each image; None if it is not known.
         errors: Why an image has no embedding; None if it has one.
-        model: Which model computed them: its name and a hash of its weights, precision and preprocessing.
+        model: The id of the model that computed them: its name and a hash of its weights, precision and preprocessing.
     """
 
     vectors: NDArray[np.float32]
@@ -69,9 +69,9 @@ class Embeddings:
         return np.array([error is None for error in self.errors], bool)
 
     def to_frame(self) -> Any:
-        """Return a pandas DataFrame: path, label and error where there are any, and a column for each feature.
+        """Return a pandas DataFrame with path, label and error columns (if there are any), and one for each feature.
 
-        Raises `MissingExtraError`, which says what to install, without pandas.
+        Raises `MissingExtraError`, which says what to install, if pandas is missing.
         """
         pandas = require("pandas", "A DataFrame")
         texts = zip(("path", "label", "error"), self.texts, strict=True)
@@ -82,7 +82,7 @@ class Embeddings:
     def save(self, path: str | Path, *, raw_csv: bool = False) -> Path:
         """Write a ``.parquet``, ``.npy`` or ``.csv`` file, as `sightline embed` does, and return its path.
 
-        In CSV, text that a spreadsheet would take for a formula gets an apostrophe, unless `raw_csv`.
+        In CSV, text that a spreadsheet would read as a formula gets an apostrophe, unless `raw_csv`.
 
         Raises `UsageError` for another suffix or no path, `OutputError` if it cannot be written, and
         `MissingExtraError` for Parquet without pyarrow.
@@ -105,12 +105,12 @@ class Embeddings:
 
 
 def name_features(count: int) -> list[str]:
-    """Return the names of the columns of a table that hold the features."""
+    """Return the names of the feature columns of a table."""
     return [f"feature_{number}" for number in range(count)]
 
 
 def join_embeddings(batches: Sequence[Embeddings], size: int, model: str) -> Embeddings:
-    """Return all rows of `batches` in one value; without any, one of 0 rows of `size` features of `model`."""
+    """Return all rows of `batches` as one value; for no batches, 0 rows of `size` features of `model`."""
     if not batches:
         return Embeddings(np.zeros((0, size), np.float32), (), (), (), model)
     vectors = np.concatenate([batch.vectors for batch in batches])
@@ -121,7 +121,7 @@ def join_embeddings(batches: Sequence[Embeddings], size: int, model: str) -> Emb
 
 
 def split_rows(embeddings: Embeddings, rows: int = ROWS) -> Iterator[Embeddings]:
-    """Yield the rows of one value in parts of at most `rows`; without any row, itself."""
+    """Yield the rows of one value in parts of at most `rows`; a value without rows is yielded as it is."""
     if len(embeddings) <= rows:
         yield embeddings
         return
@@ -143,18 +143,18 @@ def regroup(batches: Iterable[Embeddings], rows: int = ROWS) -> Iterator[Embeddi
 
 
 def identify_model(name: str, weights_sha256: str, precision: str, preprocess: PreprocessingSpec) -> str:
-    """Return the id of a model in files of embeddings: models with the same id give an image the same features."""
+    """Return the id of a model in embedding files: models with the same id compute the same features for an image."""
     values = [weights_sha256, precision, preprocess.to_dict()]
     return f"{name}@{hashlib.sha256(jsonio.dumps(values, sort_keys=True).encode()).hexdigest()}"
 
 
 def identify_manifest(manifest: Manifest) -> str:
-    """Return the id of the model of a bundle or an export; that of its original if it only has more classes."""
+    """Return the model id of a bundle or an export; the id of the original model if classes were added to it."""
     return identify_model(manifest.model, find_feature_weights(manifest), manifest.precision, manifest.preprocess)
 
 
 def find_feature_weights(manifest: Manifest) -> str:
-    """Return the hash of the weights that compute the features: those of the model before classes were added to it."""
+    """Return the hash of the weights that compute the features: the weights before any classes were added."""
     weights = manifest.weights_sha256 or manifest.graph_sha256
     for step in reversed(manifest.lineage):
         original: Mapping[str, Any] = step
@@ -174,7 +174,7 @@ def check_same_model(source: str, stored: str, model: str) -> None:
 
 
 def shorten_id(model: str) -> str:
-    """Return the id of a model as messages show it.
+    """Return the id of a model as shown in messages.
 
     >>> shorten_id("vgg16@" + 64 * "a")
     'vgg16 aaaaaaaaaaaa'

@@ -1,7 +1,7 @@
 """An exported folder in a format other than ONNX: model files, reference examples and ``manifest.json``.
 
-The manifest is that of the bundle, with the name of the format, the sha256 of every other file, and its own sha256;
-the OpenVINO file contains a copy, in case it is found alone. Loading verifies every hash and the reference examples.
+The manifest is the bundle's, with the name of the format, the sha256 of every other file, and its own sha256; the
+OpenVINO file contains a copy, in case it is found alone. Loading verifies every hash and the reference examples.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from sightline.inference.manifest import REFERENCE_FILE, Manifest, SchemaError
 from sightline.inference.predictor import Predictor
 from sightline.inference.reference_examples import check_random_image, check_reference_examples
 
-MAX_FILES = 1_000  # and folders
+MAX_FILES = 1_000  # limit on files and folders together
 
 
 class _ManifestFile(TypedDict):
-    """What ``manifest.json`` has besides the manifest, of a bundle and of an export."""
+    """The fields of ``manifest.json`` besides the manifest, in a bundle or an export."""
 
     files: Mapping[str, str]
 
 
 class _UnknownFormatError(ModelError):
-    """The package that adds the format is not installed: exporting again would not help."""
+    """The package that adds the format is not installed; exporting again would not help."""
 
 
 def add_manifest(folder: Path, format_name: str, manifest: Manifest, examples: Mapping[str, bytes]) -> None:
@@ -58,7 +58,7 @@ def _encode_manifest(manifest: Manifest, format_name: str, contents: Mapping[str
 
 
 def find(path: Path) -> Path | None:
-    """Return the exported folder at `path`, or around the model file `path` (``model.tflite``); None if neither."""
+    """Return the exported folder at `path`, or of the model file `path` (``model.tflite``); None if it is neither."""
     for folder in (path, path.parent):
         if (name := _read_format(folder)) is not None:
             exporter = EXPORTERS.get(name)
@@ -158,7 +158,7 @@ def _open_files(exporter: Exporter, contents: Mapping[str, bytes], manifest: Man
 
 @contextmanager
 def explain_converter_errors(message: str) -> Iterator[None]:
-    """Raise what another package's converter or runtime raises as a `ModelError` that starts with `message`."""
+    """Turn errors of another package's converter or runtime into a `ModelError` that starts with `message`."""
     try:
         yield
     except (SightlineError, OSError):
@@ -171,7 +171,7 @@ def explain_converter_errors(message: str) -> Iterator[None]:
 
 @contextmanager
 def explain_write_errors(target: Path) -> Iterator[None]:
-    """Raise an `OutputError` that names `target` if a file cannot be written, also one that has a temporary name."""
+    """Raise an `OutputError` that names `target` if a file cannot be written, even under a temporary name."""
     try:
         yield
     except (OSError, OutputError) as error:
@@ -182,9 +182,9 @@ def explain_write_errors(target: Path) -> Iterator[None]:
 
 
 def check_replaceable(target: Path) -> None:
-    """Raise `OutputError` if there is anything but a bundle or an export, whose files may be damaged in a folder.
+    """Raise `OutputError` if there is anything but a bundle or an export at `target`; in a folder it may be damaged.
 
-    The bundle of a run is not replaced either, nor a file of a model.
+    The bundle of a run must not be replaced either, nor a single model file.
     """
     is_of_run = any(path.name == "bundle" and (path.parent / "run.json").is_file() for path in (target, target.parent))
     if is_of_run or (target.is_file() and _has_manifest(target.parent)):
@@ -196,7 +196,7 @@ def check_replaceable(target: Path) -> None:
 
 
 def _has_manifest(folder: Path) -> bool:
-    """Return whether the file with the name of a manifest is that of a model; web pages have another one."""
+    """Return whether the file with the name of a manifest describes a model; web pages have a file of that name too."""
     with suppress(ModelError):
         return "graph_sha256" in jsonio.read_object(folder / MANIFEST_FILE)
     return False
@@ -245,8 +245,8 @@ def total_size(folder: Path) -> int:
 def _read_contents(folder: Path, exporter: Exporter) -> dict[str, bytes]:
     """Return every file below a folder except the manifest, by name.
 
-    Raises `ModelError` for a link, a file that is neither the model's nor an example, and more or larger files than an
-    export has.
+    Raises `ModelError` for a link, for a file that is neither the model's nor an example, and for more or larger files
+    than an export has.
     """
     contents: dict[str, bytes] = {}
     count, left = 0, bundle.MAX_BUNDLE_BYTES
@@ -268,7 +268,7 @@ def _read_contents(folder: Path, exporter: Exporter) -> dict[str, bytes]:
 
 
 def _is_model_file(name: str, file: str) -> bool:
-    """Return whether a name is an item of `Exporter.files`, or below it where that is a folder."""
+    """Return whether a name is in `Exporter.files`, or below a folder listed there."""
     return name == file or name.startswith(f"{file}/")
 
 

@@ -1,7 +1,7 @@
-"""The formats that `export` writes: what each needs, how it is written, and how its files are opened.
+"""The formats that `export` writes: their requirements, and how they are written and opened.
 
-Every file is opened in its own runtime and compared with the model; one that differs by more than `TOLERANCES` is
-discarded. `inference.bundle` writes and loads bundles, an exporter the files of its format.
+Every file is opened in its own runtime and compared with the model; a file that differs by more than `TOLERANCES` is
+discarded. `inference.bundle` writes and loads bundles; an exporter writes and loads the files of its format.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 @dataclass(frozen=True, slots=True)
 class ExportInput:
-    """What an exporter gets: the model as its `Exporter.source` states it, and the `precision` to write.
+    """The input of an exporter: the model in the form named by `Exporter.source`, and the `precision` to write.
 
-    `onnx_file` is the ONNX file of an exporter from "onnx", in the precision that `Exporter.get_graph_precision` names;
-    `keras_model` the Keras model of an exporter from "keras". Both take uint8 pixels [N, H, W, C], named ``pixels``,
-    and return ``probabilities``, ``logits`` and ``features``.
+    For the source "onnx", `onnx_file` is an ONNX file in the precision that `Exporter.get_graph_precision` returns; for
+    "keras", `keras_model` is a Keras model. Both take uint8 pixels [N, H, W, C], named ``pixels``, and return
+    ``probabilities``, ``logits`` and ``features``.
     """
 
     precision: str
@@ -46,16 +46,16 @@ class Exporter(ABC):
 
     name: str
     files: ClassVar[tuple[str, ...]]
-    """The files that `write` creates, or their folder; the first one stands for the folder when it is named alone."""
+    """The files that `write` creates, or their folder; the path of the first one also identifies the whole export."""
     source: ClassVar[Literal["onnx", "keras"]] = "onnx"
-    """What the model is written from. Only a run, or a bundle next to its Keras model, can be written from "keras"."""
+    """What the model is written from. "keras" requires a run, or a bundle next to its Keras model."""
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
-    """Those of `PRECISIONS` that the format can be written in."""
+    """The `PRECISIONS` that the format supports."""
     packages: ClassVar[tuple[str, ...]] = ()
     """The import names of the packages that writing and opening need."""
     is_bundle: ClassVar[bool] = False
-    """Whether the format is Sightline's bundle, not for other packages: `export` writes and loads it by itself, without
-    `write` and `open`, and its manifest is in the graph. Files of all other formats get a manifest beside them."""
+    """Whether the format is Sightline's bundle; not for other packages. `export` writes and loads it without `write`
+    and `open`, and its manifest is in the graph. All other formats get a manifest file next to their own files."""
     suffixes: ClassVar[tuple[str, ...]] = ("",)
     """The suffixes that `out` may have, "" for a folder."""
 
@@ -65,11 +65,11 @@ class Exporter(ABC):
         return (type(self).__doc__ or self.name).strip().partition("\n")[0].rstrip(".")
 
     def check_requirements(self) -> None:
-        """Raise an error in one sentence if the format cannot be written here; called before any work."""
+        """Raise an error of one sentence if the format cannot be written here; called before any work is done."""
         check_installed(*self.packages, purpose=f"The format {self.name}")
 
     def get_graph_precision(self, precision: str) -> str:
-        """Return the precision of the ONNX file that `write` gets, "float32" for one that `write` itself lowers."""
+        """Return the precision of the ONNX file that `write` receives: "float32" if `write` itself lowers it."""
         return precision
 
     @abstractmethod
@@ -80,9 +80,9 @@ class Exporter(ABC):
     def open(
         self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: PreprocessingSpec, threads: int
     ) -> Predictor:
-        """Return a predictor for the contents of a written folder by name, in the runtime that will use them.
+        """Return a predictor for the contents of a written folder, by file name, in the format's own runtime.
 
-        `threads` is the number of threads to compute with, 0 for the runtime's own choice.
+        `threads` is the number of compute threads; 0 lets the runtime choose.
         """
 
 
@@ -156,7 +156,7 @@ class OpenVinoExporter(Exporter):
     packages = ("openvino",)
 
     def get_graph_precision(self, precision: str) -> str:
-        """Return "float32" for float16, which OpenVINO's own writer stores."""
+        """Return "float32" for float16, because OpenVINO's own writer converts to it."""
         return "float32" if precision == "float16" else precision
 
     def write(self, model: ExportInput, folder: Path) -> None:
@@ -183,7 +183,7 @@ class _TensorFlowExporter(Exporter):
     packages: ClassVar[tuple[str, ...]] = ("tensorflow",)
 
     def check_requirements(self) -> None:
-        """Raise an error for a missing package, or for another backend than TensorFlow."""
+        """Raise an error if a package is missing or the backend is not TensorFlow."""
         from sightline.export.tensorflow import check_backend
 
         super().check_requirements()
@@ -254,5 +254,5 @@ class SafetensorsExporter(Exporter):
         """Return a predictor for the `files`."""
         from sightline.inference.runtimes.keras import KerasPredictor
 
-        del threads  # Keras decides
+        del threads  # Keras chooses
         return KerasPredictor.decode(files[self.files[0]], files[self.files[1]], classes, preprocess)

@@ -1,14 +1,14 @@
-"""A log of model outputs in a server: the features and probabilities of each image, not the image itself.
+"""A server's log of model outputs: the features and probabilities of each image, not the image itself.
 
-    FILE      the newest images; FILE.1, FILE.2, ...: older ones. Each is JSON lines in UTF-8.
+    FILE      the newest images; FILE.1, FILE.2, ... have older ones. Each file is JSON lines in UTF-8.
 
-The first line of a file names the model; each other line is one image. Numbers are little endian, in base64:
+The first line of a file identifies the model; each other line is an image. Numbers are little-endian, in base64:
 
     {"schema": 1, "log": "features", "model": "...", "classes": ["cat", "dog"]}
     {"id": "9f0c...", "time": "2026-11-26T21:52:19Z", "features": "<float16 [F]>", "probabilities": "<float32 [K]>"}
 
 For segmentation, probabilities are means over the pixels, and a line has ``quality``, the expected IoU of the mask. Ids
-are random. A last line without a line feed was not written completely.
+are random. A last line without a line feed is incomplete.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from sightline import _io, _locks, jsonio
 from sightline.errors import ModelError, OutputError, first_line
 
 SCHEMA = 1
-FILES = 4  # of a log: the oldest quarter is dropped at a time
-MAX_WAITING = 4096  # images that wait to be written; more are dropped
-MAX_LINE = 1 << 24  # bytes
-OWNER_ONLY = 0o600  # a part of what an image shows can be restored from its features
+FILES = 4  # number of files of a log: the oldest quarter is dropped at a time
+MAX_WAITING = 4096  # limit on images waiting to be written; further images are dropped
+MAX_LINE = 1 << 24  # bytes per line
+OWNER_ONLY = 0o600  # features reveal part of what an image shows
 START = b'{"schema": '
-COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")  # by gzip, zstd, xz or bzip2, as logrotate does
+COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")  # gzip, zstd, xz, bzip2: from logrotate
 FEATURES, PROBABILITIES = np.dtype("<f2"), np.dtype("<f4")
 _LOG = logging.getLogger(__name__)
 
 
 def round_features(features: NDArray[Any]) -> NDArray[np.float32]:
-    """Return features as a log holds them: rounded to float16, as float32 of the same shape."""
+    """Return features as stored in a log: rounded to float16, as float32 of the same shape."""
     limit = float(np.finfo(np.float16).max)
     rounded: NDArray[np.float32] = np.clip(features, -limit, limit).astype(np.float16).astype(np.float32)
     return rounded
@@ -53,7 +53,7 @@ def round_features(features: NDArray[Any]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class LogHeader:
-    """The first line of a file: the id of the model, see `inference.embeddings`, and its classes."""
+    """The first line of a file: the id of the model (see `inference.embeddings`) and its classes."""
 
     model: str
     classes: tuple[str, ...]
@@ -61,12 +61,12 @@ class LogHeader:
     log: Literal["features"] = "features"
 
     def to_line(self) -> bytes:
-        """Return the line."""
+        """Return the header as a line."""
         return _format_object(self, "schema", "log", "model", "classes")
 
     @classmethod
     def from_line(cls, line: bytes) -> LogHeader:
-        """Return the header that a line states; raises `ValueError` or `ModelError` if it is not one."""
+        """Parse the header from a line; raises `ValueError` or `ModelError` if it is not one."""
         if line.startswith(COMPRESSED):
             raise ValueError("it is compressed: unpack it first, as `gunzip` does for gzip")
         if not line.startswith(START) or not line.endswith(b"\n"):
@@ -81,7 +81,7 @@ class LogHeader:
 class LogLine:
     """The line of an image: its id, the time of its prediction, its features and probabilities in base64.
 
-    The quality is that of a mask.
+    The quality is the expected IoU of a mask.
     """
 
     id: str
@@ -96,23 +96,24 @@ def _format_object(value: Any, *names: str) -> bytes:
 
 
 class FeatureLog:
-    """Writes a log in a thread of its own: `add` never waits, not even for a disk.
+    """Writes a log in a thread of its own: `add` never blocks, not even on the disk.
 
-    The files take at most `max_bytes` bytes; beyond that, the oldest quarter is dropped. What cannot be written, for
-    instance because the disk is full, is dropped too, and `dropped` counts it. A log of another model moves on to
-    ``FILE.1``, also while a server replaces its model (`use_model`). One process at a time may write a log.
+    The files take up at most `max_bytes` bytes; beyond that, the oldest quarter is dropped. Images that cannot be
+    written, for instance because the disk is full, are dropped too, and counted in `dropped`. The log of another model
+    is renamed to ``FILE.1``, even when a server replaces its model (`use_model`). Only one process at a time can write
+    to a log.
     """
 
     def __init__(self, path: Path, model: str, classes: Sequence[str], max_bytes: int) -> None:
-        """`model` is the id of the model.
+        """Open the log at `path`; `model` is the id of the model.
 
-        Raises `OutputError` if a file of the log is not one that was written here, or cannot be written.
+        Raises `OutputError` if one of the files is not a log of Sightline's, or cannot be written.
         """
         self.path, self.dropped = path, 0
         self._header, self._file_bytes = LogHeader(model, tuple(classes)), max_bytes // FILES
         self._is_failing = False
         self._queue: queue.Queue[_WaitingImage | None] = queue.Queue(MAX_WAITING)
-        self._generation = self._latest = 0  # of the models whose images are written, and may be added
+        self._generation = self._latest = 0  # model whose images are being written, and the newest model
         if path.is_dir():
             raise OutputError(f"The log {path} cannot be written: it is a folder. Name a file in it.")
         _io.refuse_links_in_run(path.parent)
@@ -128,14 +129,14 @@ class FeatureLog:
     ) -> str:
         """Log the features [F] and probabilities [K] of one image of the first model, and return its id.
 
-        The `quality` is that of a mask.
+        `quality` is the expected IoU of a mask.
         """
         return self._add(_WaitingImage(features, probabilities, quality, self._header, 0))
 
     def use_model(self, model: str, classes: Sequence[str]) -> ModelLog:
-        """Return the log of a model that takes the place of the one before; its first image starts a new file.
+        """Return the log for a model that replaces the previous one; its first image starts a new file.
 
-        Later images of the model before are dropped.
+        Later images of the previous model are dropped.
         """
         self._latest += 1
         return ModelLog(self, LogHeader(model, tuple(classes)), self._latest)
@@ -148,7 +149,7 @@ class FeatureLog:
         return image.id
 
     def close(self) -> None:
-        """Write what waits, and release the files."""
+        """Write the waiting images, and release the files."""
         self._queue.put(None)
         self._thread.join()
         self._file.close()
@@ -173,7 +174,7 @@ class FeatureLog:
     def _write(self, line: bytes) -> None:
         self._follow_name()
         end = os.fstat(self._file.fileno()).st_size
-        if not end:  # another program has emptied it
+        if not end:  # another program has truncated it
             end = _append(self._file, self._header.to_line(), 0)
         if end + len(line) > self._file_bytes and end > len(self._header.to_line()):
             self._rotate()
@@ -181,7 +182,7 @@ class FeatureLog:
         _append(self._file, line, end)
 
     def _follow_name(self) -> None:
-        """Start a new file if another program has moved or deleted the old one, or replaced it by an empty one."""
+        """Start a new file if another program has moved or deleted the old one, or replaced it with an empty file."""
         with suppress(FileNotFoundError):
             state = self.path.stat()
             if state.st_size or os.path.samestat(state, os.fstat(self._file.fileno())):
@@ -189,14 +190,14 @@ class FeatureLog:
         self._reopen()
 
     def _reopen(self) -> None:
-        """Write to the file that has the name of the log now; on an error, to the old one still."""
-        if not os.fstat(self._file.fileno()).st_nlink:  # deleted: it takes room on a full disk as long as it is open
+        """Switch to the file that now has the name of the log; on an error, keep writing to the old one."""
+        if not os.fstat(self._file.fileno()).st_nlink:  # deleted, but it occupies space on a full disk while it is open
             os.ftruncate(self._file.fileno(), 0)
         old, self._file = self._file, self._create_or_continue()
         old.close()
 
     def _switch(self, image: _WaitingImage) -> None:
-        """Write the images of the model of `image` from now on; on an error, those of the one before still."""
+        """Switch to the model of `image`; on an error, keep the previous model."""
         before, self._header = self._header, image.header
         try:
             if before != self._header:
@@ -240,7 +241,7 @@ class FeatureLog:
         return file
 
     def _rotate(self) -> None:
-        """Start a new file; on an error, the old one stays the one that is written to, if it still can be."""
+        """Start a new file; on an error, keep writing to the old one if possible."""
         with suppress(FileNotFoundError):
             if os.path.samestat(self.path.stat(), os.fstat(self._file.fileno())):  # not if the last try failed halfway
                 _shift(self.path)
@@ -249,7 +250,7 @@ class FeatureLog:
 
 @dataclass(frozen=True, slots=True)
 class ModelLog:
-    """A log as one of the models of a server uses it, see `FeatureLog.use_model`."""
+    """The view of a log for one of a server's models, see `FeatureLog.use_model`."""
 
     log: FeatureLog
     header: LogHeader
@@ -285,7 +286,7 @@ def _encode(values: NDArray[Any]) -> str:
 
 
 def _append(file: IO[bytes], line: bytes, end: int) -> int:
-    """Write a line at `end`, wholly or not at all, and return its end."""
+    """Write a line at `end`, completely or not at all, and return the new end."""
     descriptor, written = file.fileno(), 0
     try:
         os.lseek(descriptor, end, os.SEEK_SET)
@@ -299,7 +300,7 @@ def _append(file: IO[bytes], line: bytes, end: int) -> int:
 
 
 def _cut_incomplete_line(file: IO[bytes]) -> None:
-    """Remove what a killed process had begun to write after the last complete line."""
+    """Remove an incomplete last line, left by a killed process."""
     start = end = file.seek(0, os.SEEK_END)
     tail = b""
     while start and b"\n" not in tail:
@@ -311,23 +312,23 @@ def _cut_incomplete_line(file: IO[bytes]) -> None:
 
 
 def number_file(path: Path, number: int) -> Path:
-    """Return the path of a file of the log, from the newest, 0, to the oldest, `FILES` - 1."""
+    """Return the path of file `number` of the log, from 0, the newest, to `FILES` - 1, the oldest."""
     return path.parent / f"{path.name}.{number}" if number else path
 
 
 def _shift(path: Path) -> None:
-    """Rename FILE to FILE.1, FILE.1 to FILE.2, and so on; the last one is replaced."""
+    """Rename FILE to FILE.1, FILE.1 to FILE.2, and so on; the last file is overwritten."""
     for number in range(FILES - 1, 0, -1):
         with suppress(FileNotFoundError):
             number_file(path, number - 1).replace(number_file(path, number))
 
 
 def list_files(path: Path) -> list[Path]:
-    """Return the files of the log that exist, the newest first."""
+    """Return the existing files of the log, newest first."""
     return [file for number in range(FILES) if os.path.lexists(file := number_file(path, number))]
 
 
 def read_header(file: BufferedReader) -> LogHeader | None:
-    """Return the header of a file; None for an empty one, which was just created."""
+    """Return the header of a file; None for an empty file, which was just created."""
     line = file.readline(MAX_LINE)
     return LogHeader.from_line(line) if line else None

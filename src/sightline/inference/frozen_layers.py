@@ -26,9 +26,9 @@ from sightline.inference.predictor import Streams
 from sightline.inference.runner import call_padded, choose_streams
 from sightline.inference.runtimes.onnx_sessions import create_session
 
-BATCH_SIZE = 32  # rows that are handed over at a time
-SAMPLE_ROWS = 4  # rows on which both are compared
-KERAS_ROWS = 2  # of these at a time, 1 where memory is short: outside of a compiled model, Keras keeps all outputs
+BATCH_SIZE = 32  # rows passed to `run` at a time
+SAMPLE_ROWS = 4  # rows on which the engine and Keras are compared
+KERAS_ROWS = 2  # of these at once in Keras, 1 if memory is short: outside a compiled model, Keras keeps all outputs
 RELATIVE_TOLERANCE = 1e-4  # relative to the largest absolute value
 BFLOAT16_TOLERANCE = 0.05  # the same for OpenVINO in bfloat16, which has 8 bits of precision
 INT8_TOLERANCE = 0.25  # root mean square error relative to the features' standard deviation; EfficientNet-Lite0: 0.09
@@ -42,9 +42,9 @@ Run = Callable[[NDArray[Any]], NDArray[np.float32]]
 class FrozenLayers:
     """`run` maps up to `BATCH_SIZE` rows to float32 [n, ...]; `cache_key` determines its results, None if unknown.
 
-    `fallback_reason` says why Keras computes them where another engine should; "" if it need not.
-    `exact` computes them in float32 where `run` does not: for validation, whose outputs must be those of the model.
-    `keras_model` is the model that computes them, if Keras does. With `streams`, threads may call `run` at once.
+    `fallback_reason` explains why Keras runs them although another engine was requested; "" if that is not the case.
+    `exact` runs them in float32 if `run` does not: validation needs the exact outputs of the model. `keras_model` is
+    the model if Keras runs them. With `streams`, several threads may call `run` at once.
     """
 
     run: Run
@@ -63,13 +63,13 @@ def build_frozen_layers(
     keras_function: Callable[[NDArray[Any]], Any] | None = None,
     calibration: NDArray[np.uint8] | None = None,
 ) -> FrozenLayers:
-    """Return the Keras `model`, which has one input and one output, as a function.
+    """Return the Keras `model`, with one input and one output, as a function.
 
-    With `engine` "keras", `keras_function` computes `BATCH_SIZE` rows, by default the model's own `predict_on_batch`.
-    Otherwise "onnxruntime" or "openvino" does, if it supports every layer and agrees with Keras on `sample`, some input
-    rows; if not, Keras does, and the result says why. OpenVINO may be less precise, so ONNX Runtime is its `exact`, as
-    it is where images for `calibration` are given: see `open_int8`. The choice never depends on timing, so that a
-    resumed run repeats it.
+    With `engine` "keras", `keras_function` runs `BATCH_SIZE` rows, by default the model's own `predict_on_batch`.
+    Otherwise "onnxruntime" or "openvino" runs them if it supports every layer and agrees with Keras on the input rows
+    `sample`; if not, Keras does, and the result states why. OpenVINO may be less precise, so its `exact` is ONNX
+    Runtime, as it is with images for `calibration`: see `open_int8`. The choice never depends on timing, so that a
+    resumed run makes the same one.
     """
     keras_call = keras_function or partial(training_steps.predict_on_batch, model)
     keras_layers = FrozenLayers(lambda rows: call_padded(keras_call, rows, BATCH_SIZE), None, keras_model=model)
@@ -96,7 +96,7 @@ def _has_bfloat16(core: Any) -> bool:
 
 
 def open_onnxruntime(onnx_model: bytes, shape: Sequence[int], threads: int) -> FrozenLayers:
-    """Return an ONNX file as a function of inputs of `shape`, several calls of which may run at once: `Streams`."""
+    """Return an ONNX file as a function of inputs of `shape`; several calls may run at once, see `Streams`."""
     streams = choose_streams(shape, threads)
     session = create_session(onnx_model, streams.threads)
 
@@ -113,14 +113,14 @@ def open_onnxruntime(onnx_model: bytes, shape: Sequence[int], threads: int) -> F
 def make_cache_key(
     onnx_model: bytes, shape: Sequence[int], threads: int, calibration: NDArray[np.uint8] | None = None
 ) -> tuple[bytes | str | int, ...]:
-    """Return what determines the results of `open_onnxruntime`, or with images for `calibration` of `open_int8`."""
+    """Return what determines the results of `open_onnxruntime`, or of `open_int8` with images for `calibration`."""
     version, streams = imports.import_onnx_runtime().__version__, choose_streams(shape, threads)
     key = (onnx_model, "onnxruntime", version, threads, streams.rows)
     return key if calibration is None else (*key, "int8", calibration.tobytes())
 
 
 def choose_calibration(engine: str, train: Subset) -> NDArray[np.uint8] | None:
-    """Return the images that int8 layers are calibrated on, uint8 [n, H, W, C]; None where float32 is to be used."""
+    """Return the images for calibrating int8 layers, uint8 [n, H, W, C]; None to use float32."""
     if engine != "onnxruntime-int8" or len(train) < MIN_INT8_IMAGES or train.pixels.dtype != np.uint8:
         return None
     images: NDArray[np.uint8] = train.sample_evenly(CALIBRATION_IMAGES).take(slice(None))
@@ -130,8 +130,8 @@ def choose_calibration(engine: str, train: Subset) -> NDArray[np.uint8] | None:
 def open_int8(onnx_model: bytes, exact: FrozenLayers, images: NDArray[np.uint8], threads: int) -> FrozenLayers:
     """Return an ONNX file in int8, calibrated on `images` [n, H, W, C], whose float32 layers are `exact`.
 
-    It is quantized when it first runs, not where all features are in the cache. Should its results differ much from
-    those of `exact`, these are its results.
+    Quantization happens at the first run, so never if all features are cached. If the results differ much from those
+    of `exact`, `exact` is used instead.
     """
     lock, runs = Lock(), list[Run]()
 
@@ -158,7 +158,7 @@ def _quantize(onnx_model: bytes, pixels: bytes, shape: tuple[int, ...]) -> bytes
 
 
 def _open_openvino(onnx_model: bytes, threads: int) -> FrozenLayers:
-    """Return the same through OpenVINO, in bfloat16 if the processor has the instructions, else in float32."""
+    """Return an ONNX file in OpenVINO, in bfloat16 if the processor has the instructions, else in float32."""
     core = imports.import_openvino().Core()
     precision = "bf16" if _has_bfloat16(core) else "f32"
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}

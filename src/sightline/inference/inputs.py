@@ -35,10 +35,10 @@ from sightline.preprocessing import detect_format, inspect_image
 
 @dataclass(frozen=True, slots=True)
 class InputItem:
-    """One image to predict: its path, a function that reads its bytes or pixels, and its label if it has one.
+    """An image to predict: its path, a function that reads its bytes or pixels, and its label if it has one.
 
-    `location` is the file or the address that is read, None for what is in an archive, a table or memory. `note` is a
-    remark about its archive for whoever predicts it, at the first image of one.
+    `location` is the file or address to read; None for images in an archive, a table or memory. `note` is a remark to
+    the user about the archive, on the archive's first image.
     """
 
     path: str
@@ -49,19 +49,19 @@ class InputItem:
 
     @property
     def is_remote(self) -> bool:
-        """Whether reading it waits for a network."""
+        """Whether reading it waits for the network."""
         return self.location is not None and is_url(self.location)
 
 
 def read_location(location: str, limits: LimitsConfig) -> bytes:
-    """Return the content of the file or the address `location`, as `read` of its item does."""
+    """Return the content of the file or address `location`, like `read` of its item."""
     if is_url(location):
         return RemotePath.parse(location).read(limits, detect_format)
     return read_untrusted_file(Path(location), limits, detect_format)
 
 
 def parse_file_limits(assignments: Sequence[str]) -> LimitsConfig:
-    """Return the limits set by assignments such as ``data.limits.file_mb=512``; raises `UsageError` for others."""
+    """Return the limits set by assignments like ``data.limits.file_mb=512``; raises `UsageError` for anything else."""
     for text in assignments:
         if not text.startswith("data.limits."):
             raise UsageError(
@@ -75,10 +75,10 @@ def expand_inputs(
 ) -> Iterator[InputItem]:
     """Yield the images that files, folders (all images below, sorted), globs, ranges and ``-`` (`stdin`) refer to.
 
-    Of an archive, or of a Parquet or Arrow file, its images; a folder may hold those in place of images.
+    An archive, or a Parquet or Arrow file, yields the images in it; a folder may contain such files instead of images.
     Standard input is the bytes of one image, or a list of paths, one per line. A path that does not exist is yielded
-    too and becomes an unreadable row. Raises `DataError` for a model, a folder without images or a glob that
-    matches nothing.
+    too and becomes an unreadable row. Raises `DataError` for a model, a folder without images or a glob that matches
+    nothing.
     """
     for argument in arguments:
         text = os.path.expanduser(argument)  # noqa: PTH111
@@ -106,7 +106,7 @@ def _make_file_item(path: str, limits: LimitsConfig) -> InputItem:
 
 
 def take_first(items: Iterator[InputItem]) -> list[InputItem]:
-    """Take the first item, if any, from `items`, so that its errors are raised early."""
+    """Return a list of the first item, if any, so that its errors are raised early."""
     return list(islice(items, 1))
 
 
@@ -119,7 +119,7 @@ def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
             continue
         empty = False
         yield _make_file_item(str(Path(folder, key)), limits)
-    if empty:  # of archives or tables, as Hugging Face's datasets are
+    if empty:  # perhaps a folder of archives or tables, like Hugging Face datasets
         for key in skip_predictions(iterate_files(Path(folder)), str):
             if is_container(key) and not is_hidden(key):
                 path = Path(folder, key)
@@ -127,13 +127,13 @@ def _list_folder(folder: str, limits: LimitsConfig) -> Iterator[InputItem]:
 
 
 def _list_url(url: str, limits: LimitsConfig) -> Iterator[InputItem]:
-    """Yield the images at an address: of a folder, of an archive or a table, which is staged, or the image itself."""
+    """Yield the images at an address: in a folder, in an archive or table (which is staged), or the image itself."""
     is_range, source = has_range(url), RemotePath.parse(next(expand_ranges(url)))
     are_files = is_image_name(source.name) or (is_range and not is_image_table(source.name))
     if are_files or not source.is_folder():
         yield from _list_remote_files(map(RemotePath.parse, expand_ranges(url)), limits)
         return
-    if is_range:  # of tables that are folders of part files
+    if is_range:  # tables that are folders of part files
         for text in expand_ranges(url):
             yield from _list_url(text, limits)
         return
@@ -166,7 +166,7 @@ def _list_remote_files(
 
 
 def _list_container(file: str, store: Container, *, in_folder: bool = False) -> Iterator[InputItem]:
-    """Yield the images in an archive or a table, as the paths of a folder with the name of the file.
+    """Yield the images in an archive or a table, with paths as in a folder that has the name of the file.
 
     A table in a folder may have no rows: Spark and Dask write one for an empty part.
     """
@@ -191,7 +191,7 @@ def _describe_repeated_names(file: str, names: Sequence[str]) -> str:
 
 
 def report_notes(items: Iterable[InputItem], on_message: Callable[[str], None]) -> Iterator[InputItem]:
-    """Yield the items, and call `on_message` with the note of each that has one."""
+    """Yield the items, and pass their notes, if any, to `on_message`."""
     for item in items:
         if item.note:
             on_message(item.note)
@@ -222,7 +222,7 @@ def _list_stdin(data: bytes, limits: LimitsConfig) -> Iterator[InputItem]:
 
 
 def _decode_path_list(data: bytes) -> str:
-    """Decode a list of paths: in the encoding of its byte order mark, else as UTF-8 with escapes, like paths."""
+    """Decode a list of paths: in the encoding of its byte order mark, else as UTF-8 with surrogate escapes."""
     if has_byte_order_mark(data):
         try:
             return decode_text(data)
@@ -232,7 +232,7 @@ def _decode_path_list(data: bytes) -> str:
 
 
 def make_items(images: Iterable[Any], limits: LimitsConfig = LIMITS) -> Iterator[InputItem]:
-    """Yield items for paths, encoded bytes, uint8 arrays [H, W(, C)], Pillow images or items, in any mixture."""
+    """Yield items for any mixture of paths, encoded bytes, uint8 arrays [H, W(, C)], Pillow images and items."""
     for number, image in enumerate(images):
         if isinstance(image, InputItem):
             yield image

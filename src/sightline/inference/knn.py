@@ -15,13 +15,13 @@ from sightline.inference.embeddings import Embeddings, regroup
 from sightline.inference.nearest import NearestRows, normalize_rows
 from sightline.inference.predictor import Outputs, OutputsPredictor, Predictor
 
-TEMPERATURE = 0.07  # of Wu et al., 2018: a neighbor at a similarity lower by 0.07 has a vote of 1/e
-SAME_IMAGE = 1 - 1e-6  # similarity to a reference image from which an image is taken for the same one
-MIN_PROBABILITY = 1e-7  # of a class without a vote, so that its logit is finite
+TEMPERATURE = 0.07  # from Wu et al., 2018: when the similarity drops by 0.07, the vote drops to 1/e
+SAME_IMAGE = 1 - 1e-6  # minimum similarity at which two images count as the same
+MIN_PROBABILITY = 1e-7  # for a class without votes, so that its logit is finite
 
 
 def are_label_sets(labels: Sequence[str]) -> bool:
-    """Return whether labels are those of images with several classes: whether one of them names two or more, or none.
+    """Return whether labels are sets of classes: whether any of them names two or more classes, or none.
 
     >>> are_label_sets(["car", "car;tree"]), are_label_sets(["car", ""]), are_label_sets(["car", "tree;car", "a;"])
     (True, True, False)
@@ -32,18 +32,18 @@ def are_label_sets(labels: Sequence[str]) -> bool:
 
 
 class KnnPredictor(OutputsPredictor):
-    """A predictor whose classes are the labels of reference images, by a weighted vote of the nearest ones.
+    """A predictor that classifies an image by a weighted vote of the labels of the nearest reference images.
 
-    The vote of a neighbor with the cosine similarity s is exp(s / 0.07) (Wu et al., "Unsupervised feature learning via
-    non-parametric instance discrimination", 2018), and a probability is the fraction of the votes for a class. It is
-    not calibrated. A neighbor with several labels has a vote for each of them, and the probabilities of the classes are
+    The vote of a neighbor with cosine similarity s is exp(s / 0.07) (Wu et al., "Unsupervised feature learning via
+    non-parametric instance discrimination", 2018), and the probability of a class is its fraction of the votes, which
+    is not calibrated. A neighbor with several labels votes for each of them, and the probabilities of the classes are
     then independent of each other.
 
     Attributes:
-        classes: The labels of the reference images, sorted; where they may have several, each on its own.
+        classes: The labels of the reference images, sorted; label sets are split into single labels.
         preprocess: How an image becomes pixels.
         unreadable: The reference images without an embedding: path and reason.
-        has_several_labels: Whether an image may have several labels, or none.
+        has_several_labels: Whether an image may have any number of labels.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class KnnPredictor(OutputsPredictor):
     ) -> None:
         """`reference` are labeled embeddings of `predictor`, `count` is the number of neighbors.
 
-        `several_labels`: whether an image may have several labels; None if those of the reference must tell. Raises
-        `DataError` if there are no labels, `UsageError` if there are fewer images than `count`.
+        `several_labels` is whether an image may have several labels; None decides by the labels of the reference.
+        Raises `DataError` if there are no labels, `UsageError` if there are fewer images than `count`.
         """
         self._predictor, self._count = predictor, count
         self.preprocess = predictor.preprocess
@@ -88,7 +88,7 @@ class KnnPredictor(OutputsPredictor):
 
     @property
     def sha256(self) -> str:
-        """A hash of the reference and the number of neighbors: predictors of one model with it predict alike."""
+        """A hash of the reference and the number of neighbors: with the same model and hash, predictions are equal."""
         digest = hashlib.sha256(repr((self._count, self.classes)).encode(errors="surrogatepass"))
         for rows, votes in zip(self._rows, self._votes, strict=True):
             digest.update(np.ascontiguousarray(rows).data)
@@ -96,7 +96,7 @@ class KnnPredictor(OutputsPredictor):
         return digest.hexdigest()
 
     def count_own_images(self) -> int:
-        """Return how many different images were predicted that are reference images, too, by their features."""
+        """Return how many different predicted images are also reference images, judging by their features."""
         return len(self._own_images)
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:
@@ -109,7 +109,7 @@ class KnnPredictor(OutputsPredictor):
         return Outputs(probabilities, logits, features)
 
     def vote(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the fractions of the votes, float32 [N, K], for features float32 [N, D]; NaN where these are."""
+        """Return the fractions of the votes, float32 [N, K], for features float32 [N, D]; NaN for NaN features."""
         nearest: NearestRows[tuple[int, ...]] = NearestRows(features, self._count)
         for rows, chosen in zip(self._rows, self._votes, strict=True):
             nearest.add(rows, chosen)

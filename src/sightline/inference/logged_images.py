@@ -34,7 +34,7 @@ from sightline.inference.feature_log import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoggedImages:
-    """Images of a log, in order: `features` float32 [N, F], `probabilities` float32 [N, K], ids and times (UTC).
+    """Images from a log, in order: `features` float32 [N, F], `probabilities` float32 [N, K], ids and times (UTC).
 
     `quality` float64 [N] is the expected IoU of each mask, NaN for other models.
     """
@@ -52,10 +52,10 @@ class LoggedImages:
 def read_log(
     path: Path, model: str, classes: Sequence[str], on_message: Callable[[str], None]
 ) -> Iterator[LoggedImages]:
-    """Yield the images of the model with the id `model`, the oldest first, in batches; also while they are written.
+    """Yield the images of the model with the id `model` in batches, oldest first, even while the log is written.
 
-    `on_message` receives how many files of other models were left out. Raises `DataError` if it is not a log, is
-    damaged, or has no image of this model.
+    `on_message` receives the number of files of other models that were left out. Raises `DataError` if the file is not
+    a log, is damaged, or has no image of this model.
     """
     with ExitStack() as stack:
         files: list[tuple[Path, BufferedReader]] = []
@@ -89,9 +89,9 @@ def read_log(
 
 
 def _open_files(path: Path, stack: ExitStack) -> Iterator[tuple[Path, BufferedReader]]:
-    """Yield each file of a log once, opened, the newest first; raises `OSError` if there is none.
+    """Yield each file of a log once, opened, newest first; raises `OSError` if there is none.
 
-    While a log is rotated, the number of a file only rises, so that none is missed from the lowest number on.
+    Rotating a log only raises the numbers of its files, so none is missed when reading from the lowest number up.
     """
     inodes = set()
     for number in range(FILES):
@@ -101,7 +101,7 @@ def _open_files(path: Path, stack: ExitStack) -> Iterator[tuple[Path, BufferedRe
         except FileNotFoundError:
             continue
         state = os.fstat(file.fileno())
-        if (identity := (state.st_dev, state.st_ino)) not in inodes:  # else it was renamed in between
+        if (identity := (state.st_dev, state.st_ino)) not in inodes:  # otherwise the file was renamed in between
             inodes.add(identity)
             yield file_path, file
     if not inodes:
@@ -121,10 +121,10 @@ def _read_images(path: Path, file: BufferedReader, header: LogHeader) -> Iterato
 
 
 def _iter_lines(path: Path, file: BufferedReader, header: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the number and the text of each line of an image; files that were joined have the header more than once."""
+    """Yield the number and text of each line that is an image; concatenated files have several headers."""
     for number in count(2):
         line = file.readline(MAX_LINE)
-        if not line.endswith(b"\n"):  # the last one is still being written
+        if not line.endswith(b"\n"):  # the last line is still being written
             if len(line) == MAX_LINE:
                 raise DataError(f"{path} is damaged: line {number} is longer than {MAX_LINE:,} bytes.")
             return

@@ -18,11 +18,11 @@ from sightline.preprocessing import PreprocessingSpec
 
 SCHEMA_VERSION = 2
 MAX_CLASSES = 100_000
-MAX_REFERENCE_EXAMPLES = 1_000  # `bundle.num_reference_examples` is at most 100; each class that is added adds one
+MAX_REFERENCE_EXAMPLES = 1_000  # `bundle.num_reference_examples` is at most 100; each added class adds one
 ONE_CLASS_TASKS = ("single_label", "hierarchical", "ordinal")
 """The tasks for which the label of an image is one of the classes."""
-IMAGE_TASKS, MASK_TASK = (*ONE_CLASS_TASKS, "multi_label"), "segmentation"  # outputs for an image, for each pixel
-MAX_TILE = 16.0  # the largest scale at which an image is cut into tiles
+IMAGE_TASKS, MASK_TASK = (*ONE_CLASS_TASKS, "multi_label"), "segmentation"  # one output per image, one per pixel
+MAX_TILE = 16.0  # largest scale at which an image is cut into tiles
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FIELD_TYPES: dict[str, Any] = {
     "model": str, "task": str, "recipe": str, "precision": str, "parameters": int, "weights_sha256": str,
@@ -45,7 +45,7 @@ def _is_name(value: Any) -> bool:
 
 
 class ImagesWithoutLeaked(TypedDict):
-    """The main metrics on the images that no earlier split holds."""
+    """The main metrics on the images that are not in an earlier split."""
 
     accuracy: float | None
     accuracy_interval: Interval
@@ -53,7 +53,7 @@ class ImagesWithoutLeaked(TypedDict):
 
 
 class LeakedInfo(TypedDict):
-    """The evaluated images that are in an earlier split too."""
+    """The evaluated images that are also in an earlier split."""
 
     count: int
     identical: int
@@ -99,7 +99,7 @@ class _DataFields(TypedDict, total=False):
 
 
 class _CheckedFields(TypedDict, total=False):
-    """The types of the fields that are displayed, and of those that become other values than JSON's."""
+    """The types of the fields that are displayed, or converted from their JSON values."""
 
     classes: list[Any]
     preprocess: Mapping[str, Any]
@@ -117,8 +117,8 @@ class SchemaError(ModelError):
 class ReferenceExample:
     """A reference example: an image with recorded outputs.
 
-    `file` is its name in the bundle, `label` its true class; `pixels_sha256` (of its decoded pixels, uint8 HWC) and
-    `probabilities` [K] were recorded when the bundle was made.
+    `file` is its name in the bundle, `label` its true class; `pixels_sha256` (of the decoded pixels, uint8 HWC) and
+    `probabilities` [K] were recorded when the bundle was created.
     """
 
     file: str
@@ -131,10 +131,10 @@ class ReferenceExample:
 class Manifest:
     """Everything needed to use and to trust a model, besides its weights.
 
-    `task` is what the model has learned, as ``model.task`` names it. `temperature` divides the logits, already inside
-    the graph. `metrics` holds the metrics of each split, `thresholds` those for abstaining, `parity` the differences
-    between the file and the trained model, `lineage` the steps that derived it from another model. `tile` is the scale
-    at which masks are predicted in tiles, 0 for the whole image at once; see `tiling`.
+    `task` is the model's task, one of the values of ``model.task``. The graph already divides the logits by
+    `temperature`. `metrics` are the metrics of each split, `thresholds` the thresholds for abstaining, `parity` the
+    differences between the file and the trained model, `lineage` the steps that derived it from another model. `tile`
+    is the scale at which masks are predicted in tiles, 0 for the whole image at once; see `tiling`.
     """
 
     model: str
@@ -207,12 +207,12 @@ class Manifest:
         return values
 
     def to_json(self) -> str:
-        """Return the manifest as JSON text, equal for equal values."""
+        """Return the manifest as JSON text; equal manifests give equal text."""
         return jsonio.dumps(self.to_dict(), sort_keys=True, indent=1)
 
     @classmethod
     def from_dict(cls, values: Any) -> Manifest:
-        """Restore from `to_dict`; raises `ModelError` for another schema and for missing, unknown or invalid values."""
+        """Restore from `to_dict`; raises `ModelError` for another schema, or missing, unknown or invalid values."""
         if not isinstance(values, dict) or values.get("schema") != SCHEMA_VERSION:
             schema = values.get("schema") if isinstance(values, dict) else None
             raise SchemaError(
@@ -222,7 +222,7 @@ class Manifest:
         if not jsonio.is_encodable(jsonio.dumps(values)):
             raise ModelError("the manifest contains a lone surrogate, which is not valid UTF-8 text")
         jsonio.build(_CheckedFields, values, "the manifest")
-        defaults = {"task": "single_label", "tile": 0.0}  # of manifests that were written before these fields
+        defaults = {"task": "single_label", "tile": 0.0}  # for manifests written before these fields existed
         field_values = defaults | {key: value for key, value in values.items() if key != "schema"}
         expected = {f.name for f in fields(cls)}
         if set(field_values) != expected:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 _OKABE_ITO = ("e69f00", "56b4e9", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
 _NO_CLASS = 64  # a dark gray
 _LIGHTNESS = (0.45, 0.93)  # in Oklab: visible on a dark and on a light page
-_LEVELS = 8  # of each channel among the other colors
-# Linear sRGB as seen without red, and without green, receptors: Machado et al., 2009, doi:10.1109/TVCG.2009.113.
+_LEVELS = 8  # levels of each channel in the other colors
+# Linear sRGB as seen without red or without green receptors: Machado et al., 2009, doi:10.1109/TVCG.2009.113.
 _VISION = np.array([
     [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
     [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
     [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
 ])  # fmt: skip
-# Linear sRGB to Oklab, in which distances are about as large as they look: https://bottosson.github.io/posts/oklab/
+# Linear sRGB to Oklab, in which distances match perceived differences: https://bottosson.github.io/posts/oklab/
 _TO_CONES = np.array([
     [0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566],
     [0.0883024619, 0.2817188376, 0.6299787005],
@@ -30,7 +30,7 @@ _TO_OKLAB = np.array([
 
 
 def make_palette(count: int) -> NDArray[np.uint8]:
-    """Return a color for each of 256 values, uint8 [256, 3]: those of `count` classes, else dark gray.
+    """Return a color for each of 256 values, uint8 [256, 3]: distinct for `count` classes, dark gray for the rest.
 
     The color of a class depends on its index alone.
     """
@@ -45,7 +45,7 @@ def list_colors(count: int) -> list[str]:
 
 
 def simulate_vision(colors: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return colors uint8 [N, 3] in Oklab, float64 [3, N, 3]: as most people see them, without red, without green."""
+    """Return colors uint8 [N, 3] in Oklab, float64 [3, N, 3], for normal vision, without red and without green."""
     values = colors / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     seen = np.clip(linear @ _VISION.transpose(0, 2, 1), 0, 1)
@@ -55,7 +55,7 @@ def simulate_vision(colors: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 @cache
 def _list_distinct_colors() -> NDArray[np.uint8]:
-    """Return 255 colors, uint8 [255, 3]: of Okabe and Ito, then each as far as possible from all before it."""
+    """Return 255 colors, uint8 [255, 3]: Okabe and Ito's, then each as far as possible from all previous ones."""
     levels = np.linspace(0, 255, _LEVELS).round().astype(np.uint8)
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
     lightness = simulate_vision(candidates)[0, :, 0]
@@ -65,9 +65,9 @@ def _list_distinct_colors() -> NDArray[np.uint8]:
     colors[: len(_OKABE_ITO)] = [list(bytes.fromhex(color)) for color in _OKABE_ITO]
 
     def measure(color: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return the distance of each candidate from `color`, float64 [N]: the least of those for all readers.
+        """Return the distance of each candidate from `color`, float64 [N]: the minimum over the kinds of vision.
 
-        For most people hue counts more than lightness, which mixes with that of the image below a mask.
+        For normal vision, hue counts more than lightness, which mixes with the lightness of the image below a mask.
         """
         differences = oklab - simulate_vision(color[None])
         by_hue = np.linalg.norm(differences[0] * [0.5, 1, 1], axis=1)
@@ -77,7 +77,7 @@ def _list_distinct_colors() -> NDArray[np.uint8]:
     nearest = measure(np.full(3, _NO_CLASS, np.uint8))
     for i in range(len(colors)):
         if i >= len(_OKABE_ITO):
-            # Rounded, so that the last bit of an arithmetic does not choose between two.
+            # Rounded, so that the choice does not depend on the last bits.
             colors[i] = candidates[nearest.round(6).argmax()]
         nearest = np.minimum(nearest, measure(colors[i]))
     return colors

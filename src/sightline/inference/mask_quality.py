@@ -1,4 +1,4 @@
-"""How well a predicted mask is likely to match the true one, from its pixel probabilities alone."""
+"""Estimate how well a predicted mask matches the true one, from its pixel probabilities alone."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from sightline.inference.results import Decision, Thresholds
 
 
 class MaskQuality:
-    """The expected IoU of the mask of an image, whose probabilities are added in parts.
+    """The expected IoU of the mask of an image; its probabilities are added in parts.
 
-    For each class that is predicted, it is the expected intersection of its pixels with the true ones over their
-    expected union, both from the sums of its probabilities, as the Soft Dice Confidence does for Dice (Borges et al.,
-    2024, arXiv:2402.10665); the mean over these classes. It is as good as the probabilities: calibrated ones are
-    assumed, and that the pixels are independent. It orders images, and thresholds for it are chosen on images with a
-    mask.
+    For each predicted class, the expected intersection of the predicted and the true pixels is divided by their
+    expected union, both computed from sums of probabilities, as the Soft Dice Confidence does for Dice (Borges et al.,
+    2024, arXiv:2402.10665); the result is the mean over these classes. It assumes that the probabilities are calibrated
+    and the pixels independent. It serves to rank images; thresholds for it are chosen on images with known masks.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -37,7 +36,7 @@ class MaskQuality:
 
 
 def estimate_iou(probabilities: NDArray[np.float32]) -> float:
-    """Return the expected IoU of the most probable classes of probabilities [H, W, K], see `MaskQuality`."""
+    """Return the expected IoU of the mask of the most probable classes for probabilities [H, W, K]."""
     quality = MaskQuality(probabilities.shape[-1])
     quality.add(probabilities)
     return quality.compute_iou()

@@ -1,4 +1,4 @@
-"""Predicted masks: at the size of their images, as indexed PNG files with a palette, and as colors over an image."""
+"""Predicted masks: at the size of their images, as indexed PNG files with a palette, and as overlays of an image."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from sightline.preprocessing import PreprocessingSpec, encode_png
 from sightline.preprocessing.spec import MAX_SIDE
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # as arrays, whose == is an array
+@dataclass(frozen=True, slots=True, eq=False)  # `==` of arrays returns an array
 class MaskPrediction:
     """The predicted mask of one image, or the reason why there is none.
 
     Attributes:
         path: The path of the image, or its position, as in ``"[0]"``, if it came without one.
-        mask: The position of the class of each pixel, uint8 [H, W], at the size of the image as displayed; 255 for what
-            the model does not see, beyond its center crop. None with an `error`.
-        areas: The fraction of the pixels of each class that the mask has, the largest first.
+        mask: The class index of each pixel, uint8 [H, W], at the size of the image as displayed; 255 outside of the
+            center crop, which the model does not see. None with an `error`.
+        areas: The fraction of the pixels of each class in the mask, largest first.
         quality: The expected IoU of the mask with the true one, in [0, 1]; None with an `error`.
         decision: Whether the mask is accepted, ``"mask"``, or the model abstains, ``"abstain"``; None without a
             threshold.
         error: Why there is no mask; None if there is one.
-        file: The name of the file that holds the mask; None if it was not written.
+        file: The name of the file with the mask; None if it was not written.
     """
 
     path: str
@@ -54,7 +54,7 @@ class MaskPrediction:
     file: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return path, areas, quality, and decision and file, if any, as JSON values; of an error its reason."""
+        """Return path, areas, quality, and decision and file if any, as JSON values; for an error, its reason."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         more = {name: value for name, value in (("decision", self.decision), ("file", self.file)) if value is not None}
@@ -63,9 +63,9 @@ class MaskPrediction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PixelPrediction(Prediction):
-    """The prediction of a model of masks with its `mask` uint8 [h, w], and the `probabilities` float32 [h, w, K].
+    """The prediction of a segmentation model, with its `mask` uint8 [h, w] and `probabilities` float32 [h, w, K].
 
-    Both are of all pixels that the network takes; `probabilities` are None where nobody asked for them.
+    Both cover all pixels of the network's input; `probabilities` are None unless requested.
     """
 
     mask: NDArray[np.uint8] | None = None
@@ -81,9 +81,9 @@ class PixelPrediction(Prediction):
 def predict_masks(
     predictor: Predictor, items: Iterable[InputItem], tile: float = 0.0, thresholds: Thresholds | None = None
 ) -> Iterator[MaskPrediction]:
-    """Yield the mask of each item, in order; `error` is the reason if there is none.
+    """Yield the mask of each item, in order; `error` is the reason if there is no mask.
 
-    An image is resized to what the network takes, or with `tile` predicted in tiles, cut from it at this scale.
+    An image is resized to the input size of the network or, with `tile`, predicted in tiles cut at this scale.
     `thresholds` decide whether a mask is accepted.
     """
     if tile:
@@ -106,7 +106,7 @@ def predict_masks(
 def describe_mask(
     path: str, mask: NDArray[np.uint8], quality: float, classes: tuple[str, ...], thresholds: Thresholds | None
 ) -> MaskPrediction:
-    """Return the prediction of a mask uint8 [H, W] at the size of its image: its areas, and what thresholds decide."""
+    """Return the prediction for a mask uint8 [H, W] at the size of its image, with its areas and decision."""
     decision = decide_mask(quality, thresholds)
     return MaskPrediction(
         path, mask, _measure_areas(mask, classes), quality, None if decision is None else decision.decision
@@ -153,20 +153,20 @@ def _decode_scaled(preprocess: PreprocessingSpec, item: InputItem, scale: float)
 
 
 def _measure_areas(mask: NDArray[np.uint8], classes: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
-    """Return the fraction of the pixels of a mask [H, W] of each class that it has, the largest first."""
+    """Return the fraction of the pixels of a mask [H, W] for each class in it, largest first."""
     counts = np.bincount(mask.ravel(), minlength=256)[: len(classes)]
     order = np.argsort(-counts, kind="stable")
     return tuple((classes[k], float(counts[k] / mask.size)) for k in order if counts[k])
 
 
 def restore_size(preprocess: PreprocessingSpec, mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Return a mask uint8 [h, w] of preprocessed pixels at the size of their image, uint8 [height, width].
+    """Resize a mask uint8 [h, w] of preprocessed pixels to the size of the image, uint8 [height, width].
 
-    It is the inverse of resizing: what "pad" added is cut off, and what "crop" cut off is `VOID`.
+    This inverts the preprocessing: the padding of "pad" is cut off, and the area that "crop" cut off is `VOID`.
     """
     source, target = preprocess.compute_placement(width, height)
     left, top = min(round(source[0]), width - 1), min(round(source[1]), height - 1)
-    right, bottom = max(round(source[2]), left + 1), max(round(source[3]), top + 1)  # a pixel at least of a thin image
+    right, bottom = max(round(source[2]), left + 1), max(round(source[3]), top + 1)  # at least a pixel of a thin image
     content = Image.fromarray(mask).crop(tuple(map(round, target)))  # type: ignore[arg-type]  # four numbers
     canvas = Image.new("L", (width, height), VOID)
     canvas.paste(content.resize((right - left, bottom - top), Image.Resampling.NEAREST), (left, top))
@@ -174,17 +174,16 @@ def restore_size(preprocess: PreprocessingSpec, mask: NDArray[np.uint8], width: 
 
 
 def resize_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Return a mask uint8 [h, w] of a whole image at the size of the image, by the nearest pixel."""
+    """Resize a mask uint8 [h, w] of a whole image to the size of the image, with the nearest pixels."""
     if mask.shape == (height, width):
         return mask
     return np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
 def encode_runs(mask: NDArray[np.uint8]) -> dict[int, list[int]]:
-    """Return for each value of a mask [H, W] the lengths of its runs, as COCO's uncompressed run-length encoding.
+    """Return the run lengths of each value of a mask [H, W], in COCO's uncompressed run-length encoding.
 
-    Pixels are counted column by column: first those of other values, which may be none, then those of this value, and
-    so on in turn.
+    Pixels are counted column by column, in alternating runs: first of other values (perhaps 0), then of this value.
 
     >>> encode_runs(np.array([[0, 1], [0, 1], [2, 1]], np.uint8))
     {0: [0, 2, 4], 1: [3, 3], 2: [2, 1, 3]}
@@ -203,7 +202,7 @@ def encode_runs(mask: NDArray[np.uint8]) -> dict[int, list[int]]:
 def encode_mask(mask: NDArray[np.uint8], count: int, *, is_layer: bool = False) -> bytes:
     """Return a mask uint8 [H, W] of `count` classes as an indexed PNG file with the colors of `make_palette`.
 
-    In a layer, to be shown over the image, pixels without a class are transparent.
+    In a layer, which is shown over the image, pixels without a class are transparent.
     """
     image = Image.fromarray(mask)
     image.putpalette(make_palette(count).tobytes())
@@ -213,16 +212,16 @@ def encode_mask(mask: NDArray[np.uint8], count: int, *, is_layer: bool = False) 
 
 
 def overlay_mask(pixels: NDArray[np.uint8], mask: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    """Return `pixels` uint8 [H, W, C] half covered by the colors of a mask [H, W]: uint8 [H, W, 3]."""
+    """Blend `pixels` uint8 [H, W, C] equally with the colors of a mask [H, W]: uint8 [H, W, 3]."""
     covered = pixels // 2 + make_palette(count)[mask] // 2
     return np.where((mask == VOID)[..., None], pixels, covered)
 
 
 def overlay_image(preprocess: PreprocessingSpec, content: Any, mask: NDArray[np.uint8], count: int) -> bytes:
-    """Return an image, encoded or as pixels, under its mask as a PNG file; raises `ImageError`.
+    """Return a PNG file of an image, encoded or as pixels, with its mask over it; raises `ImageError`.
 
-    It has the size of the mask, of which at most `MAX_SIDE` pixels on the longer side; `preprocess` says which
-    page of the image is read, and its range of values.
+    It has the size of the mask, reduced to at most `MAX_SIDE` pixels on the longer side; `preprocess` determines
+    which page of the image is read, and its range of values.
     """
     mask = shrink_mask(mask)
     pixels = preprocess.with_size(*mask.shape).convert(content)
@@ -230,7 +229,7 @@ def overlay_image(preprocess: PreprocessingSpec, content: Any, mask: NDArray[np.
 
 
 def shrink_mask(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a mask [H, W] at the size of its overlay: at most `MAX_SIDE` pixels on the longer side."""
+    """Shrink a mask [H, W] to the size of its overlay: at most `MAX_SIDE` pixels on the longer side."""
     scale = min(1, MAX_SIDE / max(mask.shape))
     height, width = (max(1, round(side * scale)) for side in mask.shape)
     return resize_mask(mask, width, height)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sightline.errors import DataError, plural
 from sightline.inference.embeddings import ROWS, Embeddings, split_rows
 
-_POSITION = re.compile(r"\[\d+\]")  # in place of the path, of an image that came without one
+_POSITION = re.compile(r"\[\d+\]")  # replaces the path of an image that has none
 
 Key = TypeVar("Key")
 
@@ -25,11 +25,11 @@ class SimilarImage:
     """An image that is near another one.
 
     Attributes:
-        image: The path of the image that was asked about.
+        image: The path of the query image.
         rank: 1 for the nearest image, 2 for the next, and so on.
         path: The path of the near image; None if `image` cannot be read.
         similarity: The cosine similarity of their features, from -1 to 1; 1 for the same features.
-        error: Why `image` has no near images; None if it has some.
+        error: Why `image` has no near images; None if it has any.
     """
 
     image: str
@@ -39,14 +39,14 @@ class SimilarImage:
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values; of an error only its reason."""
+        """Return the fields as JSON values; for an error, only its reason."""
         if self.error is not None:
             return {"image": self.image, "error": self.error}
         return {"image": self.image, "rank": self.rank, "path": self.path, "similarity": self.similarity}
 
 
 def normalize_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return float32 [N, D] with rows of length 1; a row of zeros stays, so that its similarity to any other is 0."""
+    """Return float32 [N, D] with rows of length 1; rows of zeros stay, with similarity 0 to any other."""
     lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))[:, None]  # without a float64 copy
     normalized = np.empty_like(vectors)
     np.divide(vectors, np.where(lengths > 0, lengths, 1), out=normalized, casting="same_kind")
@@ -54,9 +54,9 @@ def normalize_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class NearestRows(Generic[Key]):
-    """The `count` rows that are nearest to each of Q queries, of all rows given to `add`, each known by a key.
+    """The keys of the `count` rows nearest to each of Q queries, among all rows passed to `add`.
 
-    Of rows at the same distance, the first count.
+    Among rows at the same distance, the first ones win.
     """
 
     def __init__(self, queries: NDArray[np.float32], count: int) -> None:
@@ -67,7 +67,7 @@ class NearestRows(Generic[Key]):
 
     def add(self, rows: NDArray[np.float32], keys: Sequence[Key], skip: Sequence[Sequence[int]] | None = None) -> None:
         """Compare rows float32 [n, D] of length 1; `skip` lists the positions of rows to leave out for each query."""
-        for start in range(0, len(self._queries), ROWS):  # of as many rows: 64 MB of similarities
+        for start in range(0, len(self._queries), ROWS):  # with as many `rows`: 64 MB of similarities
             similarities = self._queries[start : start + ROWS] @ rows.T
             for i, row in enumerate(similarities, start):
                 if skip is not None:
@@ -85,7 +85,7 @@ class NearestRows(Generic[Key]):
 
 
 def _identify_file(path: str) -> str | None:
-    """Return the absolute path; None for an image that is no file, as ``[0]`` of two calls are two images."""
+    """Return the absolute path; None for an image that is not a file, as ``[0]`` differs between calls."""
     if _POSITION.fullmatch(path):
         return None
     return os.path.abspath(path)  # noqa: PTH100  # a million times as fast as resolving
@@ -94,10 +94,10 @@ def _identify_file(path: str) -> str | None:
 def find_similar(
     queries: Embeddings, batches: Iterable[Embeddings], count: int, on_message: Callable[[str], None]
 ) -> list[SimilarImage]:
-    """Return the `count` images of `batches` that are nearest to each image of `queries`, best first.
+    """Return the `count` images of `batches` nearest to each image of `queries`, nearest first.
 
-    An image is not compared with itself: the file of the same path. `on_message` receives how many images of `batches`
-    have no embedding; raises `DataError` if none has one.
+    An image is not compared with itself, i.e. with the file of the same path. `on_message` receives the number of
+    images of `batches` without an embedding; raises `DataError` if none has one.
     """
     valid = queries.select(queries.is_valid)
     own_files = [_identify_file(path) for path in valid.paths]

@@ -1,4 +1,4 @@
-"""Distinguish a storage that has stopped delivering images from a single image that it does not deliver."""
+"""Distinguish a storage outage from single images that the storage does not deliver."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from sightline.errors import DataError
 from sightline.escaping import hide_secrets
 
 MAX_NOT_FETCHED = 32
-"""Images in a row that a storage does not give before the job stops: twice as many as are read at a time."""
+"""Images in a row that a storage fails to deliver before the job stops: twice as many as are read at a time."""
 T = TypeVar("T")
 
 
 def stop_in_outage(results: Iterable[T], describe: Callable[[T], tuple[str, str | None]]) -> Iterator[T]:
-    """Yield `results`; raises `DataError` for `MAX_NOT_FETCHED` in a row that a storage did not give.
+    """Yield `results`; raises `DataError` after `MAX_NOT_FETCHED` in a row that a storage did not deliver.
 
-    None of these is yielded, so that a job that goes on later reads them again. `describe` returns the path of an image
-    and the reason why it has no result, or None.
+    None of these is yielded, so that a resumed job reads them again. `describe` returns the path of an image and the
+    reason why it has no result, or None.
     """
     waiting: list[T] = []
     first = ""

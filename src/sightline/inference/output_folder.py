@@ -1,6 +1,6 @@
 """An output folder: local, or at an address such as ``s3://bucket/a.parquet``.
 
-A file is either complete or absent: local files are renamed, and a storage shows an object only when it is complete.
+A file is either complete or absent: local files are renamed, and storages show an object only once it is complete.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ ADVICE = "Free some space, then run the same command again to go on."
 
 
 class OutputFolder(Protocol):
-    """The files of a folder by their names; `location` is the path or the address that the user knows it by."""
+    """The files of a folder by name; `location` is the path or address shown to the user."""
 
     @property
     def location(self) -> Path | str:
-        """The path or the address."""
+        """The path or address."""
 
     def locate(self, name: str) -> str:
-        """Return the path or the address of a file."""
+        """Return the path or address of a file."""
 
     def list_names(self) -> list[str] | None:
         """Return the names of the files and folders; None if there is no such folder.
 
-        Raises `OutputError` if it is a file.
+        Raises `OutputError` if there is a file instead.
         """
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file for reading; raises FileNotFoundError, and OSError or `DataError` if it cannot be read."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a file, in place of the one of that name; raises `OutputError`."""
+        """Write a file, replacing an existing one of that name; raises `OutputError`."""
 
 
 def open_output_folder(out: str | Path) -> OutputFolder:
@@ -78,7 +78,7 @@ class _RemoteOutput:
     def list_names(self) -> list[str] | None:
         if self._folder.is_file():
             raise OutputError(_describe_file(self.location))
-        return self._folder.list_names() or None  # a storage has no empty folders
+        return self._folder.list_names() or None  # storages have no empty folders
 
     def open(self, name: str) -> IO[bytes]:
         file: IO[bytes] = self._folder.join(name).open()

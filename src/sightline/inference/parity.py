@@ -16,16 +16,16 @@ from sightline.inference.predictor import Predictor
 from sightline.intervals import Interval
 
 BATCH_SIZE = 32
-LATENCY_CALLS = 30  # for latency
-TIE_MARGIN = 1e-4  # a margin of the first class over the second that float32 may reverse: that of `Tolerance`
-RELATIVE_TIE_MARGIN = 1e-3  # relative to the first probability: smaller still if a thousand classes have 0.001 each
+LATENCY_CALLS = 30
+TIE_MARGIN = 1e-4  # lead of the first class over the second that float32 may reverse, as in `Tolerance`
+RELATIVE_TIE_MARGIN = 1e-3  # the same relative to the first probability: less if a thousand classes have 0.001 each
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
     """The allowed difference in probability between two forms, and the required fraction with the same top-1 class.
 
-    Images whose first two classes are tied (see `compare_probabilities`) do not count in the latter.
+    Images whose first two classes are tied (see `compare_probabilities`) do not count toward that fraction.
 
     Raises `UsageError` for limits that no file could meet.
     """
@@ -34,7 +34,7 @@ class Tolerance:
     agreement: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.difference >= 0:  # NaN too
+        if not self.difference >= 0:  # rejects NaN too
             raise UsageError(f"The tolerance is a difference of probabilities, at least 0, not {self.difference}.")
         if not 0 <= self.agreement <= 1:
             raise UsageError(f"The minimum agreement is a fraction of images, from 0 to 1, not {self.agreement}.")
@@ -49,28 +49,28 @@ TOLERANCES: Mapping[str, Tolerance] = {
 """How much the outputs of a file may differ from the model's.
 
 float32 differs only in the order of additions. A float16 weight has 11 significant bits and a relative error of at most
-0.02%, a bfloat16 weight has 8 and at most 0.2%. The largest differences measured on photographs were 0.013 and 0.061,
-the lowest agreements 0.997 and 0.987 (benchmarks/results/export.md); a faulty file, such as one with red and blue
-swapped, differs by 0.28 or more. The agreement limits allow for small validation splits, where a single near tie is 1%.
-int8 also rounds activations, and may keep layers in float to meet the limits.
+0.02%; a bfloat16 weight has 8 bits and an error of at most 0.2%. The largest differences measured on photographs were
+0.013 and 0.061, the lowest agreements 0.997 and 0.987 (benchmarks/results/export.md); a faulty file, such as one with
+red and blue swapped, differs by 0.28 or more. The agreement limits allow for small validation splits, where a single
+near tie is 1%. int8 also rounds activations, and may keep layers in float to meet the limits.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far the probabilities of a file are from those of the model that was written to it.
+    """How far the probabilities of a file are from those of the original model.
 
     Attributes:
         count: The number of images.
         max_difference: The largest difference of any probability, in [0, 1].
         mean_difference: The mean difference of all probabilities.
-        top1_agreement: The fraction of images with the same most probable class, of those without a tie.
-        accuracy_change: The accuracy of the file minus that of the model; None without labels.
+        top1_agreement: The fraction of images with the same most probable class, among images without a tie.
+        accuracy_change: The accuracy of the file minus the accuracy of the model; None without labels.
         accuracy_interval: The 95% interval of this paired difference.
         bytes: The size of the file.
         latency_median: The median time for one image, in milliseconds; None if it was not measured.
         latency_p99: The 99th percentile of that time.
-        throughput: The images per second, 32 at a time; None if it was not measured.
+        throughput: Images per second in batches of 32; None if it was not measured.
     """
 
     count: int
@@ -114,7 +114,7 @@ def compare_probabilities(
     labels: NDArray[np.int32] | None = None,
     size: int = 0,
 ) -> Parity:
-    """Compare probabilities [N, K] of the same images; `labels` int32 [N] if known.
+    """Compare probabilities [N, K] of the same images; `labels` are int32 [N], if known.
 
     An image is tied if the two most probable classes of the first form differ by at most `TIE_MARGIN`, or by
     `RELATIVE_TIE_MARGIN` of the larger if that is less: a different order of summation may then swap them.
@@ -145,7 +145,7 @@ def find_ties(probabilities: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
 def measure_speed(
     predictor: Predictor, pixels: NDArray[np.uint8], calls: int = LATENCY_CALLS
 ) -> tuple[float, float, float]:
-    """Return median and 99th percentile latency (ms, batch size 1), and images per second (batch size 32).
+    """Return median and 99th percentile latency (ms, batch size 1) and throughput (images/s, batch size 32).
 
     `pixels` uint8 [N, H, W, C] are repeated to fill a batch; single images are timed in `calls` calls.
     """

@@ -3,12 +3,12 @@
     DEST.parquet/
       _predictions.json       the model, the classes, the columns, the rows of a part; complete: the number of images
       part-00000000.parquet   the predictions of the first images, in order
-      part-00000001.parquet   those of the next, and so on
+      part-00000001.parquet   the predictions of the next images, and so on
 
-A part holds a fixed number of consecutive images, whichever process writes it, so the files are the same for any number
-of shards. It is either complete or absent, and stores a hash of its paths: a process skips existing parts after
-comparing their paths with its own list; the last process compares those of the other shards too. pyarrow, pandas,
-DuckDB and Spark read the folder as one table; names that start with ``_`` or ``.`` are not part of it.
+A part contains a fixed number of consecutive images, whichever process writes it, so the files are the same for any
+number of shards. It is either complete or absent, and stores a hash of its paths: a process skips existing parts after
+comparing their paths with its own list; the last process also compares the parts of the other shards. pyarrow, pandas,
+DuckDB and Spark read the folder as one table, ignoring names that start with ``_`` or ``.``.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from sightline.inference.prediction_rows import PURPOSE, SCHEMA, PredictionForma
 from sightline.inference.results import Prediction
 
 ROWS = 1024
-"""The default number of images of a part."""
+"""The default number of images per part."""
 SUFFIX = ".parquet"
 MANIFEST = PREDICTIONS_FILE
 _METADATA_KEY = b"sightline.predictions"
-_MAX_MANIFEST = 1 << 26  # bytes; 100,000 classes with long names
+_MAX_MANIFEST = 1 << 26  # bytes: enough for 100,000 classes with long names
 _PART = re.compile(r"part-(\d{8,})\.parquet")
 
 Predict = Callable[[Iterator[InputItem]], Iterator[Prediction]]
@@ -45,14 +45,14 @@ Predict = Callable[[Iterator[InputItem]], Iterator[Prediction]]
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One of `count` processes that score the same images, by its `index` from 0; it writes every `count`-th part."""
+    """One of `count` processes that predict the same images; process `index`, from 0, writes every `count`-th part."""
 
     index: int = 0
     count: int = 1
 
     @classmethod
     def parse(cls, text: str | None) -> Shard:
-        """Return the shard that a text such as ``"0/4"`` states, None for all images; raises `UsageError`."""
+        """Parse a shard such as ``"0/4"``; None means all images. Raises `UsageError`."""
         if text is None:
             return cls()
         match = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text.strip())
@@ -70,14 +70,14 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class PredictionFiles:
-    """What a process has written, with what was there before.
+    """The parts that a process has written, and those that were there before.
 
     Attributes:
-        path: The folder, or its address.
+        path: The folder or its address.
         images: The number of images of this shard.
-        failed: The number of those that could not be read; their rows say why.
+        failed: How many of them could not be read; their rows contain the reason.
         total: The number of images of all shards.
-        is_complete: Whether the parts of all shards are there.
+        is_complete: Whether the parts of all shards exist.
     """
 
     path: Path | str
@@ -89,7 +89,7 @@ class PredictionFiles:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """What a part holds by the list of this process: the number of images, and the first and a hash of their paths."""
+    """A part according to this process's list: its number of images, the first path and a hash of all paths."""
 
     images: int
     first_path: str
@@ -102,7 +102,7 @@ class _Block:
 
 @dataclass(frozen=True, slots=True)
 class _PartFacts:
-    """The facts that a part states."""
+    """The facts stored in a part."""
 
     images: int
     failed: int
@@ -110,7 +110,7 @@ class _PartFacts:
 
 
 def check_output(out: str | Path) -> None:
-    """Raise `OutputError` if something is at `out` that is not a folder of predictions.
+    """Raise `OutputError` if there is something other than a folder of predictions at `out`.
 
     Raises `MissingExtraError` without pyarrow, `UsageError` for an address that cannot be written to.
     """
@@ -118,7 +118,7 @@ def check_output(out: str | Path) -> None:
 
 
 def _list_output(out: str | Path) -> tuple[OutputFolder, list[str]]:
-    """Return the folder `out` and the names of its files; raises as `check_output` does."""
+    """Return the folder `out` and the names of its files; raises the same errors as `check_output`."""
     check_installed("pyarrow", purpose=PURPOSE)
     if not str(out).rstrip("/").endswith(SUFFIX):
         raise OutputError(
@@ -132,12 +132,12 @@ def _list_output(out: str | Path) -> tuple[OutputFolder, list[str]]:
 
 
 def _is_manifest(name: str) -> bool:
-    """Whether a file is the manifest, perhaps one that a process that started just before is writing."""
+    """Return whether a file is the manifest, perhaps still being written by a process that started just before."""
     return name == MANIFEST or name.startswith(".part-")
 
 
 class PredictionFolder:
-    """The folder `out`, which is created, or continued if the same model wrote the same columns there.
+    """The folder `out`; it is created, or continued if the same model wrote the same columns there.
 
     Raises `OutputError` for anything else.
     """
@@ -162,13 +162,13 @@ class PredictionFolder:
         progress: Progress = no_progress,
         count: Callable[[], int | None] = lambda: None,
     ) -> PredictionFiles:
-        """Write the missing parts of `shard`, of all `items` in order; `predict` yields a prediction for each item.
+        """Write the missing parts of `shard` of all `items`, in order; `predict` yields a prediction for each item.
 
-        Items are taken, predicted and written in one stream, of which a part and a few batches are in memory. `count`
-        returns the number of all items once it is known, for the progress.
+        Items are read, predicted and written as a stream: only one part and a few batches are in memory. `count`
+        returns the number of all items, for the progress, once it is known.
 
-        Raises `DataError` if a part holds other paths than the items at its place, `OutputError` if the disk is full.
-        Those of other shards are compared once all are there.
+        Raises `DataError` if a part has other paths than the items at its position, `OutputError` if the disk is full.
+        The parts of other shards are compared once all exist.
         """
         totals = _Totals()
         waiting: deque[tuple[int, int]] = deque()  # the number and the size of each part that is being predicted
@@ -187,7 +187,7 @@ class PredictionFolder:
                 progress("predicting", done, 0 if known is None else max(known, done))
         finally:
             if isinstance(predictions, Generator):
-                predictions.close()  # what computes them stops now, not when the error has been handled
+                predictions.close()  # stop the computation now, not when the error has been handled
         is_complete = self._finish(totals.total, others)
         return PredictionFiles(self._folder.location, totals.images, totals.failed, totals.total, is_complete)
 
@@ -199,7 +199,7 @@ class PredictionFolder:
         totals: _Totals,
         others: dict[int, _Block],
     ) -> Iterator[InputItem]:
-        """Yield the items of the missing parts of `shard`; its other parts are compared, and those of others noted."""
+        """Yield the items of the missing parts of `shard`; compare its other parts, and note those of other shards."""
         source, number = iter(items), 0
         while block := list(islice(source, self._form.rows)):
             totals.total += len(block)
@@ -232,7 +232,7 @@ class PredictionFolder:
             len(predictions), sum(p.error is not None for p in predictions), _hash_paths(p.path for p in predictions)
         )
         if not self._has_written:  # another job may have started at the same moment
-            if self._compare_manifest().get("status") == "complete":  # of a list that has become longer since
+            if self._compare_manifest().get("status") == "complete":  # the list has grown since
                 self._write_manifest(None)
             self._has_written = True
         values = {"schema": SCHEMA, "format": self._sha256, **jsonio.fields_to_dict(facts)}
@@ -246,7 +246,7 @@ class PredictionFolder:
     def _read_part(self, number: int) -> _PartFacts | None:
         """Return the facts of a part; None if it is missing or damaged, as after a power failure.
 
-        Raises `OutputError` if it is one of another job, or cannot be read.
+        Raises `OutputError` if the part belongs to another job, or cannot be read.
         """
         pyarrow, parquet = require("pyarrow", PURPOSE), require("pyarrow.parquet", PURPOSE)
         try:
@@ -270,9 +270,9 @@ class PredictionFolder:
         return facts if metadata.num_rows == facts.images else None
 
     def _finish(self, total: int, others: Mapping[int, _Block]) -> bool:
-        """Complete the manifest if the parts of all `total` images are there, and tell whether they are.
+        """Complete the manifest if the parts of all `total` images exist; return whether they do.
 
-        Raises `DataError` if one of the `others` holds other paths: its shard has seen another list of images.
+        Raises `DataError` if one of the `others` has different paths: its shard had another list of images.
         """
         expected = set(range(-(-total // self._form.rows)))
         numbers = self.list_parts()
@@ -297,7 +297,7 @@ class PredictionFolder:
         self._folder.write(MANIFEST, jsonio.encode_text(jsonio.dumps(values, indent=2) + "\n"))
 
     def _compare_manifest(self) -> Mapping[str, Any]:
-        """Return the manifest; raises `OutputError` if the folder holds predictions in another format."""
+        """Return the manifest; raises `OutputError` if the folder contains predictions in another format."""
         values = _read_manifest(self._folder)
         for name, value in self._form.to_dict().items():
             if values.get(name) != jsonio.loads(jsonio.dumps(value)):
@@ -310,7 +310,7 @@ class PredictionFolder:
 
 
 class _Totals:
-    """The numbers of all images, and of the images and failures of the parts of a shard."""
+    """The total number of images, and the numbers of images and failures in the parts of a shard."""
 
     def __init__(self) -> None:
         self.total = self.images = self.failed = 0
@@ -321,7 +321,7 @@ class _Totals:
 
 
 class _RemainingCount:
-    """How many images a shard has to predict, once `count` returns the number of all."""
+    """The number of images that a shard has to predict, available once `count` returns the total."""
 
     def __init__(self, parts: set[int], shard: Shard, rows: int, count: Callable[[], int | None]) -> None:
         self._parts, self._shard, self._rows, self._count = parts, shard, rows, count

@@ -1,4 +1,4 @@
-"""The rows of a Parquet file with predictions: their columns, and the cells of a prediction."""
+"""The rows of a Parquet file with predictions: their columns and cells."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PURPOSE = "Writing Parquet"
 
 @dataclass(frozen=True, slots=True)
 class PredictionFormat:
-    """What the rows hold, and which model they are of.
+    """The columns of the rows, and the model that predicts them.
 
-    `model` identifies the model, `rows` is the number of images of a part, `top` that of the most probable classes in a
-    row. With `probabilities`, a row has those of all `classes`; with `decisions`, what the thresholds decide; with
-    `several_labels`, the predicted labels and the `sets` of classes that the thresholds give, by the names of their
-    fields; with `quality`, that of a mask, whose decision has neither a set nor an out-of-distribution score;
-    with `nodes`, the node of a hierarchical model; with `grades`, the expected grade.
+    `model` identifies the model, `rows` is the number of images per part, `top` the number of most probable classes per
+    row. With `probabilities`, a row contains the probabilities of all `classes`; with `decisions`, the decision of the
+    thresholds; with `several_labels`, the predicted labels and the class sets that the thresholds produce (`sets` are
+    the names of their fields); with `quality`, the quality of a mask, whose decision has neither a set nor an
+    out-of-distribution score; with `nodes`, the node of a hierarchical model; with `grades`, the expected grade.
     """
 
     model: str
@@ -44,12 +44,12 @@ class PredictionFormat:
 
     @property
     def sha256(self) -> str:
-        """A hash of all fields, which each part states."""
+        """A hash of all fields, stored in each part."""
         return hashlib.sha256(jsonio.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
 def make_schema(form: PredictionFormat) -> Any:
-    """Return the schema of a part, of pyarrow."""
+    """Return the pyarrow schema of a part."""
     pyarrow = require("pyarrow", PURPOSE)
     text, number = pyarrow.string(), pyarrow.float32()  # the outputs of a network are float32
     fields = [("path", text), ("label", text), ("probability", number)]
@@ -72,7 +72,7 @@ def make_schema(form: PredictionFormat) -> Any:
 
 
 def make_row(prediction: Prediction, form: PredictionFormat) -> dict[str, Any]:
-    """Return the cells of a row by column; those that are missing are null."""
+    """Return the cells of a row by column; missing cells are null."""
     if prediction.error is not None:
         return {"path": escape_surrogates(prediction.path), "error": escape_surrogates(prediction.error)}
     row = prediction.to_dict() | {"path": escape_surrogates(prediction.path)}

@@ -22,7 +22,7 @@ NOT_FINITE_REASON = "the model's answer is not a finite number"
 class Outputs:
     """The outputs for N images: `probabilities` and `logits` float32 [N, K], `features` float32 [N, F].
 
-    A model of masks has probabilities and logits for each pixel, [N, H, W, K].
+    A segmentation model has probabilities and logits for each pixel, [N, H, W, K].
 
     `probabilities` are the softmax of `logits`, which are already divided by the temperature; `features` are the input
     of the last dense layer.
@@ -40,9 +40,9 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class ModelOutputs:
-    """The `outputs` of a model for N labeled images, and their `labels` [N, ...], as the task encodes them.
+    """The `outputs` of a model for N labeled images, and their `labels` [N, ...] in the encoding of the task.
 
-    `groups` int64 [N] number the groups of the images, from 0; None if each is on its own, or if they are not known.
+    `groups` int64 [N] are the group numbers of the images, from 0; None if there are no groups or they are unknown.
     """
 
     outputs: Outputs
@@ -51,7 +51,7 @@ class ModelOutputs:
 
     @property
     def calibration(self) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        """The logits float32 [M, K] that a temperature is fitted to, and their labels [M, ...]."""
+        """The logits float32 [M, K] to fit a temperature on, and their labels [M, ...]."""
         return self.outputs.logits, self.labels
 
 
@@ -59,8 +59,8 @@ class ModelOutputs:
 class Streams:
     """How a model runs on several cores: `count` calls at a time, each of up to `rows` rows in `threads` threads.
 
-    On two cores, ONNX Runtime takes 336 images/s of 256x256 through EfficientNet-Lite0 in two calls of one row, and 264
-    in two calls of 8 rows, whose threads wait for each other after each layer. The results are the same bit by bit.
+    On two cores, ONNX Runtime processes 336 images/s of 256x256 with EfficientNet-Lite0 in two calls of one row, but
+    264 in two calls of 8 rows, whose threads wait for each other after each layer. The results are identical.
     """
 
     count: int
@@ -94,51 +94,51 @@ class OutputsPredictor(ABC):
         """Return probabilities, logits and features for uint8 pixels [N, H, W, C]."""
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return float32 [N, K], or [N, H, W, K] of masks, for uint8 pixels [N, H, W, C]."""
+        """Return float32 [N, K], or [N, H, W, K] for masks, for uint8 pixels [N, H, W, C]."""
         return self.outputs(pixels).probabilities
 
 
 class PicklablePredictor(OutputsPredictor):
-    """A predictor that can be copied and pickled although the session of its runtime cannot.
+    """A predictor that can be copied and pickled although its runtime session cannot.
 
-    The copy holds what the session is created from. A subclass creates the session in the cached property `_session`;
-    a copy creates its own at its first call. Like any pickle, that of a model may run arbitrary code: unpickle only
+    A copy contains what its session is created from. A subclass creates the session in the cached property `_session`;
+    a copy creates its own at the first call. Like any pickle, a pickled model may run arbitrary code: unpickle only
     what you trust.
     """
 
     device: Literal["cpu", "gpu"] = "cpu"
-    """Where it computes."""
+    """The device that it runs on."""
     streams: Streams | None = None
-    """In which streams it runs; None if each of its calls takes all cores."""
+    """The streams that it runs in; None if each call uses all cores."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_session"}
 
 
 def find_streams(predictor: Predictor) -> Streams | None:
-    """Return in which streams a predictor runs; None if its calls take all cores, one after the other."""
+    """Return the streams that a predictor runs in; None if its calls use all cores, one after the other."""
     streams: Streams | None = getattr(predictor, "streams", None)
     return streams
 
 
 def collect_outputs(runtime: str, run: Callable[[], Mapping[str, Any]], count: int, classes: int) -> Outputs:
-    """Return the outputs for `count` images that `run` returns by name, as float32.
+    """Return the outputs that `run` returns by name for `count` images, as float32.
 
-    Raises `ModelError`, naming the `runtime`, if it fails or an output is missing or has another shape: only a run
-    shows what a file of another format computes.
+    Raises `ModelError`, naming the `runtime`, if `run` fails or an output is missing or has the wrong shape: only
+    running a file of another format reveals what it computes.
     """
     try:
         raw_outputs = run()
         arrays = [np.array(raw_outputs[name], np.float32) for name in OUTPUTS]
     except KeyError as error:
         raise ModelError(f"it has no output {error}") from error
-    except Exception as error:  # any of a dozen types from C++
+    except Exception as error:  # a dozen types come from C++
         raise ModelError(f"{runtime} cannot run the model on {plural(count, 'image')}: {first_line(error)}") from error
     shapes = {name: list(array.shape) for name, array in zip(OUTPUTS, arrays, strict=True)}
     if (
         not shapes[PROBABILITIES] == shapes[LOGITS]
         or [shapes[LOGITS][0], shapes[LOGITS][-1]] != [count, classes]
-        or len(shapes[LOGITS]) not in (2, 4)  # one for each image, or for each pixel
+        or len(shapes[LOGITS]) not in (2, 4)  # one row per image, or one per pixel
         or [*shapes[FEATURES], 0][0] != count
         or (len(shapes[FEATURES]) != 2)
     ):
@@ -149,10 +149,10 @@ def collect_outputs(runtime: str, run: Callable[[], Mapping[str, Any]], count: i
 
 
 def check_finite(compute_outputs: Callable[[NDArray[np.uint8]], Outputs], preprocess: PreprocessingSpec) -> Outputs:
-    """Return the outputs of a random image of the size in `preprocess`; raises `ModelError` for NaN and infinity.
+    """Return the outputs for a random image of the size in `preprocess`; raises `ModelError` for NaN and infinity.
 
-    Reference examples verify that a model is unchanged. A model whose outputs were never finite has none, and neither
-    has a lone file.
+    Reference examples verify that a model is unchanged. But a model whose outputs were never finite has no reference
+    examples, and neither has a lone file.
     """
     shape = (1, *preprocess.shape)
     outputs = compute_outputs(make_generator(0, "check", "image").integers(0, 256, shape, np.uint8))
@@ -167,7 +167,7 @@ def check_finite(compute_outputs: Callable[[NDArray[np.uint8]], Outputs], prepro
 
 
 class FakePredictor:
-    """A predictor for tests of its callers: the mean brightness of an image, in equal intervals, is its class."""
+    """A predictor for testing its callers: the class is the mean brightness of an image, in equal intervals."""
 
     def __init__(self, classes: Sequence[str], preprocess: PreprocessingSpec) -> None:
         self.classes = tuple(classes)

@@ -1,8 +1,9 @@
-"""Predict a stream of images on a Ray cluster, in order, with a pool of actors.
+"""Predict a stream of images in order on a Ray cluster, with a pool of actors.
 
-Images go to the workers in batches: files and addresses as paths, anything else as encoded bytes. A worker opens the
-model once, and reads, decodes and predicts as this process would. This process keeps each batch until its predictions
-arrive, so that another worker can take the batches of one that died. No process holds the list of all images.
+Images are sent to the workers in batches: files and addresses as paths, anything else as encoded bytes. A worker opens
+the model once, and reads, decodes and predicts as this process would. This process keeps each batch until its
+predictions arrive, so that another worker can take over the batches of one that died. No process has a list of all
+images.
 
 These are Ray Core actors, not Ray Data, whose streaming source needs an actor and a process besides the workers. Ray
 Data also starts three actors of its own, which takes longer than predicting a thousand images.
@@ -29,15 +30,15 @@ from sightline.inference.outages import stop_in_outage
 from sightline.inference.prediction_files import Predict
 from sightline.inference.results import Prediction
 
-IMAGES = 128  # of a batch: about a second of work, so that the pauses between batches are short in comparison
-MAX_CPUS = 4  # of a worker: two models on four cores are faster than one on eight
-BATCHES_AT_ONCE = 2  # of a worker: one is predicted and one is there when it is done
-BATCHES_AHEAD = 4  # for each worker
-MAX_BATCH_BYTES = 16 << 20  # of encoded images
+IMAGES = 128  # images per batch: about a second of work, much longer than the pauses between batches
+MAX_CPUS = 4  # CPUs per worker: two models on four cores each are faster than one on eight
+BATCHES_AT_ONCE = 2  # batches per worker: one is being predicted, and the next is there when it is done
+BATCHES_AHEAD = 4  # batches read ahead for each worker
+MAX_BATCH_BYTES = 16 << 20  # bytes of encoded images per batch
 MAX_BYTES_AHEAD = 512 << 20
-FIRST_NOTICE_SECONDS = 5.0  # before the first line that says which CPUs are waited for; doubles from line to line
+FIRST_NOTICE_SECONDS = 5.0  # wait before the first message about missing CPUs; doubles with each message
 MAX_NOTICE_SECONDS = 60.0
-MAX_DEATHS = 20  # of workers, with no batch predicted in between
+MAX_DEATHS = 20  # limit on worker deaths with no batch predicted in between
 
 
 def predict(
@@ -49,13 +50,13 @@ def predict(
     limits: LimitsConfig = LIMITS,
     on_message: Callable[[str], None] | None = None,
 ) -> Iterator[Prediction]:
-    """Yield what `predict_items`, which can be pickled, yields for `items`, computed by workers of a Ray cluster.
+    """Run `predict_items`, which must be picklable, on workers of a Ray cluster; yield its predictions for `items`.
 
-    `ray` is the module, connected. A batch of the network has `batch_size` images, as in this process. `limits` are
-    those of reading files. `on_message` is told from time to time that no worker has started yet, and why.
+    `ray` is the module, already connected. The network runs on `batch_size` images at a time, as in this process.
+    `limits` apply to reading files. From time to time `on_message` receives why no worker has started yet.
 
-    Raises `HostError` if a worker does not see a file that this process does, or Ray fails; `UsageError` for images
-    that are arrays.
+    Raises `HostError` if a worker cannot read a file that this process can, or Ray fails; `UsageError` for images that
+    are arrays.
     """
     workers, cpus = _divide_cpus(ray)
     pool = _Pool(ray, cpus, (ray.put(pickle.dumps(predict_items)), limits), workers, on_message)
@@ -72,7 +73,7 @@ def predict(
 
 @dataclass(frozen=True, slots=True)
 class _SentItem:
-    """An image on its way: where it is, its encoded bytes, or why it cannot be read."""
+    """An image to send: its location, its encoded bytes, or the reason why it cannot be read."""
 
     path: str
     location: str | None = None
@@ -81,7 +82,7 @@ class _SentItem:
 
     @classmethod
     def from_item(cls, item: InputItem) -> _SentItem:
-        if item.location is not None and not item.location.startswith("memory://"):  # that of this process
+        if item.location is not None and not item.location.startswith("memory://"):  # stored in this process
             location = item.location if item.is_remote else os.path.abspath(item.location)  # noqa: PTH100  # keeps links
             return cls(item.path, location)
         try:
@@ -106,7 +107,7 @@ class _SentItem:
 
 @dataclass(slots=True)
 class _Batch:
-    """Images, as they are and as they are sent: pickled, with `size` bytes of encoded images; and their predictions."""
+    """A batch of items, the same pickled for sending, with `size` bytes of encoded images, and their predictions."""
 
     items: list[InputItem]
     content: bytes
@@ -115,7 +116,7 @@ class _Batch:
 
 
 def _cut_batches(items: Iterable[InputItem], batch_size: int) -> Iterator[_Batch]:
-    """Yield batches of as many images as several of the network, so that these are the same as in one process."""
+    """Yield batches that are multiples of the network's, so that it sees the same batches as in one process."""
     limit = batch_size * max(1, IMAGES // batch_size)
     batch: list[InputItem] = []
     sent: list[_SentItem] = []
@@ -132,7 +133,7 @@ def _cut_batches(items: Iterable[InputItem], batch_size: int) -> Iterator[_Batch
 
 
 def _exchange(pool: _Pool, batches: Iterator[_Batch], ahead: int) -> Iterator[Prediction]:
-    """Hand `batches` to the workers, at most `ahead` of the predictions, and yield these in turn."""
+    """Pass `batches` to the workers, at most `ahead` batches early, and yield their predictions in order."""
     waiting: deque[_Batch] = deque()
     while True:
         while len(waiting) < ahead and sum(batch.size for batch in waiting) < MAX_BYTES_AHEAD:
@@ -153,15 +154,15 @@ def _exchange(pool: _Pool, batches: Iterator[_Batch], ahead: int) -> Iterator[Pr
 
 @dataclass(eq=False, slots=True)
 class _Member:
-    """A worker of the pool: its actor, the reply that is given once it has opened the model, and its batches."""
+    """A worker of the pool: its actor, the pending reply to opening the model, and its batches."""
 
     actor: Any
     opened: Any
-    batches: dict[Any, _Batch] = field(default_factory=dict)  # by the reply that each is waited for with
+    batches: dict[Any, _Batch] = field(default_factory=dict)  # keyed by their pending replies
 
 
 class _Pool:
-    """Workers, each in a process of Ray's, and the batches that they have and that none has yet."""
+    """Workers, each in a process of Ray, with their batches, and a queue of unassigned batches."""
 
     def __init__(
         self,
@@ -175,7 +176,7 @@ class _Pool:
         self._is_busy = ray.available_resources().get("CPU", 0) < cpus
         self._delay = FIRST_NOTICE_SECONDS if self._is_busy else MAX_NOTICE_SECONDS
         self._queue: deque[_Batch] = deque()
-        self._deaths = 0  # since a batch was predicted
+        self._deaths = 0  # since the last predicted batch
         errors = ray.exceptions
         self._fatal = (
             errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError,
@@ -212,7 +213,7 @@ class _Pool:
         self._assign()
 
     def _take(self, reply: Any, member: _Member) -> None:
-        """Take the reply of a worker, or learn that it has died."""
+        """Process the reply of a worker, or replace the worker if it has died."""
         try:
             content = self._ray.get(reply)
         except self._fatal as error:
@@ -225,19 +226,19 @@ class _Pool:
             self._deaths = 0
 
     def _replace(self, member: _Member, error: Exception) -> None:
-        """Start another worker in place of one that has died; its batches are the next ones."""
+        """Start a new worker in place of a dead one; its batches go to the front of the queue."""
         self._deaths += 1
         if self._deaths > len(self._members) + MAX_DEATHS:
             raise HostError(
                 f"Ray has failed (workers have ended {self._deaths} times, and predicted nothing in between; the last: "
                 f"{describe_error(error)}): run the same command again to go on."
             ) from error
-        self._ray.kill(member.actor)  # which may only not have answered
+        self._ray.kill(member.actor)  # it may merely be unresponsive
         self._queue.extendleft(reversed(member.batches.values()))
         self._members[self._members.index(member)] = self._start()
 
     def _assign(self) -> None:
-        """Give each worker that has opened the model batches, first to those that have the fewest."""
+        """Assign batches to workers that have opened the model, first to those with the fewest batches."""
         for count in range(BATCHES_AT_ONCE):
             for member in self._members:
                 if self._queue and member.opened is None and len(member.batches) == count:
@@ -246,13 +247,13 @@ class _Pool:
 
     def close(self) -> None:
         """End the workers."""
-        if self._ray.is_initialized():  # else all has ended, and Ray would start again
+        if self._ray.is_initialized():  # otherwise all workers have ended, and Ray would start again
             for member in self._members:
                 self._ray.kill(member.actor)
 
 
 class _Worker:
-    """Predicts batches in a process of Ray's, with a model that is opened once and as many threads as its CPUs."""
+    """Predicts batches in a process of Ray: opens the model once, and uses as many threads as it has CPUs."""
 
     def open(self, model: bytes, limits: LimitsConfig, cpus: int) -> None:
         process.limit_cores(cpus)
@@ -279,7 +280,7 @@ def _check_visible(item: InputItem, reason: str) -> None:
 
 
 def _divide_cpus(ray: Any) -> tuple[int, int]:
-    """Return the number of workers, and that of the CPUs of each, which all nodes with CPUs have."""
+    """Return the number of workers and of CPUs per worker; every node with CPUs has at least as many."""
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     cpus = min([MAX_CPUS, *(count for count in nodes if count)])
     workers = sum(count // cpus for count in nodes)
@@ -289,7 +290,7 @@ def _divide_cpus(ray: Any) -> tuple[int, int]:
 
 
 def _find_cause(error: BaseException) -> SightlineError | None:
-    """Return the error of ours that a worker raised, if that is why Ray has failed."""
+    """Return the Sightline error raised in a worker, if that is why Ray failed."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, SightlineError):

@@ -1,4 +1,4 @@
-"""Check a loaded model: its reference examples give what was recorded, and a random image gives finite numbers."""
+"""Check a loaded model: reference examples must give the recorded outputs, and a random image finite numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sightline.inference.predictor import Predictor, check_finite
 from sightline.inference.runner import choose_batch_size
 
 REFERENCE_TOLERANCE = {"float32": 1e-3, "float16": 1e-3, "bfloat16": 1e-3, "int8": 0.1}
-"""Largest difference of a reference probability: processors add in different orders; int8 also rounds differently."""
+"""Largest difference of a reference probability: processors sum in different orders, and int8 rounds differently."""
 
 
 def hash_pixels(pixels: NDArray[np.uint8]) -> str:
@@ -25,7 +25,7 @@ def hash_pixels(pixels: NDArray[np.uint8]) -> str:
 def check_reference_examples(manifest: Manifest, files: Mapping[str, bytes], predictor: Predictor) -> None:
     """Raise `ModelError` if a reference example among `files` does not give its recorded pixels and probabilities.
 
-    They are compared in batches of the size for which `check_limits` has counted the memory.
+    They are compared in batches of the size for which `check_limits` has computed the memory.
     """
     examples = [example for example in manifest.reference_examples if example.file in files]
     size = choose_batch_size(manifest.preprocess.shape)
@@ -51,14 +51,14 @@ def _check_batch(
     if not np.isfinite(probabilities).all():
         raise ModelError("its reference examples give probabilities that are NaN or infinite: its weights are damaged")
     difference = np.abs(probabilities - np.array([example.probabilities for example in examples])).max()
-    if not difference <= REFERENCE_TOLERANCE.get(manifest.precision, 1e-3):  # a recorded NaN is caught too
+    if not difference <= REFERENCE_TOLERANCE.get(manifest.precision, 1e-3):  # also catches a recorded NaN
         raise ModelError(
             f"its reference examples give probabilities that differ by {difference:.2g} from the recorded ones"
         )
 
 
 def check_random_image(manifest: Manifest, predictor: Predictor) -> None:
-    """Raise `ModelError` if a random image gives NaN or infinity, or outputs of another kind than the task has."""
+    """Raise `ModelError` if a random image gives NaN or infinity, or outputs that do not match the task."""
     has_masks = check_finite(predictor.outputs, predictor.preprocess).probabilities.ndim == 4
     if manifest.task in ({*IMAGE_TASKS} if has_masks else {MASK_TASK}):
         raise ModelError(
@@ -67,7 +67,7 @@ def check_random_image(manifest: Manifest, predictor: Predictor) -> None:
 
 
 def average_pixels(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return probabilities [N, K]: of a model of masks, the means over the pixels of each image."""
+    """Return probabilities [N, K]; those of a segmentation model are averaged over the pixels of each image."""
     if probabilities.ndim == 2:
         return probabilities
     means: NDArray[np.float32] = probabilities.mean((1, 2), dtype=np.float64).astype(np.float32)

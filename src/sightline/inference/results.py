@@ -1,4 +1,4 @@
-"""What a prediction returns: probabilities by class, the decision and the thresholds behind it."""
+"""The results of prediction: probabilities by class, the decision, and the thresholds behind it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:  # a prediction needs no settings
     from sightline.config import EvaluationConfig
 
 Rate = Literal["sensitivity", "specificity"]
-"""What a threshold of the positive one of two classes is chosen for."""
+"""The rate for which the threshold of the positive class of a binary model is chosen."""
 
 
 Nonconformity = Literal["lac", "contiguous"]
-"""The score of a class by which conformal prediction sets are made; see `decisions.compute_nonconformity`."""
+"""The score behind conformal prediction sets; see `decisions.compute_nonconformity`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,38 +34,38 @@ class ClassProbability:
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """When to abstain: limits fitted on the validation split and stored with the model; None for those not requested.
+    """When to abstain: limits fitted on the validation split and stored with the model; None if not requested.
 
     Attributes:
         count: The number of validation images.
         target_precision: The requested precision of the images that are classified.
         confidence: The smallest probability at which a class (of a hierarchical model, any class in the tree) is
             predicted, to reach `target_precision`.
-        selective_coverage: The fraction of the validation images that are then classified.
+        selective_coverage: The fraction of the validation images that are classified at `confidence`.
         coverage: The requested probability that a prediction set contains the true class.
         conformal_quantile: The largest nonconformity score of a class in a prediction set, to reach `coverage`.
-        conformal: The nonconformity score: lac (Sadinle et al., 2019), or contiguous, which is that of the highest
-            probabilities from which a class of several in order is reached, so that sets have no gaps.
-        ood: The out-of-distribution score: energy (Liu et al., 2020), or joint_energy (Wang et al., 2021) where an
-            image may have several labels.
+        conformal: The nonconformity score: lac (Sadinle et al., 2019), or contiguous for ordered classes, which treats
+            a class between two more probable ones as the less probable of the two, so that sets have no gaps.
+        ood: The out-of-distribution score: energy (Liu et al., 2020), or joint_energy (Wang et al., 2021) if an image
+            may have several labels.
         ood_limit: The score above which an image is out of distribution.
         rate: Whether the threshold of the positive class was chosen for its sensitivity or its specificity.
         target_rate: The requested sensitivity or specificity.
-        positive: The positive one of two classes.
+        positive: The positive class of a binary model.
         positive_threshold: The smallest probability at which `positive` is predicted. It cannot be combined with a
             confidence or prediction sets.
-        labels: The smallest probability at which each class is predicted, where an image may have several; None for a
+        labels: The smallest probability at which each class is predicted, if an image may have several; None for a
             class that is never predicted.
-        label_target: What `labels` were chosen for: the highest F1 of each class, `target_precision` or
+        label_target: The target for which `labels` were chosen: the highest F1 of each class, `target_precision` or
             `target_recall`.
-        absent: The largest probability at which each class is taken to be absent, to reach `target_precision`; None for
-            never. Between the two thresholds of a class the model abstains.
+        absent: The largest probability at which each class is considered absent, to reach `target_precision`; None for
+            a class that never is. Between the two thresholds of a class the model abstains.
         target_recall: The requested recall of each class.
         target_fnr: The requested false-negative rate of label sets.
         set_threshold: The smallest probability of a class in a label set, to reach `target_fnr`.
-        min_iou: The smallest IoU at which a mask counts as correct for `target_precision`, where each pixel has a
-            class.
-        quality: The smallest expected IoU at which a mask is accepted, to reach `target_precision`; None for never.
+        min_iou: The smallest IoU at which a mask counts as correct for `target_precision` in segmentation.
+        quality: The smallest expected IoU at which a mask is accepted, to reach `target_precision`; None if no mask is
+            accepted.
     """
 
     count: int
@@ -92,22 +92,22 @@ class Thresholds:
 
     @property
     def abstains(self) -> bool:
-        """Whether the model abstains; one with several labels per image needs a limit for images or for labels."""
+        """Whether the model may abstain; a multi-label model needs a limit for images or for labels."""
         return self.decides or self.absent is not None
 
     @property
     def decides(self) -> bool:
-        """Whether predictions have a `Decision`; those of several labels only with an out-of-distribution limit."""
+        """Whether predictions have a `Decision`; in a multi-label model only with an out-of-distribution limit."""
         return self.labels is None or self.ood_limit is not None
 
     @property
     def set_fields(self) -> tuple[str, ...]:
-        """The fields of a `Prediction` with sets of classes that these thresholds give, besides its labels."""
+        """The fields of a `Prediction` with class sets that these thresholds produce, besides `labels`."""
         limits = {"undecided": self.absent, "label_set": self.set_threshold}
         return tuple(name for name, limit in limits.items() if limit is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values, those of several labels and of masks only if there are any."""
+        """Return the fields as JSON values; the fields for several labels and for masks only if they are set."""
         absent = (set() if self.labels is not None else _OF_SEVERAL_LABELS) | (
             set() if self.min_iou is not None else _OF_MASKS
         )
@@ -115,7 +115,7 @@ class Thresholds:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Thresholds:
-        """Return what `to_dict` was called on; raises `ValueError` for unknown fields and invalid values."""
+        """Restore from `to_dict`; raises `ValueError` for unknown fields and invalid values."""
         thresholds = jsonio.convert(cls, values)
         for name in ("labels", "absent"):
             limits: Mapping[str, float | None] = getattr(thresholds, name) or {}
@@ -132,12 +132,12 @@ _OF_MASKS = {"min_iou", "quality"}
 
 @dataclass(frozen=True, slots=True)
 class ThresholdRequest:
-    """The targets of thresholds, as `evaluation.selective`, `conformal` and `binary` fit them.
+    """The targets of thresholds, which `evaluation.selective`, `conformal` and `binary` fit.
 
-    `positive` is the positive class of two; "" chooses it by name, see `evaluation.binary.choose_positive_class`.
-    `recall` and `fnr`, a false-negative rate, are for several labels; see `evaluation.label_thresholds`. For masks,
-    `target_precision` is the fraction of accepted ones with an IoU of at least `min_iou`, see
-    `evaluation.mask_decisions`. With `reset`, targets of earlier requests no longer apply.
+    `positive` is the positive class of a binary model; "" chooses it by name, see
+    `evaluation.binary.choose_positive_class`. `recall` and `fnr`, a false-negative rate, are for several labels; see
+    `evaluation.label_thresholds`. For masks, `target_precision` is the fraction of accepted masks with an IoU of at
+    least `min_iou`, see `evaluation.mask_decisions`. With `reset`, the targets of earlier requests no longer apply.
     """
 
     target_precision: float | None = None
@@ -153,7 +153,7 @@ class ThresholdRequest:
 
     @classmethod
     def from_config(cls, config: EvaluationConfig) -> Self:
-        """Return the targets of the settings ``evaluation``."""
+        """Return the targets from the ``evaluation`` settings."""
         return cls(
             config.target_precision, config.coverage, positive=config.positive_class, recall=config.target_recall,
             fnr=config.target_fnr, min_iou=config.min_iou,
@@ -161,7 +161,7 @@ class ThresholdRequest:
 
     @classmethod
     def from_thresholds(cls, thresholds: Thresholds) -> Self:
-        """Return the targets that thresholds were chosen for, with confidence that they are reached."""
+        """Return the targets for which thresholds were chosen with confidence."""
         others = {"recall", "f1"}
         return cls(
             None if thresholds.label_target in others else thresholds.target_precision, thresholds.coverage,
@@ -185,7 +185,7 @@ class ThresholdRequest:
 
     @property
     def saved_rate(self) -> Rate | None:
-        """The rate whose threshold is to be saved and used for predictions: the only requested target, or None."""
+        """The rate whose threshold is saved and used for predictions if it is the only requested target, else None."""
         if self.target_precision is not None or self.coverage is not None or len(self.rates) != 1:
             return None
         return next(iter(self.rates))
@@ -209,7 +209,7 @@ class Decision:
 
     Attributes:
         decision: ``"class"``, ``"set"`` or ``"abstain"``; for a multi-label model ``"labels"``, or ``"abstain"`` for an
-            image that is out of distribution; for a model of masks ``"mask"`` or ``"abstain"``; for a hierarchical
+            image that is out of distribution; for a segmentation model ``"mask"`` or ``"abstain"``; for a hierarchical
             model ``"class"``, ``"ancestor"`` for a parent class, or ``"abstain"``.
         set: The prediction set, the most probable class first; None without prediction sets.
         ood_score: The out-of-distribution score: higher is more unusual. None for a mask.
@@ -230,18 +230,18 @@ class Prediction:
         probability: Its probability, in [0, 1].
         top: The most probable classes with their probabilities, `label` first, the others in descending order.
         error: Why there is no prediction; None if there is one.
-        decision: What the thresholds of the model decide: to return the class, to return a set of classes, or to
+        decision: The decision of the model's thresholds: to return the class, to return a set of classes, or to
             abstain. None for a model without thresholds.
         labels: The predicted classes of a multi-label model, the most probable first; None for any other model. `label`
-            has them as a manifest does, sorted and joined by ``;``, and `probability` is their smallest.
+            contains them sorted and joined by ``;``, as in a manifest, and `probability` is the smallest of theirs.
         undecided: The classes about which a multi-label model with a target precision abstains, the most probable
             first; None without one.
         label_set: The label set of a multi-label model with a target false-negative rate, the most probable class
             first; None without one.
         quality: The expected IoU of the predicted mask with the true one, in [0, 1]; None for any other model.
-        node: The class of the tree that a hierarchical model predicts, as its path: `label`, or a parent class of
-            any; None if it abstains, and for any other model.
-        node_probability: The probability of `node`, the sum of those of the classes below it.
+        node: The path of the class in the tree that a hierarchical model predicts: `label`, or any parent class; None
+            if it abstains, and for any other model.
+        node_probability: The probability of `node`, the sum of the probabilities of the classes below it.
         levels: The classes on the path to `label`, from the top, with their probabilities; None for any other model.
         expected_grade: The mean of an ordinal model's grades, each weighted by its probability. Grades named by
             consecutive numbers count as these numbers, others as their positions from 0. None for any other model.
@@ -267,7 +267,7 @@ class Prediction:
         return f"Prediction({', '.join(f'{name}={value!r}' for name, value in values if value is not None)})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values, those of the decision at the same level; for an error, only its reason."""
+        """Return the fields and those of the decision as one JSON object; for an error, only its reason."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         optional = ("labels", "undecided", "label_set", "quality", "expected_grade")

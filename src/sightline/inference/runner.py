@@ -1,7 +1,7 @@
 """Run a model on any number of inputs, in batches of one size.
 
 Evaluation, parity, prediction, explanation, validation during training and serving all cut, load and pad their batches
-here, by one rule for the size. Results come in the order of the inputs, and at most a few batches are in memory.
+here, with the same rule for the size. Results are in the order of the inputs, and at most a few batches are in memory.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from sightline.errors import ImageError
 from sightline.inference.outages import stop_in_outage
 from sightline.inference.predictor import NOT_FINITE_REASON, Outputs, Predictor, Streams, find_streams
 
-MAX_BATCH_PIXELS = 8 * 224 * 224  # of the images in a batch: activations take a hundred times as much memory
-SMALL_BATCH_PIXELS = 2 * 224 * 224  # the same where memory is short
+MAX_BATCH_PIXELS = 8 * 224 * 224  # limit per batch: activations take a hundred times as much memory
+SMALL_BATCH_PIXELS = 2 * 224 * 224  # the same if memory is short
 MAX_BATCH_SIZE = 128
-BATCHES_AHEAD = 3  # of images that are decoded while the model runs
+BATCHES_AHEAD = 3  # batches decoded ahead while the model runs
 
 Item = TypeVar("Item")
 Decoded = TypeVar("Decoded")
@@ -38,8 +38,8 @@ def choose_batch_size(shape: Sequence[int], *, is_memory_short: bool | None = No
     """Return the batch size for inputs of `shape`, (H, W, C) or (F,): 8 images of 224x224, 128 of 32x32.
 
     On two cores, ONNX Runtime classifies 106 and 102 images/s of 224x224 with MobileNetV2 in batches of 8 and 32, but
-    takes 220 and 520 MB; 2,103 and 3,325 images/s of 32x32 with `cifar10-deep` in batches of 8 and 128. A fixed size of
-    32 loses on both sides. Where memory is short (None: see `process.is_memory_short`), they are 2 and 98.
+    needs 220 and 520 MB; with `cifar10-deep`, 2,103 and 3,325 images/s of 32x32 in batches of 8 and 128. A fixed size
+    of 32 is worse in both cases. If memory is short (None: see `process.is_memory_short`), the sizes are 2 and 98.
     """
     is_small = process.is_memory_short() if is_memory_short is None else is_memory_short
     pixels = SMALL_BATCH_PIXELS if is_small else MAX_BATCH_PIXELS
@@ -47,9 +47,9 @@ def choose_batch_size(shape: Sequence[int], *, is_memory_short: bool | None = No
 
 
 def choose_streams(shape: Sequence[int], threads: int) -> Streams:
-    """Return the streams for inputs of `shape`, (H, W, C) or (F,), on so many `threads` (0: one per core).
+    """Return the streams for inputs of `shape`, (H, W, C) or (F,), with `threads` threads (0: one per core).
 
-    Together they take no more rows than a batch. Few rows stay in the cache of a core: 1 of 256x256, 2 of 224x224.
+    Together they process no more rows than a batch. Few rows fit in the cache of a core: 1 of 256x256, 2 of 224x224.
     """
     size, cores = choose_batch_size(shape), threads or process.count_cores()
     count = min(cores, size)
@@ -61,7 +61,7 @@ def call_padded(function: Callable[[Any], Any], rows: NDArray[Any], size: int) -
     """Return ``function(rows)`` for at most `size` rows, padded to exactly `size` by repeating the last row.
 
     The function returns an array [n, ...] or `Outputs`. A compiled model is recompiled for each new batch size, which
-    takes 1.2 s for MobileNetV2 on two cores: more than a whole batch of 32.
+    takes 1.2 s for MobileNetV2 on two cores: longer than a whole batch of 32.
     """
     missing = size - len(rows)
     if missing <= 0:
@@ -83,8 +83,8 @@ def run_subset(
 ) -> Any:
     """Return the results of `function` for all of `samples`, at least one: an array [N, ...] or `Outputs`.
 
-    A background thread gathers the next batch while the model runs. `batch_size` None: see `choose_batch_size`. With
-    `streams`, several threads call the function at once.
+    A background thread gathers the next batch while the model runs. With `batch_size` None, `choose_batch_size` chooses
+    it. With `streams`, several threads call the function at once.
     """
     pairs = iterate_results(function, samples, batch_size=batch_size, task=task, progress=progress, streams=streams)
     results = [result for _, result in pairs]
@@ -102,7 +102,7 @@ def iterate_results(
     progress: Progress = no_progress,
     streams: Streams | None = None,
 ) -> Iterator[tuple[Batch, Any]]:
-    """Yield each batch of `samples`, at least one image, with its results, of which none are kept; as `run_subset`."""
+    """Yield each batch of `samples`, at least one image, with its results, as `run_subset` does; keep none of them."""
     size = batch_size or (choose_batch_size(samples.pixels.shape[1:]) if streams is None else streams.rows)
     size, done = min(size, len(samples)), 0
 
@@ -142,7 +142,7 @@ def predict_probabilities(
 def predict_outputs(
     predictor: Predictor, samples: Subset, *, task: str = "evaluating", progress: Progress = no_progress
 ) -> Outputs:
-    """Return all outputs of `samples`, at least one."""
+    """Return all outputs for `samples`, at least one image."""
     outputs: Outputs = run_subset(
         predictor.outputs, samples, task=task, progress=progress, streams=find_streams(predictor)
     )
@@ -153,8 +153,8 @@ def predict_outputs(
 class ImageOutputs(Generic[Item, Decoded]):
     """The outputs for one image: `probabilities` and `logits` float32 [K], `features` float32 [F].
 
-    With an `error` there are none: the image could not be decoded, or the outputs are not finite. `logits` and
-    `features` are None unless all outputs were asked for.
+    With an `error` there are no outputs: the image could not be decoded, or the outputs are not finite. `logits` and
+    `features` are None unless all outputs were requested.
     """
 
     item: Item
@@ -175,14 +175,14 @@ def predict_images(
     batch_size: int | None = None,
     threads: int | None = None,
 ) -> Generator[list[ImageOutputs[Item, Decoded]], None, None]:
-    """Yield the outputs of `items` in batches, in order.
+    """Yield the outputs for `items` in batches, in order.
 
-    Every call of the model has as many rows as the first batch, or `batch_size` if it is stated; a model with `Streams`
-    is called in a thread for each.
+    Every call of the model has as many rows as the first batch, or `batch_size` if given; a model with `Streams` is
+    called in one thread per stream.
 
     `decode` runs in `threads` threads (default: one per core), at most `BATCHES_AHEAD` batches ahead; it raises
-    `ImageError` for an image that cannot be read. If a storage gives none for some time, `DataError` is raised: see
-    `stop_in_outage`. `get_pixels` returns the uint8 pixels [H, W, C] of what it returned.
+    `ImageError` for an image that cannot be read. If a storage delivers none for some time, `DataError` is raised: see
+    `stop_in_outage`. `get_pixels` returns the uint8 pixels [H, W, C] of a decoded image.
     """
     size = batch_size or choose_batch_size(predictor.preprocess.shape)
     tasks = (partial(_decode_or_explain, decode, item) for item in items)
@@ -218,7 +218,7 @@ def predict_decoded(
     all_outputs: bool,
     size: int,
 ) -> list[ImageOutputs[Item, Decoded]]:
-    """Return one batch of decoded images with their outputs; the model is called once, with `size` rows."""
+    """Return a batch of decoded images with their outputs; the model is called once, with `size` rows."""
     pixels = [get_pixels(image.decoded) for image in batch if image.decoded is not None]
     rows: Iterator[tuple[NDArray[np.float32], ...]] = iter(())
     if pixels and all_outputs:

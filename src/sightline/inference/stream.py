@@ -23,12 +23,12 @@ from sightline.inference.results import Prediction, Thresholds
 from sightline.inference.runner import ImageOutputs, predict_images
 from sightline.preprocessing import PreprocessingSpec, inspect_image, measure_image
 
-REMOTE_THREADS = 16  # that wait for a network and decode; as many images as are ahead anyway
+REMOTE_THREADS = 16  # threads waiting for a network or decoding; as many as images are read ahead anyway
 
 
 @dataclass(frozen=True, slots=True)
 class SizedImage:
-    """The preprocessed pixels of an image, and its own `width` and `height` as displayed."""
+    """The preprocessed pixels of an image, and its original `width` and `height` as displayed."""
 
     pixels: NDArray[np.uint8]
     width: int
@@ -39,7 +39,7 @@ DecodedItem = NDArray[np.uint8] | SizedImage
 
 
 def choose_threads(items: Iterable[InputItem]) -> tuple[Iterator[InputItem], int | None]:
-    """Return the items, and in how many threads to read them; None, one per core, unless they wait for a network."""
+    """Return the items and the number of threads to read them; None, one per core, unless they wait for a network."""
     remaining = iter(items)
     first = take_first(remaining)
     is_remote = bool(first) and first[0].is_remote
@@ -58,8 +58,8 @@ def predict(
 ) -> Iterator[Prediction]:
     """Yield one `Prediction` for each item, in order; `error` is the reason if there is none.
 
-    That is the case if the image cannot be read or the model returns NaN or infinity. `batch_size` None: one that suits
-    the input size. With `thresholds`, each prediction has a `Decision`. `interpret` is that of the model's task.
+    That is the case if the image cannot be read or the model returns NaN or infinity. `batch_size` None chooses one for
+    the input size. With `thresholds`, each prediction has a `Decision`. `interpret` depends on the model's task.
     """
     items, chosen_threads = choose_threads(items)
     preprocess = predictor.preprocess
@@ -74,7 +74,7 @@ def predict(
 
 
 def embed(predictor: Predictor, items: Iterable[InputItem], model: str) -> Iterator[Embeddings]:
-    """Yield the embeddings of all `items` in batches, in order: the features of `predictor`, whose id is `model`.
+    """Yield the embeddings of all `items` in batches, in order: the features of `predictor`, with the id `model`.
 
     An image that cannot be read, or whose features are not finite, has a row of NaN and a reason.
     """
@@ -91,7 +91,7 @@ def embed(predictor: Predictor, items: Iterable[InputItem], model: str) -> Itera
 
 
 def compute_feature_size(predictor: Predictor) -> int:
-    """Return the number of features that `predictor` has for an image."""
+    """Return the number of features that `predictor` computes per image."""
     return int(predictor.outputs(np.zeros((1, *predictor.preprocess.shape), np.uint8)).features.shape[1])
 
 
@@ -115,7 +115,7 @@ def get_pixels(decoded: DecodedItem) -> NDArray[np.uint8]:
 
 
 def decode_item(preprocess: PreprocessingSpec, item: InputItem) -> NDArray[np.uint8]:
-    """Read an item and decode it; raises `ImageError` if that fails, `UsageError` for what is not an image."""
+    """Read and decode an item; raises `ImageError` if that fails, `UsageError` for anything but an image."""
     content = item.read()
     try:
         return preprocess.convert(content)
@@ -124,7 +124,7 @@ def decode_item(preprocess: PreprocessingSpec, item: InputItem) -> NDArray[np.ui
 
 
 def decode_sized(preprocess: PreprocessingSpec, item: InputItem) -> SizedImage:
-    """Read an item and decode it as `decode_item` does, and state the size of the image."""
+    """Read and decode an item like `decode_item`, and return the size of the image with its pixels."""
     content = item.read()
     width, height = find_size(preprocess, content)
     return SizedImage(decode_item(preprocess, replace(item, read=lambda: content)), width, height)
@@ -137,7 +137,7 @@ def find_size(preprocess: PreprocessingSpec, content: Any) -> tuple[int, int]:
         return header.width, header.height
     if isinstance(content, Image.Image):
         return measure_image(content)
-    height, width = (*np.shape(content), 1, 1)[:2]  # decoding refuses what is not an image
+    height, width = (*np.shape(content), 1, 1)[:2]  # decoding refuses anything but an image
     return width, height
 
 
@@ -148,10 +148,10 @@ def make_predictions(
     thresholds: Thresholds | None,
     interpret: Interpreter,
 ) -> Iterator[Prediction]:
-    """Yield the prediction of each image of a batch: what `interpret` returns, or why there is none."""
+    """Yield the prediction for each image of a batch: the result of `interpret`, or why there is none."""
     for image in batch:
         path, row, decoded = image.item.path, image.probabilities, image.decoded
-        if row is not None and row.ndim == 3 and isinstance(decoded, SizedImage):  # of each pixel
+        if row is not None and row.ndim == 3 and isinstance(decoded, SizedImage):  # per pixel
             row = predictor.preprocess.cut_padding(row, decoded.width, decoded.height)
         if row is None:
             yield Prediction(path, error=image.error)

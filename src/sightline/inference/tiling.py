@@ -1,9 +1,9 @@
 """Masks of images of any size, predicted in overlapping tiles of the network's input size.
 
 Neighboring tiles overlap by at least a quarter of their side. The outermost pixels of a tile, for which the network
-sees the least context, are dropped if there is a neighbor (as in Ronneberger et al., 2015, arXiv:1505.04597). Weights
-rise linearly further inside and sum to 1 over all tiles at each pixel. The probabilities of one row of tiles are in
-memory at a time.
+sees the least context, are dropped if there is a neighbor (as in Ronneberger et al., 2015, arXiv:1505.04597). Further
+inside, weights rise linearly, and at each pixel they sum to 1 over all tiles. Only the probabilities of one row of
+tiles are in memory at a time.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from sightline.inference.mask_quality import MaskQuality
 from sightline.preprocessing import PreprocessingSpec
 from sightline.preprocessing.spec import WholeImageSpec
 
-OVERLAP = 0.25  # of the side of a tile
-EDGE = 0.25  # of the overlap: what is left out at the edge of a tile
+OVERLAP = 0.25  # as a fraction of the side of a tile
+EDGE = 0.25  # fraction of the overlap that is dropped at the edge of a tile
 
 
 class Span(NamedTuple):
-    """The pixels that a row or a column of tiles covers, from `start` on, with their `weights` float32 [side]."""
+    """The pixels that a row or column of tiles covers, from `start`, with their `weights` float32 [side]."""
 
     start: int
     weights: NDArray[np.float32]
 
 
 def divide_axis(length: int, side: int) -> list[Span]:
-    """Return the tiles of `side` pixels that cover an axis of `length` pixels, with weights of sum 1 at each pixel.
+    """Return the tiles of `side` pixels that cover an axis of `length` pixels; weights sum to 1 at each pixel.
 
     >>> [(span.start, span.weights.tolist()) for span in divide_axis(14, 8)]
     [(0, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.25]), (6, [0.25, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])]
@@ -55,9 +55,9 @@ def divide_axis(length: int, side: int) -> list[Span]:
 
 
 def scale_spec(preprocess: PreprocessingSpec, width: int, height: int, scale: float) -> PreprocessingSpec:
-    """Return the spec by which a whole image of this size is decoded at `scale`.
+    """Return the spec for decoding a whole image of this size at `scale`.
 
-    Raises `ImageError` if it would have more than the megapixels that `preprocess` allows, or too long a side.
+    Raises `ImageError` if the result would have more megapixels than `preprocess` allows, or too long a side.
     """
     rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
     if rows * columns > preprocess.max_megapixels * 10**6 or max(rows, columns) > WholeImageSpec.max_side:
@@ -70,10 +70,10 @@ def scale_spec(preprocess: PreprocessingSpec, width: int, height: int, scale: fl
 
 
 class TiledMask:
-    """The mask of one image, uint8 [H, W, C] `pixels`, from the probabilities of its tiles.
+    """The mask of an image with uint8 [H, W, C] `pixels`, from the probabilities of its tiles.
 
-    Tiles have the size of `preprocess`; what an image lacks to one is mirrored. Call `cut_row` and then `add_row` for
-    each of `rows` in order, after which `mask` is complete.
+    Tiles have the size of `preprocess`; images smaller than a tile are extended by mirroring. Call `cut_row` and then
+    `add_row` for each of `rows` in order; after that, `mask` is complete.
     """
 
     def __init__(self, pixels: NDArray[np.uint8], preprocess: PreprocessingSpec, num_classes: int) -> None:
@@ -84,7 +84,7 @@ class TiledMask:
         height, width = self._pixels.shape[:2]
         self._row_spans, self._columns = divide_axis(height, self._side[0]), divide_axis(width, self._side[1])
         self._mask = np.zeros((height, width), np.uint8)
-        self._scores = np.zeros((self._side[0], width, num_classes), np.float32)  # of the rows of the last tiles
+        self._scores = np.zeros((self._side[0], width, num_classes), np.float32)  # below the finished part of the mask
         self._quality = MaskQuality(num_classes)
 
     @property

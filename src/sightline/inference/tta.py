@@ -18,11 +18,11 @@ VIEWS: dict[TTA, int] = {"flip": 2, "flip-shift": 6}
 
 
 class TTAPredictor(OutputsPredictor):
-    """Averages the logits and the features of several views of each image; `activate` turns logits into probabilities.
+    """Averages the logits and features of several views of each image; `activate` turns logits into probabilities.
 
-    ``flip``: an image and its mirror image. ``flip-shift``: these two with weight 1/4 each, and both shifted by a
-    thirty-second of the height and width, at least a pixel, up and to the left and down and to the right, with weight
-    1/8 each; pixels outside are reflected (Jordan, 2024, arXiv:2404.00498, section 3.6).
+    ``flip`` averages an image and its mirror image. ``flip-shift`` averages these two, with weight 1/4 each, and both
+    of them shifted up and to the left and down and to the right by 1/32 of the height and width, at least one pixel,
+    with weight 1/8 each; pixels outside are reflected (Jordan, 2024, arXiv:2404.00498, section 3.6).
 
     Raises `UsageError` for shifted views of masks.
     """
@@ -44,7 +44,7 @@ class TTAPredictor(OutputsPredictor):
         return Outputs(self._activate(logits).astype(np.float32), logits, features)
 
     def _iterate_views(self, pixels: NDArray[np.uint8]) -> Iterator[tuple[NDArray[np.uint8], float]]:
-        """Yield the views that are averaged with their mirror images, and the weight of each."""
+        """Yield the views to average with their mirror images, and the weight of each."""
         if self._kind == "flip":
             yield pixels, 1.0
             return
@@ -58,11 +58,11 @@ class TTAPredictor(OutputsPredictor):
     def _average_mirrored(
         self, pixels: NDArray[np.uint8], weight: float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the logits and the features of images and their mirror images, averaged and multiplied by `weight`."""
+        """Return the mean logits and features of images and their mirror images, multiplied by `weight`."""
         original = self.predictor.outputs(pixels)
         mirrored = self.predictor.outputs(np.ascontiguousarray(pixels[:, :, ::-1]))
         other = mirrored.logits
-        if other.ndim > 2:  # of pixels: mirrored back
+        if other.ndim > 2:  # per pixel, so they must be mirrored back
             if self._kind != "flip":
                 raise UsageError("Masks cannot be averaged over shifted views: use --tta flip.")
             other = other[:, :, ::-1]

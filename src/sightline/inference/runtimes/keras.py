@@ -25,13 +25,13 @@ from sightline.preprocessing import PreprocessingSpec
 class KerasPredictor(OutputsPredictor):
     """Predicts with a Keras model that maps uint8 pixels to a dict with ``probabilities``, in full float32.
 
-    A copy or pickle holds the model as a ``.keras`` file, loaded in safe mode at its first call.
+    A copy or pickle contains the model as a ``.keras`` file, which is loaded in safe mode at the first call.
     """
 
     def __init__(self, model: Any, classes: Sequence[str], preprocess: PreprocessingSpec) -> None:
         self._model = model
         self._file: bytes | None = None
-        self._compiled: Any = None  # the same layers; the model may have been compiled in lower precision
+        self._compiled: Any = None  # the same layers in full precision; the model may be compiled in lower
         self.classes = tuple(classes)
         self.preprocess = preprocess
 
@@ -40,7 +40,7 @@ class KerasPredictor(OutputsPredictor):
 
     @property
     def device(self) -> Literal["cpu", "gpu"]:
-        """Where Keras computes: on a GPU (or TPU) if its backend sees one."""
+        """Where Keras runs: on a GPU (or TPU) if its backend sees one."""
         return "gpu" if backend.has_accelerator() else "cpu"
 
     @property
@@ -64,7 +64,7 @@ class KerasPredictor(OutputsPredictor):
     def decode(
         cls, weights: bytes, layers: bytes, classes: Sequence[str], preprocess: PreprocessingSpec
     ) -> KerasPredictor:
-        """Build the model of the two files of `safetensors_file`; raises `ModelError` as `load` does."""
+        """Build the model from the two files of `safetensors_file`; raises `ModelError` as `load` does."""
         model = safetensors_file.decode_model(weights, layers)
         return cls._check(model, Path(safetensors_file.LAYERS_FILE), classes, preprocess)
 
@@ -92,7 +92,7 @@ class KerasPredictor(OutputsPredictor):
             return _to_outputs(training_steps.predict_on_batch(self._compiled, pixels))
 
     def outputs_uncompiled(self, pixels: NDArray[np.uint8]) -> Outputs:
-        """Return the same as `outputs` without compiling the model for this batch size: faster for a single call."""
+        """Return the same as `outputs` without compiling for this batch size, which is faster for a single call."""
         with backend.full_precision():
             raw_outputs = self.model(pixels, training=False)
         to_numpy = backend.keras().ops.convert_to_numpy
@@ -115,10 +115,10 @@ def load_model(path: Path) -> Any:
 
 
 def _check_interface(model: Any, path: Path, preprocess: PreprocessingSpec) -> None:
-    """Raise `ModelError` unless a model takes images of `preprocess` and has the interface of a Sightline network."""
+    """Raise `ModelError` unless a model accepts images of `preprocess` and has the interface of Sightline networks."""
     shapes, names = [tuple(tensor.shape[1:]) for tensor in model.inputs], {layer.name for layer in model.layers}
     expected = preprocess.shape
-    if shapes not in ([expected], [(None, None, expected[2])]):  # some networks take images of any size
+    if shapes not in ([expected], [(None, None, expected[2])]):  # some networks accept images of any size
         raise ModelError(f"The model {path} takes inputs of the shapes {shapes}, but its images are {expected}.")
     if missing := sorted({LOGITS, FEATURES} - set(model.output) | {TEMPERATURE_LAYER} - names):
         raise ModelError(f"The model {path} has no {missing[0]}: it was not made by Sightline. Train it again.")

@@ -25,7 +25,7 @@ class LiteRtPredictor(PicklablePredictor):
     def __init__(
         self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: PreprocessingSpec, threads: int
     ) -> None:
-        """`files` contains ``model.tflite``; `threads` 0: one for each core.
+        """`files` contains ``model.tflite``; `threads` 0 means one per core.
 
         Raises `ModelError` for a file that cannot be run.
         """
@@ -33,14 +33,14 @@ class LiteRtPredictor(PicklablePredictor):
         self.preprocess = preprocess
         self._threads = threads
         self._file = files[LITERT]
-        _ = self._session  # so that errors are raised here
+        _ = self._session  # raises errors early
 
     @cached_property
     def _session(self) -> tuple[Any, threading.Lock]:
         litert = require("ai_edge_litert.interpreter", "The format litert")
         threads = self._threads or process.count_cores()
         try:
-            with imports.suppress_stderr():  # C++ code logs the delegate it created
+            with imports.suppress_stderr():  # C++ code logs the delegate that it creates
                 interpreter = litert.Interpreter(model_content=self._file, num_threads=threads)
                 check_interpreter(interpreter)
                 interpreter.allocate_tensors()

@@ -20,14 +20,14 @@ from sightline.models.head import OUTPUTS, PROBABILITIES
 from sightline.preprocessing import PreprocessingSpec
 
 GPU_PROVIDER = "CUDAExecutionProvider"
-GPU_ARENA_BYTES = 4 << 30  # memory that the model may take on a GPU, times the scale of `safety.limits`
-GPU_INSTALL = 'pip uninstall onnxruntime, then pip install "onnxruntime-gpu[cuda,cudnn]"'  # both own one folder
+GPU_ARENA_BYTES = 4 << 30  # limit on the model's GPU memory, times the scale of `safety.limits`
+GPU_INSTALL = 'pip uninstall onnxruntime, then pip install "onnxruntime-gpu[cuda,cudnn]"'  # both install one folder
 
 
 def create_gpu_session(model: bytes) -> Any:
-    """Create an ONNX Runtime session of a file on the first GPU of NVIDIA, in full float32.
+    """Create an ONNX Runtime session for a file on the first NVIDIA GPU, in full float32.
 
-    Raises `UsageError`, which says what to install, if ONNX Runtime cannot compute on a GPU here: it would use the CPU.
+    Raises `UsageError`, which says what to install, if ONNX Runtime cannot use a GPU and would fall back to the CPU.
     """
     onnxruntime = imports.import_onnx_runtime()
     if GPU_PROVIDER not in onnxruntime.get_available_providers():
@@ -56,10 +56,10 @@ def create_gpu_session(model: bytes) -> Any:
 def _list_gpu_options() -> dict[str, str]:
     """Return the options of the provider.
 
-    cuDNN's kernels are chosen by its rules, since choosing them by timing gives other last digits in each process.
+    cuDNN chooses its kernels by heuristics, since choosing them by timing changes the last digits in each process.
     """
     return {
-        "device_id": "0",  # of those in CUDA_VISIBLE_DEVICES
+        "device_id": "0",  # index into CUDA_VISIBLE_DEVICES
         "gpu_mem_limit": str(int(GPU_ARENA_BYTES * max(1.0, read_scale()))),
         "arena_extend_strategy": "kSameAsRequested",
         "cudnn_conv_algo_search": "HEURISTIC",
@@ -79,23 +79,23 @@ class OnnxPredictor(PicklablePredictor):
         *,
         device: Literal["cpu", "gpu"] = "cpu",
     ) -> None:
-        """`threads` 0: one for each core.
+        """`threads` 0 means one per core.
 
-        Raises `ModelError` for a file that cannot be run or does not match, `UsageError` for a GPU that is not there.
+        Raises `ModelError` for a file that cannot be run or does not match, `UsageError` if the GPU is not available.
         """
         self.device = device
-        self.device_reason = ""  # of a device that was chosen for the user
+        self.device_reason = ""  # set if the device was chosen automatically
         self.classes = tuple(classes)
         self.preprocess = preprocess
         self._threads = threads
-        self._model = model  # shares the bytes of the session, so it takes no memory
+        self._model = model  # shared with the session, so it takes no extra memory
         self._choose_streams()
-        _ = self._session  # so that errors are raised here
+        _ = self._session  # raises errors early
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         onnx_file.check_graph(self._model)  # as when loading the file
-        self._choose_streams()  # by the cores of this process
+        self._choose_streams()  # for the cores of this process
 
     def _choose_streams(self) -> None:
         is_streamed = self.device == "cpu" and len(self._model) <= MAX_STREAMED_BYTES
@@ -118,7 +118,7 @@ class OnnxPredictor(PicklablePredictor):
         return self._model
 
     def open_value(self, name: str) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-        """Return a function of pixels [N, H, W, C] that computes the value `name` inside of the graph, [N, ...].
+        """Return a function of pixels [N, H, W, C] that computes the value `name` inside the graph, [N, ...].
 
         It has a session of its own, and raises `ModelError` as `probabilities` does.
         """

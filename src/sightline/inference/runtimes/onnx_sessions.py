@@ -1,4 +1,4 @@
-"""A file's ONNX Runtime sessions on the CPU: one for single images, one that several threads call concurrently."""
+"""ONNX Runtime sessions of a file on the CPU: one for single images, one that several threads call concurrently."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from sightline.data.batches import iterate_slices, load_ahead
 from sightline.errors import ModelError, first_line
 from sightline.inference.predictor import Streams
 
-MAX_STREAMED_BYTES = 32 << 20  # of a file: of larger ones, streams are no faster, and a second session takes its memory
+MAX_STREAMED_BYTES = 32 << 20  # streams are no faster for larger files, and a second session takes memory
 
 
 def create_session(model: bytes, threads: int = 0) -> Any:
-    """Create an ONNX Runtime session of a file on the CPU; `threads` 0: one for each core.
+    """Create an ONNX Runtime session for a file on the CPU; `threads` 0 means one per core.
 
     Raises `ModelError` for a file that cannot be run.
     """
     onnxruntime = imports.import_onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or process.count_cores()
-    # threads that spin while they wait take the cores from what decodes: 30% of the time of an answer of a busy server
+    # threads that spin while they wait block cores needed for decoding: 30% of the response time of a busy server
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4
     try:
@@ -38,25 +38,25 @@ def create_session(model: bytes, threads: int = 0) -> Any:
 
 
 class StreamedSession:
-    """Runs a file on up to `streams.rows` rows in each call of the runtime, and `streams.count` such calls at a time.
+    """Runs a file with up to `streams.rows` rows per call of the runtime, and up to `streams.count` calls at a time.
 
-    All threads compute a call that is alone, so that a single image takes the least time. Others, and the rows of a
-    larger call, are computed by sessions of `streams.threads` threads, which do not wait for each other after each
-    layer: on two cores, MobileNetV2 0.35 classifies 1,134 images/s of 288x288 in calls of one row, 678 in two at a time
-    of 8 rows that share their threads, and 581 in one of 32. The results are the same bit by bit.
+    A single call uses all threads, so that a single image takes the least time. Concurrent calls, and the rows of a
+    larger call, run in sessions of `streams.threads` threads, which do not wait for each other after each layer: on two
+    cores, MobileNetV2 0.35 classifies 1,134 images/s of 288x288 in calls of one row, 678 in two concurrent calls of 8
+    rows that share their threads, and 581 in one call of 32 rows. The results are identical bit for bit.
     """
 
     def __init__(self, model: bytes, streams: Streams, threads: int) -> None:
-        """`threads` are those of a call that is alone; 0: one for each core."""
+        """`threads` is the number of threads for a single call; 0 means one per core."""
         self._model, self._streams = model, streams
         self._alone = create_session(model, threads)
         has_one = process.is_memory_short() or streams.threads == (threads or process.count_cores())
-        self._beside_others = self._alone if has_one else None  # created when it is first needed
+        self._beside_others = self._alone if has_one else None  # created when first needed
         self._creating = threading.Lock()
         self._lock, self._running = threading.Lock(), 0
 
     def _find_session(self) -> Any:
-        """Return the session for calls that are not alone."""
+        """Return the session for concurrent calls."""
         with self._creating:
             if self._beside_others is None:
                 self._beside_others = create_session(self._model, self._streams.threads)
@@ -71,7 +71,7 @@ class StreamedSession:
         return self._alone.get_outputs()
 
     def run(self, names: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return the outputs of these names for inputs [N, ...]; raises what ONNX Runtime does."""
+        """Return the named outputs for inputs [N, ...]; raises the errors of ONNX Runtime."""
         count = min(map(len, inputs.values()))
         with self._count_call() as is_alone:
             if count <= self._streams.rows:

@@ -26,15 +26,15 @@ class OpenVinoPredictor(PicklablePredictor):
     def __init__(
         self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: PreprocessingSpec, threads: int
     ) -> None:
-        """`files` contains ``model.xml`` and ``model.bin``; `threads` 0: OpenVINO decides.
+        """`files` contains ``model.xml`` and ``model.bin``; `threads` 0 lets OpenVINO choose.
 
-        Raises `ModelError` for files that cannot be run, or that take too much memory or time.
+        Raises `ModelError` for files that cannot be run, or that need too much memory or time.
         """
         self.classes = tuple(classes)
         self.preprocess = preprocess
         self._threads = threads
         self._graph, self._weights = files[MODEL_FILE], files[WEIGHTS_FILE]
-        _ = self._session  # so that errors are raised here
+        _ = self._session  # raises errors early
 
     @cached_property
     def _session(self) -> tuple[Any, dict[str, Any], threading.Lock]:
@@ -65,6 +65,6 @@ class OpenVinoPredictor(PicklablePredictor):
 
 
 def _explain(error: Exception) -> str:
-    """Return the first line of a message of OpenVINO that does not name a place in its source."""
+    """Return the first line of an OpenVINO message that is not a location in its source."""
     lines = [line.strip() for line in str(error).splitlines()]
     return next((line for line in lines if line and not line.startswith("Exception from ")), type(error).__name__)

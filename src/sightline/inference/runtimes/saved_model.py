@@ -25,7 +25,7 @@ class SavedModelPredictor(PicklablePredictor):
     def __init__(
         self, files: Mapping[str, bytes], classes: Sequence[str], preprocess: PreprocessingSpec, threads: int
     ) -> None:
-        """`files` contains everything below ``saved_model/``; `threads` is ignored: TensorFlow decides.
+        """`files` contains everything below ``saved_model/``; `threads` is ignored, as TensorFlow chooses.
 
         Raises `ModelError` for files that cannot be run.
         """
@@ -33,13 +33,13 @@ class SavedModelPredictor(PicklablePredictor):
         self.classes = tuple(classes)
         self.preprocess = preprocess
         self._files = {name: content for name, content in files.items() if name.startswith(f"{SAVED_MODEL}/")}
-        _ = self._session  # so that errors are raised here
+        _ = self._session  # raises errors early
         tf = imports.import_tensorflow("The format saved_model")
         self.device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
 
     @cached_property
     def _session(self) -> tuple[Any, Any]:
-        """The module, which keeps the variables alive, and its signature."""
+        """The loaded module, which keeps the variables alive, and its signature."""
         tf = imports.import_tensorflow("The format saved_model")
         check_saved_model(self._files)
         try:
@@ -53,7 +53,7 @@ class SavedModelPredictor(PicklablePredictor):
             raise ModelError(f"TensorFlow cannot load it: {first_line(error)}") from error
 
     def _write_files(self, folder: Path) -> None:
-        """Write the files below `folder`; raises `OutputError` if its disk is full."""
+        """Write the files below `folder`; raises `OutputError` if the disk is full."""
         try:
             for name, content in self._files.items():
                 path = folder / name

@@ -1,8 +1,8 @@
-"""Limits on the memory and time of a graph, whatever format it is stored in.
+"""Limits on the memory and time that a graph needs, whatever its format.
 
 A file of a few kilobytes can require terabytes (``Concat(x, x)`` forty times) or years (products of large matrices),
-and runtimes evaluate constant expressions while they load it. So the size of every value is computed before a runtime
-is given the graph, for a given batch size.
+and runtimes evaluate constant expressions while they load it. So the size of every value, for a given batch size, is
+computed before a runtime sees the graph.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from sightline.errors import ModelError
 
 LIMIT_VARIABLE = "SIGHTLINE_MODEL_LIMIT"
-MAX_MEMORY = 384 << 20  # bytes of all values alive at once; VGG16 takes 206 MB for 8 images of 224x224
-MAX_COST = 2e11  # multiply-adds for one image, about 10 s on two cores; VGG16 takes 1.6e10 at 224x224
+MAX_MEMORY = 384 << 20  # bytes of all live values; VGG16 needs 206 MB for 8 images of 224x224
+MAX_COST = 2e11  # multiply-adds for one image, about 10 s on two cores; VGG16 needs 1.6e10 at 224x224
 MAX_OPERATIONS = 10_000
-_CALL_COST = 1e5  # overhead of one call, a few microseconds
+_CALL_COST = 1e5  # overhead of an operation in multiply-adds: a few microseconds
 _MAX_WEIGHT_GROWTH = 4  # factor by which weights may grow when converted to float32
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One operation: its display name, the values that it reads, and the bytes of those that it computes.
+    """An operation: its display name, the values that it reads, and the bytes of the values that it computes.
 
-    `cost` is in multiply-adds, `workspace` the bytes of temporary memory.
+    `cost` is in multiply-adds, `workspace` in bytes of temporary memory.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Step:
 
 
 def read_scale() -> float:
-    """Return the factor for all limits in the environment variable ``SIGHTLINE_MODEL_LIMIT``, for trusted models."""
+    """Return the factor for all limits from the environment variable ``SIGHTLINE_MODEL_LIMIT``, for trusted models."""
     text = os.environ.get(LIMIT_VARIABLE, "1")
     try:
         scale = float(text)
@@ -61,10 +61,10 @@ def check_steps(
     last_use: Mapping[str, int],
     batch: int,
 ) -> None:
-    """Raise `ModelError` if the values alive at once, or those computed from weights alone, take too much memory.
+    """Raise `ModelError` if all live values, or the values computed from weights alone, take too much memory.
 
-    For a batch of one image, also if the steps take too long. `steps` is in the order of execution, and consumed only
-    as far as it is within the limits; `last_use` is the number of the last step that reads a value.
+    For a batch of one image, also if the steps take too long. `steps` are in execution order, and consumed only as long
+    as they are within the limits; `last_use` maps each value to the number of the last step that reads it.
     """
     scale = read_scale()
     constants, constant_bytes = set(weight_bytes), 0

@@ -20,9 +20,9 @@ ALLOWED_OPERATIONS = frozenset(
         "SUB", "SUM", "TANH", "TRANSPOSE", "TRANSPOSE_CONV", "UNPACK",
     }
 )  # fmt: skip
-"""What Keras layers become: no loops, branches or custom operations, and none whose output size is read from data.
+"""The operations that Keras layers become: no loops, branches, custom operations or sizes computed from data.
 
-The size of ``RESIZE_BILINEAR`` is an input, which has to be a constant.
+The size of ``RESIZE_BILINEAR`` is an input, which must be constant.
 """
 
 

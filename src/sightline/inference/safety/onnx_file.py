@@ -1,4 +1,4 @@
-"""Metadata, hash and allowed operations of an ONNX file, read without the `onnx` package.
+"""Metadata, hash and allowed operations of an ONNX file, without the `onnx` package.
 
 A file is a protocol buffer: fields, each with a number, a wire type and a value
 (https://protobuf.dev/programming-guides/encoding). In its message ModelProto, field 7 is the graph, weights included,
@@ -13,20 +13,20 @@ from collections.abc import Iterator, Mapping
 from sightline.errors import ModelError
 from sightline.inference.safety.onnx_shapes import OPERATION_RULES
 
-_GRAPH, _METADATA = 7, 14  # of ModelProto
+_GRAPH, _METADATA = 7, 14  # fields of ModelProto
 _MODEL_FIELDS = frozenset({1, 2, 3, 4, 5, 6, _GRAPH, 8, _METADATA})  # no functions, no training
-_NODE, _WEIGHT, _OUTPUT = 1, 5, 12  # of GraphProto
+_NODE, _WEIGHT, _OUTPUT = 1, 5, 12  # fields of GraphProto
 _GRAPH_FIELDS = frozenset({_NODE, 2, _WEIGHT, 10, 11, 12, 13, 14, 16})  # no sparse weights
-_OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # of NodeProto
-_TENSOR, _TENSORS = 5, 10  # of AttributeProto
+_OP_TYPE, _ATTRIBUTE, _DOMAIN = 4, 5, 7  # fields of NodeProto
+_TENSOR, _TENSORS = 5, 10  # fields of AttributeProto
 _SUBGRAPHS = frozenset({6, 11, 22, 23})  # and sparse tensors
-_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of TensorProto: the external data, and whether there is any: 0 for no
-_BYTES = 2  # the wire type of a field with a length: text, message, packed numbers
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of TensorProto; the location is 0 without external data
+_BYTES = 2  # wire type of length-delimited fields: text, messages, packed numbers
 
 ALLOWED_OPERATIONS = frozenset(OPERATION_RULES)
-"""The operations that Sightline writes, each with a rule. Nothing else is loaded: no loops, functions or custom ones.
+"""The operations that Sightline writes, each with a rule; no loops, functions or custom operations are loaded.
 
-The list is closed: a layer type that another package registers is written with these, or its file is refused.
+The list is closed: the layer types that other packages register must be written with these operations.
 """
 
 
@@ -41,7 +41,7 @@ def read_metadata(data: bytes) -> dict[str, str]:
 
 
 def replace_metadata(data: bytes, values: Mapping[str, str]) -> bytes:
-    """Return the file with its metadata replaced by `values`; every other byte stays."""
+    """Return the file with its metadata replaced by `values`; every other byte stays unchanged."""
     chunks, last = [], 0
     for number, _, _, end in iterate_fields(data, 0, len(data)):
         if number != _METADATA:
@@ -54,7 +54,7 @@ def replace_metadata(data: bytes, values: Mapping[str, str]) -> bytes:
 
 
 def add_output(data: bytes, name: str) -> bytes:
-    """Return the file with the value `name` inside of its graph as one more output, for a session of our own."""
+    """Return the file with the value `name` of its graph as an additional output, for a session of our own."""
     output = _encode_field(_OUTPUT, _encode_field(1, name.encode()))
     chunks, last = [], 0
     for number, _, start, end in iterate_fields(data, 0, len(data)):
@@ -72,8 +72,8 @@ def hash_graph(data: bytes) -> str:
 def check_graph(data: bytes) -> None:
     """Raise `ModelError` if the file has an operation outside `ALLOWED_OPERATIONS`, or weights in other files.
 
-    Readers of protocol buffers skip unknown fields and merge repeated ones, so that the same bytes can mean different
-    things to two readers. Here every field must be one that Sightline writes, with its own wire type.
+    Protocol buffer readers skip unknown fields and merge repeated ones, so the same bytes can mean different things to
+    two readers. Here every field must be one that Sightline writes, with the right wire type.
     """
     for number, _, _, _ in iterate_fields(data, 0, len(data)):
         if number not in _MODEL_FIELDS:
@@ -119,7 +119,7 @@ def _check_tensor(data: bytes, start: int, end: int) -> None:
 
 
 def _find_graph(data: bytes) -> tuple[int, int]:
-    """Return the start and end of the graph; there must be one, as a runtime would merge two."""
+    """Return the start and end of the graph; there must be exactly one, as a runtime would merge two."""
     graphs = [(kind, start, end) for number, kind, start, end in iterate_fields(data, 0, len(data)) if number == _GRAPH]
     if len(graphs) != 1 or graphs[0][0] != _BYTES:
         raise ModelError(f"it contains {len(graphs) or 'no'} graph{'s' if len(graphs) > 1 else ''}, expected one")
@@ -127,7 +127,7 @@ def _find_graph(data: bytes) -> tuple[int, int]:
 
 
 def iterate_fields(data: bytes, offset: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (number, wire type, start, end) of the value of each field."""
+    """Yield the number and wire type of each field, and the start and end of its value."""
     while offset < end:
         key, offset = read_varint(data, offset, end)
         wire_type = key & 7
@@ -140,7 +140,7 @@ def iterate_fields(data: bytes, offset: int, end: int) -> Iterator[tuple[int, in
             length = 8 if wire_type == 1 else 4
         else:
             raise ModelError("it is not an ONNX file")
-        if key >> 32:  # other readers would drop the high bits, and see another number
+        if key >> 32:  # other readers would drop the high bits, and read another number
             raise ModelError("it is not an ONNX file")
         if length > end - offset:
             raise ModelError("it is truncated")

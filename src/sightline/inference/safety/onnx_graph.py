@@ -1,7 +1,7 @@
 """Parse the graph of an ONNX file into plain values (inputs, weights, nodes), without the `onnx` package.
 
-Protocol buffers are ambiguous (a repeated field may be merged, unknown fields are skipped), so two readers may see two
-graphs in one file. Whatever could be read in two ways is therefore refused here.
+Protocol buffers are ambiguous (a repeated field may be merged, unknown fields are skipped), so two readers may see
+different graphs in one file. Anything that could be read in two ways is therefore refused here.
 Field numbers are those of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3.
 """
 
@@ -26,7 +26,7 @@ from sightline.inference.safety.onnx_types import (
 
 OPSET = 17
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MAX_VALUES = 64  # read of an integer weight: shapes, paddings and sizes are short
+_MAX_VALUES = 64  # limit for integer weights that are read: shapes, paddings and sizes are short
 _MAX_AXES = 8
 
 
@@ -82,7 +82,7 @@ class _Message:
     def integers(self, number: int, max_length: int | None = None) -> tuple[int, ...]:
         """Return signed integers, packed or not."""
         values: list[int] = []
-        for _, a, b in self._iterate_values(number, {_VARINT, _BYTES}):  # a single one is a run of length one
+        for _, a, b in self._iterate_values(number, {_VARINT, _BYTES}):  # a single value is a run of length one
             offset = a
             while offset < b:
                 value, offset = onnx_file.read_varint(self.data, offset, b)

@@ -1,4 +1,4 @@
-"""The memory and time that an ONNX graph needs, computed from its shapes before any runtime loads it."""
+"""Compute the memory and time that an ONNX graph needs from its shapes, before any runtime loads it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sightline.inference.safety.onnx_types import OnnxGraph, TensorType
 
 
 def check_limits(graph: OnnxGraph, batch: int) -> None:
-    """Raise `ModelError` if `graph` takes too much memory for `batch` images, or too long for one."""
+    """Raise `ModelError` if `graph` needs too much memory for `batch` images, or too much time for one."""
     check_operation_count(len(graph.nodes))
     for size in sorted({1, batch}):
         _check_values(graph, size)

@@ -1,4 +1,4 @@
-"""One operation of an ONNX graph, as shape rules see it: inputs, attributes, shapes, and messages that name it."""
+"""An operation of an ONNX graph for shape rules: inputs, attributes, shapes, and messages that name it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class InferredOutputs:
 
 @dataclass(frozen=True, slots=True)
 class NodeCall:
-    """One node with the types of its inputs, and the values of those that are weights."""
+    """A node with the types of its inputs, and the values of inputs that are weights."""
 
     node: Node
     types: tuple[TensorType, ...]
@@ -38,7 +38,7 @@ class NodeCall:
         return ModelError(f"its operation {self.node.name or self.node.op!r} ({self.node.op}) {reason}")
 
     def check(self, condition: bool, reason: str) -> None:  # noqa: FBT001  # reads as an assertion
-        """Raise `ModelError` for `reason` unless `condition` holds."""
+        """Raise `ModelError` for `reason` unless `condition` is true."""
         if not condition:
             raise self.make_error(reason)
 
@@ -66,7 +66,7 @@ class NodeCall:
         return axis
 
     def get_constant(self, index: int) -> Shape:
-        """Return the integers of an input that must be a weight, as shapes and paddings are."""
+        """Return the integers of an input that must be a weight, such as a shape or paddings."""
         weight = self.weights[index] if index < len(self.weights) else None
         if weight is None or weight.values is None or weight.type.element_type != INT64 or len(weight.type.shape) != 1:
             raise self.make_error(
@@ -80,7 +80,7 @@ Rule = Callable[[NodeCall], InferredOutputs]
 
 @dataclass(frozen=True, slots=True)
 class OperationRule:
-    """How one type of operation is checked: its rule, its attributes, and the number and types of its inputs."""
+    """How a type of operation is checked: its rule, its attributes, and the number and types of its inputs."""
 
     rule: Rule
     attributes: Mapping[str, int | float | bytes | None] = field(default_factory=dict)

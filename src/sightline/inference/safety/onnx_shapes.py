@@ -1,8 +1,8 @@
 """Shape and cost inference for the operations of an ONNX graph, without a runtime.
 
-The rules are those of https://onnx.ai/onnx/operators/, version 17, for the operations and attributes that Sightline
-writes; anything else is refused, as is whatever cannot be inferred. `OPERATION_RULES` is the only list of what a file
-may hold.
+The rules follow https://onnx.ai/onnx/operators/, version 17, for the operations and attributes that Sightline writes;
+anything else is refused, and so are shapes that cannot be inferred. `OPERATION_RULES` is the only list of what a file
+may contain.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ANY = frozenset({FLOAT, UINT8, INT8, INT32, INT64, FLOAT16, BFLOAT16})
 
 
 def infer_outputs(graph: OnnxGraph, types: Mapping[str, TensorType], node: Node) -> InferredOutputs:
-    """Infer the outputs of one node, after checking that Sightline could have written it."""
+    """Infer the outputs of a node, after checking that Sightline could have written it."""
     operation = OPERATION_RULES.get(node.op)
     names = tuple(name for name in node.inputs if name)
     call = NodeCall(node, tuple(types[n] for n in names if n in types), tuple(graph.weights.get(n) for n in names))
@@ -60,7 +60,7 @@ def infer_outputs(graph: OnnxGraph, types: Mapping[str, TensorType], node: Node)
 def _single_output(
     call: NodeCall, shape: Shape, cost: float, element_type: int | None = None, workspace: int = 0
 ) -> InferredOutputs:
-    """Return one output, with the type of the first input unless `element_type` is given, at `cost` per element."""
+    """Return a single output at `cost` per element, with the type of the first input unless `element_type` is given."""
     value = TensorType(call.types[0].element_type if element_type is None else element_type, shape)
     return InferredOutputs((value,), cost * value.num_elements, workspace)
 
@@ -140,7 +140,7 @@ def _prelu(call: NodeCall) -> InferredOutputs:
 
 
 def _normalize(count: int, axis: int, axes: int = 2) -> Rule:
-    """Return the rule of a normalization with `count` vectors as long as `axis` of the input, of at least `axes`."""
+    """Return the rule of a normalization: `count` vectors as long as `axis` of an input with at least `axes` axes."""
 
     def rule(call: NodeCall) -> InferredOutputs:
         call.check(len(call.first_shape) >= axes, "reads a value without channels")

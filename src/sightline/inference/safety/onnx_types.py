@@ -1,4 +1,4 @@
-"""The parts of an ONNX graph as declared in its file, and the types of its values."""
+"""The parts of an ONNX graph as declared in the file, and the types of its values."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class TensorType:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A constant of the graph; `values` only of short integer lists, which shapes may depend on.
+    """A constant of the graph; `values` are set only for short integer lists, which shapes may depend on.
 
-    `place` is where its little-endian elements start and end in the file, if they are there as plain bytes.
+    `place` is the start and end of its little-endian elements in the file, if they are stored as plain bytes.
     """
 
     type: TensorType
@@ -45,7 +45,7 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operation; an omitted input is named ""."""
+    """An operation; the name of an omitted input is ""."""
 
     op: str
     name: str

@@ -1,7 +1,7 @@
-"""Checks of an OpenVINO model: its XML before OpenVINO parses it, its operations and sizes before it is compiled.
+"""Checks of an OpenVINO model: of its XML before parsing, and of its operations and sizes before compilation.
 
-OpenVINO reads the XML without entities and checks that weights lie inside their file; it has no limit on what a graph
-may take.
+OpenVINO reads the XML without entities and checks that weights are within their file, but does not limit the memory
+and time of a graph.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sightline.inference.safety.limits import Step, check_operation_count, check
 from sightline.nesting import MAX_DEPTH
 
 MAX_XML_BYTES = 64 << 20
-# operations whose name in the XML differs
+# operations with a different name in the XML
 _LAYER_TYPES = {"Const": "Constant", "ReLU": "Relu", "SoftMax": "Softmax", "PReLU": "PRelu"}
 ALLOWED_OPERATIONS = frozenset(
     {
@@ -28,7 +28,7 @@ ALLOWED_OPERATIONS = frozenset(
         "Unsqueeze", "VariadicSplit",
     }
 )  # fmt: skip
-"""The operations that OpenVINO makes of the ONNX files that Sightline writes, int8 included: no loops or branches."""
+"""The operations that OpenVINO creates from Sightline's ONNX files, including int8: no loops or branches."""
 _SUBGRAPHS = frozenset({"body", "then_body", "else_body", "port_map"})
 
 
@@ -67,9 +67,9 @@ def check_xml(xml: bytes) -> None:
 
 
 def check_model(model: Any, shape: tuple[int, int, int], batch: int) -> None:
-    """Raise `ModelError` unless a model maps uint8 pixels [N, *shape] within the limits, for 1 and for `batch` images.
+    """Raise `ModelError` unless a model accepts uint8 pixels [N, *shape] and meets the limits for 1 and `batch` images.
 
-    `model` is an ``openvino.Model``; it stays unchanged.
+    `model` is an ``openvino.Model``, which is not modified.
     """
     operations = model.get_ordered_ops()
     check_operation_count(len(operations))
@@ -120,7 +120,7 @@ def _input_names(node: Any) -> tuple[str, ...]:
 
 
 def _cost(node: Any) -> float:
-    """Return the multiply-adds of an operation; an elementwise one has 10 for each value that it reads or writes."""
+    """Return the multiply-adds of an operation; elementwise operations count 10 per value read or written."""
     kind = node.get_type_name()
     cost: float = math.prod(node.output(0).get_shape())
     if kind in {"Convolution", "GroupConvolution"}:  # weights [O, I, h, w], or [G, O, I, h, w]

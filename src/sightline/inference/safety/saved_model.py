@@ -1,6 +1,6 @@
 """Checks of a TensorFlow SavedModel before TensorFlow loads it.
 
-A SavedModel is a program: its functions may read and write files or call Python, and some run while it is loaded. So
+A SavedModel is a program: its functions may read and write files or call Python, and some run when it is loaded. So
 every function that loading or predicting can reach may contain only operations that compute with arrays, and its
 objects must be variables, functions and plain containers.
 """
@@ -15,7 +15,7 @@ from sightline.errors import ModelError
 
 MODEL_FILE = "saved_model/saved_model.pb"
 _FILE = re.compile(r"saved_model/(saved_model\.pb|fingerprint\.pb|variables/variables\.(index|data-\d{5}-of-\d{5}))")
-MAX_MODEL_BYTES = 64 << 20  # weights are in files of their own
+MAX_MODEL_BYTES = 64 << 20  # limit without the weights, which are in separate files
 ALLOWED_OPERATIONS = frozenset(
     {
         "Abs", "AddN", "AddV2", "All", "Any", "AvgPool", "BatchMatMulV2", "BatchMatMulV3", "BatchToSpaceND",
@@ -34,7 +34,7 @@ ALLOWED_OPERATIONS = frozenset(
         "Unpack", "ZerosLike",
     }
 )  # fmt: skip
-"""Operations of TensorFlow that compute with arrays, and those that read variables or call functions."""
+"""TensorFlow operations that compute with arrays, read variables or call functions."""
 _OBJECT_KINDS = frozenset(
     {"user_object", "function", "variable", "bare_concrete_function", "constant", "captured_tensor"}
 )
@@ -50,7 +50,7 @@ _CONTAINERS = frozenset(
 
 
 def check_saved_model(files: Mapping[str, bytes]) -> None:
-    """Raise `ModelError` unless ``saved_model.pb`` contains nothing but a network; `files` are by name."""
+    """Raise `ModelError` unless ``saved_model.pb`` contains nothing but a network; `files` maps names to contents."""
     from tensorflow.core.protobuf import saved_model_pb2
 
     if foreign := sorted(name for name in files if not _FILE.fullmatch(name)):
@@ -61,9 +61,9 @@ def check_saved_model(files: Mapping[str, bytes]) -> None:
         raise ModelError(f"{MODEL_FILE} has more than {MAX_MODEL_BYTES >> 20} MiB")
     try:
         graphs = saved_model_pb2.SavedModel.FromString(files[MODEL_FILE]).meta_graphs
-    except Exception as error:  # of protobuf, whose types are not known here
+    except Exception as error:  # protobuf's types are not importable here
         raise ModelError(f"{MODEL_FILE} is damaged: {error}") from error
-    if len(graphs) != 1 or not graphs[0].object_graph_def.nodes:  # TensorFlow would load it as one of version 1
+    if len(graphs) != 1 or not graphs[0].object_graph_def.nodes:  # TensorFlow would load it as version 1
         raise ModelError(f"{MODEL_FILE} has {len(graphs)} graphs, or no objects: Sightline writes one, with objects")
     objects, library = graphs[0].object_graph_def, graphs[0].graph_def.library
     for node in objects.nodes:
@@ -83,7 +83,7 @@ def _check_object(node: Any) -> None:
 
 
 def _named_functions(objects: Any) -> Iterator[str]:
-    """Yield the functions that objects name; loading runs some of them."""
+    """Yield the functions that objects refer to; loading runs some of them."""
     yield from objects.concrete_functions
     for node in objects.nodes:
         yield from node.function.concrete_functions
