@@ -96,7 +96,7 @@ class KnnPredictor(OutputsPredictor):
         return digest.hexdigest()
 
     def count_own_images(self) -> int:
-        """Return how many different predicted images are also reference images, judging by their features."""
+        """Return how many different predicted images are also reference images, by their features."""
         return len(self._own_images)
 
     def outputs(self, pixels: NDArray[np.uint8]) -> Outputs:

@@ -29,8 +29,8 @@ def alexnet(x: Any, groups: int) -> Any:
 def local_response_norm(x: Any, name: str) -> Any:
     """Apply local response normalization (section 3.3): x / (2 + 1e-4 * s) ** 0.75, same shape as `x` [N, H, W, C].
 
-    s is the sum of squares over five neighboring channels. Keras has no such layer, so this is built from stock layers:
-    a saved model then loads in safe mode and can be exported.
+    s is the sum of squares over five neighboring channels. Keras has no such layer, so this uses stock layers: a saved
+    model then loads in safe mode and can be exported.
     """
     keras = backend.keras()
     layers = keras.layers
@@ -47,7 +47,7 @@ def local_response_norm(x: Any, name: str) -> Any:
 def _apply_grouped_conv(x: Any, width: int, size: int, groups: int, name: str) -> Any:
     """Convolve each group of channels separately.
 
-    ``Conv2D(groups=2)`` would need XLA on a CPU: a training step of conv2 took 4.7 s, two convolutions take 0.4 s.
+    ``Conv2D(groups=2)`` would need XLA on a CPU: a training step of conv2 took 4.7 s; with two convolutions, 0.4 s.
     """
     keras = backend.keras()
     layers = keras.layers

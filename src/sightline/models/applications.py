@@ -1,6 +1,6 @@
 """Backbones from `keras.applications`, inlined into our graph so that each layer can be inspected, frozen or cut.
 
-None has a top or its own preprocessing: normalized pixels [N, H, W, C] in, feature maps out.
+They have neither a top nor preprocessing: normalized pixels [N, H, W, C] in, feature maps out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def efficientnetv2b0(x: Any) -> Any:
 def nasnetmobile(x: Any) -> Any:
     """Apply NASNetMobile: cells found by architecture search; 1056 channels.
 
-    It is cloned because Keras names its weights after the scopes in which they were created, which a loaded copy lacks.
+    It is cloned because Keras names its weights after the scopes where they were created, which a loaded copy lacks.
     """
     return _clone_application("NASNetMobile", x)
 
@@ -67,7 +67,7 @@ def nasnetmobile(x: Any) -> Any:
 def efficientnetb0(x: Any) -> Any:
     """Apply EfficientNetB0: inverted residual blocks with squeeze-and-excitation; 1280 channels.
 
-    It is cloned from behind its preprocessing, which Keras builds in with no option to leave it out.
+    It is cloned from after its preprocessing, which Keras builds in with no option to leave it out.
     """
     return _clone_application("EfficientNetB0", x, after=backend.keras().layers.Normalization)
 

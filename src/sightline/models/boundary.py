@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class Call(Protocol):
-    """A call of a layer in a graph: the name of the layer, whether it has weights, and the tensors that it connects."""
+    """A call of a layer in a graph: the layer's name, whether it has weights, and the tensors that it connects."""
 
     @property
     def name(self) -> str:
@@ -15,21 +15,21 @@ class Call(Protocol):
 
     @property
     def has_state(self) -> bool:
-        """Whether it has weights, or draws random numbers."""
+        """Whether the layer has weights or draws random numbers."""
 
     @property
     def input_tensors(self) -> list[Any]:
-        """What it takes."""
+        """The inputs of the call."""
 
     @property
     def outputs(self) -> list[Any]:
-        """What it returns."""
+        """The outputs of the call."""
 
 
 def find_boundary(calls: Sequence[Call], frozen: Collection[str]) -> Any | None:
-    """Return the last tensor before the first trainable layer through which all later calls get their input.
+    """Return the last tensor before the first trainable layer that feeds all later calls.
 
-    `calls` are in the order in which they compute. Layers with weights that are not in `frozen` are trainable. None if
+    `calls` are in the order of execution. Layers with weights that are not in `frozen` are trainable. Returns None if
     a trainable layer comes before the first such tensor.
     """
     last_use = {id(tensor): index for index, call in enumerate(calls) for tensor in call.input_tensors}

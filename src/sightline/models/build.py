@@ -38,9 +38,9 @@ class ModelSpec:
     """Everything that determines a model's graph and initial weights.
 
     `pixel_stats` is (mean, standard deviation) of the training pixels in [0, 255], for ``normalize="standardize"``.
-    `weights` is the file to load pretrained weights from, None for random weights. Grayscale images become color images
-    for these, and with `gray_to_color`, for a network whose weights come from such a one. `activation` is that of the
-    task. With a `decoder`, the outputs are those of each pixel.
+    `weights` is the file of the pretrained weights, None for random weights. Grayscale images become color images for
+    pretrained weights, and with `gray_to_color`, which is set if the weights come from such a network. `activation` is
+    the activation of the task. With a `decoder`, there are outputs for each pixel.
     """
 
     config: ModelConfig
@@ -65,8 +65,8 @@ class Network:
     `model` maps uint8 [N, H, W, C] to ``{"probabilities": [N, K], "logits": [N, K], "features": [N, F]}`` in float32;
     with a decoder, probabilities and logits are [N, H, W, K].
     `backbone` lists the names of the layers before the head, in order. `pretrained` is true if their weights come from
-    a file, `pretrained_head` if the head's weights do too (the file includes the top, for as many classes and the same
-    image size).
+    a file, `pretrained_head` if the head's weights do too (the file includes the top, for the same number of classes
+    and the same image size).
     """
 
     model: Any
@@ -81,7 +81,7 @@ class Network:
 
 
 def choose_decoder(config: ModelConfig, *, is_for_masks: bool) -> Decoder | None:
-    """Return the decoder of a network for masks, by default that of its entry in the registry; None for others."""
+    """Return the decoder of a segmentation network, by default the one in its registry entry; None for others."""
     if not is_for_masks:
         return None
     return registry.get_entry(config.name).decoder if config.decoder == "auto" else config.decoder
@@ -120,7 +120,7 @@ def build_model(spec: ModelSpec) -> Network:
 
 
 def build_shapes_only(spec: ModelSpec) -> Network:
-    """Build the graph only: layers, shapes and parameter counts without values; it takes no memory and cannot run."""
+    """Build only the graph, with shapes and parameter counts but no values; it takes no memory and cannot run."""
     entry = registry.get_entry(spec.config.name)
     backend.keras()  # chooses the backend, and imports it quietly
     with shapes_only():
@@ -136,7 +136,7 @@ def _build_graph(spec: ModelSpec, entry: ModelEntry) -> tuple[Any, tuple[str, ..
         inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="uint8", name="pixels")
         x = inputs
         if spec.channels == 1 and (spec.gray_to_color or spec.weights is not None):
-            x = keras.layers.Concatenate(name=GRAY_LAYER)([x, x, x])  # before normalization, which differs by channel
+            x = keras.layers.Concatenate(name=GRAY_LAYER)([x, x, x])  # before normalization, which is per channel
         normalize = entry.normalize if spec.config.normalize == "auto" else spec.config.normalize
         x = normalized_input = normalize_pixels(x, normalize, spec.pixel_stats)
         x = _apply_backbone(x, entry, spec.config)
@@ -167,7 +167,7 @@ def _check_spec(spec: ModelSpec, entry: ModelEntry) -> None:
 
 
 def normalize_pixels(pixels: Any, scheme: Normalize, pixel_stats: tuple[float, float] | None) -> Any:
-    """Normalize symbolic uint8 `pixels` to float32 under `scheme`; channel order and scaling are part of the graph."""
+    """Normalize symbolic uint8 `pixels` to float32 by `scheme`; channel order and scaling are part of the graph."""
     keras = backend.keras()
     channels = pixels.shape[-1]
     scale: float | list[float] = 1.0
@@ -199,7 +199,7 @@ def normalize_pixels(pixels: Any, scheme: Normalize, pixel_stats: tuple[float, f
 
 
 def _match_channels(values: Sequence[float], channels: int) -> Sequence[float]:
-    """Return an RGB triple unchanged for three channels, else its luma."""
+    """Return RGB `values` unchanged for three channels, else their luma."""
     return values if channels == 3 else [sum(v * w for v, w in zip(values, LUMA, strict=True))]
 
 

@@ -1,10 +1,10 @@
-"""Decoders: from the feature maps of a backbone back to the size of its input, one score for each class and pixel.
+"""Decoders: from the feature maps of a backbone to scores for each class and pixel at the size of its input.
 
-A backbone halves its maps at each stride; a decoder undoes this step by step. If a map is not exactly half as large as
-the previous one (45 rows become 23), the decoder's surplus is cut off at the end.
+A backbone halves its maps at each stride; a decoder undoes this step by step. If a map is not exactly half the size of
+the previous one (45 rows become 23), the surplus in the decoder is cut off at the end.
 
-    bilinear     a 1x1 convolution of the backbone's maps of this size, joined with the upsampled ones, and a 3x3
-                 convolution (as in a U-Net: Ronneberger et al., 2015, arXiv:1505.04597), for pretrained backbones
+    bilinear     a 1x1 convolution of the backbone's maps of the same size, concatenated with the upsampled maps, and a
+                 3x3 convolution (as in a U-Net: Ronneberger et al., 2015, arXiv:1505.04597), for pretrained backbones
     transposed   transposed convolutions alone, as in the tutorials of fully convolutional networks
     fcn32, fcn16, fcn8
                  the sum of scores of one, two or three sizes, upsampled by transposed convolutions that start as
@@ -26,15 +26,15 @@ from sightline.models.entry import Decoder
 from sightline.models.head import DENSE_LAYER
 
 WIDTHS = (128, 96, 64, 48, 32)
-"""Channels of the decoder's maps, from the deepest size to that of the input; the last one repeats."""
+"""Channels of the decoder's maps, from the smallest maps to the size of the input; the last number repeats."""
 FIRST_JOIN = "decoder1_conv_relu"
-"""The layer of a bilinear decoder whose maps are the first that join those of two sizes of the backbone."""
+"""The layer of a bilinear decoder where backbone maps of two sizes are first combined."""
 
 
 def apply_decoder(name: Decoder, inputs: Any, features: Any, classes: int) -> Any:
-    """Return the scores of each pixel, [N, H, W, classes], for the maps `features` that a backbone made of `inputs`.
+    """Return the scores of each pixel, [N, H, W, classes], from the maps `features` that a backbone made of `inputs`.
 
-    Raises `UsageError` for a backbone whose maps do not halve at each stride.
+    Raises `UsageError` if the backbone's maps do not halve at each stride.
     """
     skips = find_skips(inputs, features, pooled=name.startswith("fcn"))
     if not skips:  # a backbone without strides
@@ -47,11 +47,11 @@ def apply_decoder(name: Decoder, inputs: Any, features: Any, classes: int) -> An
 
 
 def find_skips(inputs: Any, features: Any, *, pooled: bool) -> list[Any]:
-    """Return the last maps of each size that a backbone has before those of `features`, the smallest maps first.
+    """Return the backbone's last maps of each size larger than `features`, smallest first.
 
-    With `pooled`, the maps of a size that max pooling made come before others, such as pool3 and pool4 of VGG16, whose
-    scores Long et al. add. The last of all have the size of `inputs`, and may be the normalized pixels themselves. Maps
-    that are only padded for the next stride, and smaller ones, such as those of squeeze-and-excitation, do not count.
+    With `pooled`, maps from max pooling are preferred, such as pool3 and pool4 of VGG16, whose scores Long et al. add.
+    The last maps have the size of `inputs`, and may be the normalized pixels themselves. Maps that are only padded for
+    the next stride do not count, and neither do smaller ones, such as in squeeze-and-excitation.
     """
     last: dict[tuple[int, int], Any] = {}
     pooled_sizes: set[tuple[int, int]] = set()
@@ -91,7 +91,7 @@ def _decode_bilinear(x: Any, skips: Sequence[Any], classes: int) -> Any:
         x = layers.Concatenate(name=f"decoder{number}_join")([x, reduced])
         x = _convolve(x, width, 3, f"decoder{number}_conv")
     scores = layers.Conv2D(classes, 1, name=DENSE_LAYER, dtype="float32")(x)
-    return _enlarge_bilinearly(scores, pixels)  # at full size, a convolution would cost more than all the others
+    return _enlarge_bilinearly(scores, pixels)  # a convolution at full size would cost more than all others
 
 
 def _decode_transposed(x: Any, skips: Sequence[Any], classes: int) -> Any:
@@ -106,7 +106,7 @@ def _decode_transposed(x: Any, skips: Sequence[Any], classes: int) -> Any:
 
 
 def _decode_fcn(x: Any, skips: Sequence[Any], classes: int, sizes: int) -> Any:
-    """Add the scores of `sizes` sizes, from the smallest on, and enlarge the sum to the size of the pixels."""
+    """Add the scores of `sizes` sizes, starting at the smallest, and enlarge the sum to the size of the pixels."""
     layers = backend.keras().layers
     scores = layers.Conv2D(classes, 1, name="score1")(x)
     joined = min(sizes - 1, len(skips) - 1)
@@ -127,12 +127,12 @@ def _enlarge(x: Any, factor: int, name: str, dtype: str | None = None) -> Any:
         kernel_initializer=make_bilinear_kernel,
     )  # fmt: skip
     enlarged = layer(x)
-    layer.kernel_initializer = keras.initializers.Zeros()  # a file of the model could not name a function of ours
+    layer.kernel_initializer = keras.initializers.Zeros()  # a model file cannot refer to our function
     return enlarged
 
 
 def make_bilinear_kernel(shape: Sequence[int], dtype: Any = None) -> Any:
-    """Return the kernel [k, k, K, K] of a transposed convolution of stride k / 2 that interpolates bilinearly.
+    """Return the kernel [k, k, K, K] of a transposed convolution with stride k / 2 that interpolates bilinearly.
 
     >>> make_bilinear_kernel((4, 4, 1, 1))[0, :, 0, 0].tolist()
     [0.0625, 0.1875, 0.1875, 0.0625]
@@ -154,12 +154,12 @@ def _enlarge_bilinearly(x: Any, skip: Any, name: str = "pixels_up") -> Any:
 def _convolve(x: Any, width: int, kernel: int, name: str) -> Any:
     layers = backend.keras().layers
     x = layers.Conv2D(width, kernel, padding="same", use_bias=False, name=name)(x)
-    x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)  # a decoder is trained in few steps
+    x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)  # decoders train for few steps
     return layers.Activation("relu", name=f"{name}_relu")(x)
 
 
 def _crop(x: Any, skip: Any, name: str) -> Any:
-    """Cut off the last rows and columns by which `x` is larger than `skip`."""
+    """Cut off the last rows and columns of `x` to the size of `skip`."""
     rows, columns = x.shape[1] - skip.shape[1], x.shape[2] - skip.shape[2]
     if not (rows or columns):
         return x

@@ -1,4 +1,4 @@
-"""Describe a built model: its layers and their cost, its parameter count, the hash of its weights."""
+"""Describe a built model: its layers and their cost, its parameter count, and the hash of its weights."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Sides = tuple[int, int]  # rows, columns
 
 @dataclass(frozen=True, slots=True)
 class LayerDescription:
-    """One layer's shapes and cost for a single image.
+    """A layer's shapes and cost for a single image.
 
-    `kind` is the name of its type, `role` how a diagram shows it. `inputs` holds the indices of its input layers in
-    `ModelDescription.layers`. `output` is the output shape without N, `bytes` the size of that output.
+    `kind` is the name of its type, `role` how a diagram shows it. `inputs` are the indices of its input layers in
+    `ModelDescription.layers`. `output` is the output shape without N, `bytes` the size of the output.
     `receptive_field` is the number of image rows and columns that one output value depends on, padding included (so it
     can exceed the image); `jump` is the distance in image pixels between neighboring outputs (0 after a reshape, where
     neighbors in the output are not neighbors in the image).
@@ -110,7 +110,7 @@ class ModelDescription:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str) -> ModelDescription:
-        """Undo `to_dict`; raises `ModelError`, which starts with `where`, for invalid values."""
+        """Restore from `to_dict`; raises `ModelError`, whose message starts with `where`, for invalid values."""
         stored = jsonio.build(_StoredModel, values, where)
         index: dict[str, int] = {}
         layers = []
@@ -126,14 +126,14 @@ class ModelDescription:
 
 
 class _StoredLayer(TypedDict):
-    """A layer whose inputs are names; its other fields are those of `LayerDescription`."""
+    """A layer with the names of its inputs; its other fields are the same as in `LayerDescription`."""
 
     name: str
     inputs: list[str]
 
 
 class _StoredModel(TypedDict):
-    """The values of `ModelDescription.to_dict` from which it is restored."""
+    """The values of `ModelDescription.to_dict` that are needed to restore it."""
 
     name: str
     size: tuple[int, ...]
@@ -155,7 +155,7 @@ class _GraphWalker:
     def __init__(self) -> None:
         self.layers: list[LayerDescription] = []
         self._layer_index: dict[int, int] = {}  # tensor id -> index of its layer
-        self._kept_alive: list[Any] = []  # keeps the tensors alive, so that no id is reused
+        self._kept_alive: list[Any] = []  # references to the tensors, so that no id is reused
         self._counted_weights: set[int] = set()  # weight ids: shared weights count once
 
     def walk(self, model: Any, prefix: str) -> None:
@@ -211,7 +211,7 @@ class _GraphWalker:
     def _compute_receptive_field(
         self, layer_type: LayerType, window: Window | None, inputs: tuple[int, ...], output: tuple[int, ...]
     ) -> tuple[Sides, Sides]:
-        """Return receptive field and jump; where branches merge, the largest field and the jump of the largest map."""
+        """Return receptive field and jump; for merging branches, the largest field and the jump of the largest map."""
         if not inputs:
             return (1, 1), (1, 1)
         input_layers = [self.layers[i] for i in inputs]
@@ -229,7 +229,7 @@ class _GraphWalker:
         field = (field[0] + (span[0] - 1) * jump[0], field[1] + (span[1] - 1) * jump[1])
         if window is None:
             return field, jump
-        if window.upsamples:  # less than a pixel counts as one
+        if window.upsamples:  # a fraction of a pixel counts as one
             return field, (max(jump[0] // window.strides[0], 1), max(jump[1] // window.strides[1], 1))
         return field, (jump[0] * window.strides[0], jump[1] * window.strides[1])
 
@@ -244,7 +244,7 @@ class _GraphWalker:
 
 
 def _format_parameters(operation: Any, weights: Sequence[Any]) -> str:
-    """Return the parameter count of `weights` as text, such as ``3·3·3·192 + 192 = 5,376``; "" if there are none.
+    """Return the parameter count of `weights` as text, such as ``3·3·3·192 + 192 = 5,376``; "" without weights.
 
     A grouped convolution shows its input channels per group: ``5·5·(96/2)·256``.
     """
@@ -268,9 +268,9 @@ def _format_product(shape: Sequence[int]) -> str:
 
 
 def _infer_shape(node: Any, shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """Infer a node's output shape where the graph accepts any size; `shapes` are the input shapes without N.
+    """Infer a node's output shape if the graph accepts any size; `shapes` are the input shapes without N.
 
-    A layer that does not infer a side either keeps that of its input, as `EinsumDense` with an ellipsis does.
+    A side that the layer does not infer either is taken from the input, as for `EinsumDense` with an ellipsis.
     """
     keras_tensor = backend.keras().KerasTensor
     shaped_inputs = {
@@ -305,7 +305,7 @@ def _sort_nodes(model: Any) -> list[Any]:
 
 
 def count_parameters(model: Any) -> int:
-    """Return the parameter count of a Keras model, non-trainable weights included, random seed states not."""
+    """Return the parameter count of a Keras model, including non-trainable weights but not random seed states."""
     return sum(math.prod(v.shape) for v in _weights(model))
 
 

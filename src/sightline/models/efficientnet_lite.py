@@ -1,7 +1,7 @@
-"""EfficientNet-Lite (Liu, 2020), the EfficientNet (Tan and Le, 2019, arXiv:1905.11946) for integer arithmetic.
+"""EfficientNet-Lite (Liu, 2020), an EfficientNet (Tan and Le, 2019, arXiv:1905.11946) for integer arithmetic.
 
-It has no squeeze-and-excitation, and ReLU6 instead of swish. Wider and deeper variants keep the stem, the depth of the
-first and the last stage, and the head of Lite0.
+It has no squeeze-and-excitation, and ReLU6 instead of swish. Wider and deeper variants keep Lite0's stem, head, and
+depth of the first and last stages.
 https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
 """
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sightline import backend
 
-EPSILON = 1e-3  # of batch normalization
+EPSILON = 1e-3  # for batch normalization
 STEM_WIDTH, HEAD_WIDTH = 32, 1280
 
 
@@ -38,7 +38,7 @@ _STAGES = (
 def lite0(x: Any, layers: Any = None) -> Any:
     """Apply EfficientNet-Lite0: 16 inverted residual blocks, 1280 channels; 3,371,008 trainable parameters.
 
-    The `layers` are those of Keras, or others that are called like them (`export.packaged_layers`).
+    `layers` are `keras.layers`, or a replacement with the same calls (`export.packaged_layers`).
     """
     return _EfficientNetLite(layers).apply(x, width_factor=1.0, depth_factor=1.0)
 
@@ -54,7 +54,7 @@ def lite2(x: Any, layers: Any = None) -> Any:
 
 
 def _round_width(width: float) -> int:
-    """Return the multiple of 8 nearest to `width`, or the next one where that is more than a tenth less."""
+    """Return the multiple of 8 nearest to `width`, or the next larger one if it is more than 10% below `width`."""
     rounded = max(8, int(width + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * width else rounded
 
@@ -75,7 +75,7 @@ class _EfficientNetLite:
         return self._conv(x, HEAD_WIDTH, 1, 1, "top")
 
     def _inverted_residual(self, x: Any, kernel: int, stride: int, expansion: int, width: int, name: str) -> Any:
-        """Apply a 1x1 expansion, a depthwise convolution, a linear 1x1 projection, and a shortcut if shapes agree."""
+        """Apply a 1x1 expansion, a depthwise convolution, a linear 1x1 projection, and a shortcut if shapes match."""
         layers, shortcut = self._layers, x
         if expansion != 1:
             x = self._conv(x, expansion * x.shape[-1], 1, 1, f"{name}_expand")

@@ -12,13 +12,13 @@ Activation = Literal["softmax", "sigmoid", "ordinal"]
 Init = Literal["auto", "gaussian", "he", "glorot", "identity"]
 
 WHITENING_LAYER = "whiten"
-"""The name of the whitening convolution, in the networks that have one."""
+"""The name of the whitening convolution in networks that have one."""
 Decoder = Literal["bilinear", "transposed", "fcn32", "fcn16", "fcn8"]
 
 
 @dataclass(frozen=True, slots=True)
 class HeadSpec:
-    """The classification head: what turns the backbone's feature maps into logits."""
+    """The classification head, which turns the backbone's feature maps into logits."""
 
     pooling: Pooling
     hidden: tuple[int, ...] = ()
@@ -30,8 +30,8 @@ class PretrainedWeights:
     """ImageNet weights published for Keras: a file name in ``KERAS_HOME/models`` and its URL.
 
     In `file` and `url`, ``{alpha}`` is the width multiplier (``{tenths}``: 1_0, 7_5, 5_0, 2_5) and ``{size}`` the image
-    size that the weights were trained at. `includes_head` is true if the published top has the same layers as our head,
-    so that a file that includes the top can fill the head too.
+    size at which the weights were trained. `includes_head` is true if the published top has the same layers as our
+    head, so that a file with the top can fill the head too.
     """
 
     file: str
@@ -43,10 +43,10 @@ class PretrainedWeights:
 
 @dataclass(frozen=True, slots=True)
 class PackagedWeights:
-    """ImageNet weights that a Python package holds: they need no network once that is installed.
+    """ImageNet weights in a Python package: once it is installed, they need no network.
 
-    `file` is the path of a PyTorch file below the import package, `sha256` its hash; it includes the top. `extra` is
-    the extra of Sightline that brings the package named `distribution`.
+    `file` is the path of a PyTorch file in the import package, `sha256` its hash; it includes the top. `extra` is
+    Sightline's extra that installs the package `distribution`.
     """
 
     distribution: str
@@ -56,25 +56,25 @@ class PackagedWeights:
 
     @property
     def import_package(self) -> str:
-        """The name under which the package would be imported; it never is."""
+        """The import name of the package, which is never imported."""
         return self.distribution.replace("-", "_")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """One registered model and its defaults.
+    """A registered model and its defaults.
 
-    `backbone_fn` takes the normalized pixels, a symbolic tensor [N, H, W, C], and returns the last feature maps; those
-    of Sightline are named by "module:function" in `sightline.models`, so that listing them imports no Keras.
+    `backbone_fn` accepts the normalized pixels, a symbolic tensor [N, H, W, C], and returns the last feature maps;
+    Sightline's own are given as "module:function" in `sightline.models`, so that listing them does not import Keras.
 
     `input_size` is the input size in pixels that it was designed for, `min_input_size` the minimum that its strides
-    allow. `pretrained_input_size` is the size to use with pretrained weights where the images are that large: a
+    allow. `pretrained_input_size` is the size to use with pretrained weights if the images are that large: a
     convolutional backbone is more accurate at about 1.3 times its training size (Touvron et al., 2019,
-    arXiv:1906.06423; measured in benchmarks/results/transfer.md). `init` is the weight initialization (auto: that of
-    the layers); `ones_bias_layers` names the layers whose biases start at one; `whitening_layer` names a first
-    convolution that is initialized from patches of the training images. `decoder` is what follows the backbone in a
-    network for masks. `has_int8_features` is true if a head that is trained on features of its frozen layers in int8 is
-    as good as one trained on those in float32 (benchmarks/results/features.md).
+    arXiv:1906.06423; measured in benchmarks/results/transfer.md). `init` is the weight initialization (auto: by the
+    layers themselves); `ones_bias_layers` names the layers whose biases start at one; `whitening_layer` names a first
+    convolution that is initialized from patches of the training images. `decoder` follows the backbone in segmentation
+    networks. `has_int8_features` is true if a head trained on int8 features of its frozen layers is as good as one
+    trained on float32 features (benchmarks/results/features.md).
     """
 
     name: str
@@ -97,5 +97,5 @@ class ModelEntry:
 
     @property
     def network_name(self) -> str:
-        """The name of the network in a file of Keras."""
+        """The name of the network in a Keras file."""
         return self.name.replace("-", "_")

@@ -1,6 +1,6 @@
 """The classification head, from feature maps to probabilities, and the names of its outputs and layers.
 
-The names are in every saved model, so all code that looks up an output or a layer takes its name from here.
+The names are part of every saved model, so all code that looks up an output or a layer uses the names defined here.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from sightline import backend
 from sightline.models.entry import Activation, HeadSpec
 
 PROBABILITIES, LOGITS, FEATURES = OUTPUTS = ("probabilities", "logits", "features")
-"""The outputs of every model; the layers of the first and the last have the same names."""
+"""The outputs of every model; the first and the last have the same names as their layers."""
 
-POOL_LAYER, FLATTEN_LAYER = "pool", "flatten"  # a head has one of them, as its first layer
+POOL_LAYER, FLATTEN_LAYER = "pool", "flatten"  # a head starts with one of these
 DENSE_LAYER = "predictions"
-ROW_LAYER, TWO_CLASSES_LAYER, PAIR_LAYER = "as_row", "two_classes", "pair"  # only of a sigmoid head
+ROW_LAYER, TWO_CLASSES_LAYER, PAIR_LAYER = "as_row", "two_classes", "pair"  # only in a sigmoid head
 ORDINAL_LAYERS = (
     "softplus", "scores_and_softplus", "as_column", "class_columns", "coefficients", "sum_of_scores",
-)  # fmt: skip  # only of an ordinal head
+)  # fmt: skip  # only in an ordinal head
 TEMPERATURE_LAYER = "temperature"
 
 FLOAT32_LAYERS = (
@@ -33,8 +33,8 @@ FLOAT32_LAYERS = (
 def apply_head(x: Any, head: HeadSpec, classes: int, *, is_sigmoid: bool, activation: Activation) -> dict[str, Any]:
     """Return the symbolic outputs, by the names in `OUTPUTS`, for the feature maps `x`; see `models.build.Network`.
 
-    `is_sigmoid`: two classes share one unit. `activation` turns the logits into probabilities, which sum to 1 over the
-    classes ("softmax"; "ordinal": by a score of each boundary between two of them) or are independent ("sigmoid").
+    With `is_sigmoid`, two classes share one unit. `activation` turns the logits into probabilities, which sum to 1 over
+    the classes ("softmax", or "ordinal" with a score for each boundary between classes) or are independent ("sigmoid").
     """
     keras = backend.keras()
     layers = keras.layers
@@ -69,27 +69,27 @@ def apply_head(x: Any, head: HeadSpec, classes: int, *, is_sigmoid: bool, activa
 
 
 def make_ordinal_coefficients(classes: int) -> NDArray[np.float32]:
-    """Return float32 [2 (K - 1), K]: what K - 1 scores, and then their softplus, add to the logits of K classes.
+    """Return float32 [2 (K - 1), K]: the coefficients of K - 1 scores, and of their softplus, in the K logits.
 
     The sigmoid of score k is the probability of a class above k, given that it is k or above (Shi et al., 2021,
-    arXiv:2111.08851): log p of class k is the sum of the log sigmoids of the scores below k, plus that of minus score
-    k. The logits are these logarithms plus one number for all classes: the sum of softplus(z) - z / 2 over the scores
-    z. It is large where scores are far from 0, so that the energy of the logits tells unusual images.
+    arXiv:2111.08851): log p of class k is the sum of the log sigmoids of the scores below k, plus the log sigmoid of
+    minus score k. The logits are these logarithms plus a number that all classes share: the sum of softplus(z) - z / 2
+    over the scores z. It is large if scores are far from 0, so that the energy of the logits detects unusual images.
     """
     boundaries = classes - 1
-    not_below, above = (np.tri(boundaries, classes, k, np.float32) for k in (0, -1))  # a boundary, of a class
+    not_below, above = (np.tri(boundaries, classes, k, np.float32) for k in (0, -1))  # [boundary, class]
     return np.concatenate([0.5 - not_below, above])
 
 
 def _link_scores(scores: Any, classes: int) -> Any:
-    """Return the logits [N, K] of the scores [N, K - 1] of the boundaries; stock layers multiply, none has weights."""
+    """Return the logits [N, K] for the boundary scores [N, K - 1], using stock layers without weights."""
     layers, coefficients = backend.keras().layers, make_ordinal_coefficients(classes)
     softplus, both, column, columns, product, total = ORDINAL_LAYERS
     terms = layers.Activation("softplus", name=softplus, dtype="float32")(scores)
     terms = layers.Concatenate(name=both, dtype="float32")([scores, terms])
     terms = layers.Reshape((len(coefficients), 1, 1), name=column, dtype="float32")(terms)
     table = layers.Concatenate(name=columns, dtype="float32")([terms] * classes)
-    scale = (coefficients * len(coefficients))[:, None].tolist()  # what follows is a mean
+    scale = (coefficients * len(coefficients))[:, None].tolist()  # compensates for the mean that follows
     table = layers.Rescaling(scale, name=product, dtype="float32")(table)
     return layers.GlobalAveragePooling2D(name=total, dtype="float32")(table)
 
@@ -97,8 +97,8 @@ def _link_scores(scores: Any, classes: int) -> Any:
 def apply_mask_head(features: Any, scores: Any) -> dict[str, Any]:
     """Return the symbolic outputs, by the names in `OUTPUTS`, for the scores [N, H, W, K] of each pixel.
 
-    Probabilities and logits are float32 [N, H, W, K]. `features` are the last maps of the backbone, of which the output
-    of this name has the means, [N, F], so that images can be compared as those of a classifier are.
+    Probabilities and logits are float32 [N, H, W, K]. `features` are the last maps of the backbone; the output of this
+    name is their means, [N, F], so that images can be compared as with a classifier.
     """
     layers = backend.keras().layers
     pooled = layers.GlobalAveragePooling2D(name=POOL_LAYER)(features)

@@ -15,7 +15,7 @@ from sightline.models.layers import is_kernel
 from sightline.seeding import derive_seed
 
 InitScheme = Literal["gaussian", "he", "glorot", "identity"]
-GAUSSIAN_STD = 0.01  # of "gaussian": Krizhevsky et al., 2012, section 5
+GAUSSIAN_STD = 0.01  # for "gaussian": Krizhevsky et al., 2012, section 5
 MAX_IMAGES = 1000  # enough to estimate the covariance of 2x2 patches
 # Added to each variance, so that directions with little variance are not amplified (Jordan, 2024).
 VARIANCE_FLOOR = 5e-4
@@ -26,13 +26,13 @@ def initialize_weights(
 ) -> None:
     """Initialize the kernels and biases of `model` in place, except in the layers named in `skip_layers`.
 
-    Layers whose own initializer is Zeros keep what they have, as they do in a decoder: zero, or bilinear interpolation.
+    Layers whose own initializer is Zeros keep their values, such as zeros or bilinear interpolation in a decoder.
 
     gaussian: normal with mean 0 and standard deviation 0.01; he: truncated normal of variance 2 / fan_in (He et al.,
     2015, arXiv:1502.01852); glorot: uniform of variance 2 / (fan_in + fan_out) (Glorot and Bengio, 2010); identity:
-    uniform of variance 1 / (3 fan_in), but the first filters of a convolution pass one input channel each on, and the
+    uniform of variance 1 / (3 fan_in), but the first filters of a convolution each pass on one input channel, and the
     last dense layer has a standard deviation of 1 / fan_in (Jordan, 2024, arXiv:2404.00498). Biases start at zero, or
-    at one in the layers named in `ones_bias_layers`, their groups included (``conv2_1`` for ``conv2``). Normalization
+    at one in the layers named in `ones_bias_layers`, including their groups (``conv2_1`` for ``conv2``). Normalization
     scales and offsets do not change.
     """
     initializers, layers = backend.keras().initializers, backend.keras().layers
@@ -53,7 +53,7 @@ def initialize_weights(
 def _sample_weights(variable: Any, depthwise: bool, init: InitScheme, seed: int) -> Any:  # noqa: FBT001  # private
     keras = backend.keras()
     shape = tuple(variable.shape)
-    if depthwise:  # fan-in is height x width; the plain shape would count all channels
+    if depthwise:  # the fan-in is height x width; the plain shape would count all channels
         shape = (*shape[:-2], 1, math.prod(shape[-2:]))
     initializer = {
         "gaussian": lambda: keras.initializers.RandomNormal(0.0, GAUSSIAN_STD, seed=seed % 2**31),
@@ -68,7 +68,7 @@ def _sample_weights(variable: Any, depthwise: bool, init: InitScheme, seed: int)
 
 
 def _pass_inputs_on(variable: Any, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the kernel `weights` with an identity in a convolution, and close to zero in the last dense layer."""
+    """Return the kernel `weights` with an identity for a convolution, and close to zero for the last dense layer."""
     if variable.path.rpartition("/")[0].endswith(DENSE_LAYER):
         return weights * np.float32(math.sqrt(3 / len(weights)))
     if weights.ndim == 4 and weights.shape[2] > 1:  # not depthwise
@@ -82,7 +82,7 @@ def _pass_inputs_on(variable: Any, weights: NDArray[np.float32]) -> NDArray[np.f
 def init_whitening(
     model: Any, name: str | None, count: int, take: Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 ) -> None:
-    """Initialize the layer `name` from training images spread evenly over all `count`; None: do nothing.
+    """Initialize the layer `name` from images spread evenly over all `count` training images; None does nothing.
 
     `take` returns the images uint8 [N, H, W, C] at int64 positions [N].
     """
@@ -92,7 +92,7 @@ def init_whitening(
 
 
 def whiten_layer(model: Any, name: str, pixels: NDArray[np.uint8]) -> None:
-    """Set the filters of the convolution `name` to the whitened principal directions of its patches, and negatives.
+    """Set the filters of the convolution `name` to its patches' whitened principal directions and their negatives.
 
     `pixels` are uint8 [N, H, W, C]. The layer must follow the normalization directly and have twice as many filters as
     a patch has values. Each direction is divided by the standard deviation along it; biases are zero. Coates and Ng,

@@ -1,7 +1,7 @@
 """Limits on the size of a ``.keras`` file, checked before Keras reads it.
 
-It is a zip of two JSON files and one HDF5 file, which Keras stores uncompressed. An untrusted file may be compressed
-and fill memory when read: JSON full of spaces, or weights of an absurd shape.
+Such a file is a zip of two JSON files and one HDF5 file, which Keras stores uncompressed. An untrusted file may be
+compressed and fill memory when read: JSON full of spaces, or weights of an absurd shape.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from sightline.errors import ModelError
 from sightline.models import keras_h5
 
 MAX_MEMBER_BYTES = {"config.json": 64 << 20, "metadata.json": 1 << 20, "model.weights.h5": 16 << 30}
-"""The members of the zip, and the most bytes of each."""
+"""The members of the zip, and the maximum size of each in bytes."""
 _MIN_MEMBER_LIMIT = 1 << 20  # bytes that any member may decompress to
 
 
 @contextmanager
 def open_keras_file(path: Path) -> Iterator[Path]:
-    """Check a ``.keras`` file, and yield a name of what was checked, for Keras to open; raises `ModelError`."""
+    """Check a ``.keras`` file, and yield a name of the checked file for Keras to open; raises `ModelError`."""
     try:
         file = _io.open_regular(path)
     except OSError as error:
@@ -39,20 +39,20 @@ def open_keras_file(path: Path) -> Iterator[Path]:
 
 
 def read_shapes(path: Path) -> list[tuple[int, ...]]:
-    """Return the shapes of the weights in a ``.keras`` file that was checked."""
+    """Return the shapes of the weights in a checked ``.keras`` file."""
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         return keras_h5.read_shapes(_open_member(file, archive.getinfo("model.weights.h5")))
 
 
 def read_network_name(path: Path) -> str:
-    """Return the name of the network in a ``.keras`` file that was checked, "" if it states none."""
+    """Return the name of the network in a checked ``.keras`` file, "" if it has none."""
     with suppress(ValueError, KeyError, TypeError), zipfile.ZipFile(path) as archive:
         return str(jsonio.loads(archive.read("config.json"))["config"]["name"])
     return ""
 
 
 def drop_compilation(config: Any) -> Any:
-    """Return layers as Keras writes them in JSON without what they, or a model among them, were compiled with.
+    """Return a Keras layer configuration without the compilation settings of models at any level.
 
     An optimizer has variables, which cannot be created with shapes only.
     """
@@ -62,14 +62,14 @@ def drop_compilation(config: Any) -> Any:
 
 
 def read_model(path: Path) -> Any:
-    """Return the model of a ``.keras`` file that was checked, not compiled; Keras' safe mode.
+    """Return the uncompiled model in a checked ``.keras`` file, loaded in Keras' safe mode.
 
-    Raises `ValueError` if its layers have more weights than it holds, before any is allocated: Keras' own function
-    allocates all of them before it reads one, and a layer of a million units fills the memory.
+    Raises `ValueError` before allocation if its layers have more weights than the file contains: Keras' own function
+    allocates all weights before reading any, and a layer of a million units would fill the memory.
     """
     with zipfile.ZipFile(path) as archive:
         config = drop_compilation(jsonio.loads(archive.read("config.json")))
-    keras = backend.keras()  # before a block that would import it on whatever backend is its default, with its notes
+    keras = backend.keras()  # before `shapes_only`, which would import it on Keras' default backend, with its messages
     with shapes_only():
         model: Any = keras.saving.deserialize_keras_object(config, safe_mode=True)
     count, stored = (sum(map(math.prod, shapes)) for shapes in ([v.shape for v in model.weights], read_shapes(path)))
@@ -81,10 +81,10 @@ def read_model(path: Path) -> Any:
 
 
 def load_weights(model: Any, path: Path) -> None:
-    """Load the weights of a ``.keras`` file that was checked.
+    """Load the weights of a checked ``.keras`` file.
 
-    They are copied out of the zip first, where Keras would read all that comes before a place to go back to it. Where
-    there is no room for them, as in the small ``/tmp`` of a container, it does.
+    They are copied out of the zip first: to seek backwards inside it, Keras would read everything before the position
+    again. If there is no room for the copy, as in the small ``/tmp`` of a container, Keras reads the zip.
     """
     with tempfile.TemporaryDirectory(prefix="sightline-") as folder:
         source = str(path)
@@ -111,7 +111,7 @@ def _check(file: IO[bytes], path: Path) -> None:
                         f"The model {path} cannot be used: {info.filename} decompresses from {info.compress_size:,} "
                         f"bytes to {info.file_size:,}. Train it again."
                     )
-                if info.compress_type != zipfile.ZIP_STORED:  # Keras would read all of it, whatever size it states
+                if info.compress_type != zipfile.ZIP_STORED:  # Keras would read all of it, whatever its stated size
                     raise ModelError(
                         f"The model {path} cannot be used: {info.filename} is compressed, as Keras never writes it. "
                         "Train it again."
@@ -127,7 +127,7 @@ def _check(file: IO[bytes], path: Path) -> None:
 
 
 class _FileRange(io.RawIOBase):
-    """A range of an open file as a file, so that weights are inspected without reading them all."""
+    """A range of an open file as a file, for inspecting weights without reading them all."""
 
     def __init__(self, file: IO[bytes], start: int, size: int) -> None:
         self._file, self._start, self._size, self._at = file, start, size, 0
@@ -151,7 +151,7 @@ class _FileRange(io.RawIOBase):
 
 
 def _open_member(file: IO[bytes], info: zipfile.ZipInfo) -> Any:
-    """Return a stored member of a zip as a file, in place."""
+    """Return an uncompressed member of a zip as a file, without copying it."""
     file.seek(info.header_offset + 26)
     name, extra = struct.unpack("<HH", file.read(4))
     return _FileRange(file, info.header_offset + 30 + name + extra, info.file_size)

@@ -1,7 +1,7 @@
 """Read weights files in the legacy format of `keras.applications` (``.h5``, layer by layer, in order).
 
 An untrusted HDF5 file may link to any other file, and declare arrays of any size, compressed or never written. So all
-its links and sizes are checked before an array is read.
+links and sizes are checked before any array is read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sightline._io import open_regular
 
 Array = NDArray[Any]
-MAX_RATIO = 4  # of the size of all arrays to that of their file; Keras does not compress weights
+MAX_RATIO = 4  # limit on the size of all arrays relative to their file; Keras does not compress weights
 _MAX_ITEMS = 100_000  # groups and data sets
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -26,15 +26,15 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 def read_h5_layers(path: Path) -> list[tuple[str, list[Array]]] | None:
     """Return the name and arrays of each layer with weights, in file order; None for a file in another format.
 
-    The links and sizes in any HDF5 file are checked, also where Keras reads it. Raises `ValueError` as
-    `measure_arrays`, and for arrays of more than `MAX_RATIO` times the size of the file.
+    The links and sizes in any HDF5 file are checked, even if Keras reads it. Raises `ValueError` as `measure_arrays`
+    does, and for arrays of more than `MAX_RATIO` times the size of the file.
     """
-    with open_regular(path) as source:  # opened once: its name may refer to something else by the time it is read
+    with open_regular(path) as source:  # opened once: its name may refer to something else later
         return _read_layers(source) if _is_hdf5(source) else None
 
 
 def _is_hdf5(file: IO[bytes]) -> bool:
-    """Tell whether a file has the signature of HDF5 where the library looks for it: at 0, 512, 1024, 2048 and so on."""
+    """Return whether a file has the HDF5 signature where the library looks for it: at 0, 512, 1024, 2048 and so on."""
     offset, size = 0, os.fstat(file.fileno()).st_size
     while offset < size:
         file.seek(offset)
@@ -63,9 +63,9 @@ def _read_layers(source: IO[bytes]) -> list[tuple[str, list[Array]]] | None:
 
 
 def measure_arrays(file: Any) -> int:
-    """Return the bytes that all arrays of an open HDF5 file take once read; reads none of them.
+    """Return the size in memory of all arrays of an open HDF5 file, without reading them.
 
-    Raises `ValueError` for data outside the file, links, second names, arrays of objects, or too many items.
+    Raises `ValueError` for data outside the file, links, second names, arrays of objects or too many items.
     """
     import h5py  # a dependency of Keras
 
@@ -83,7 +83,7 @@ def measure_arrays(file: Any) -> int:
             if isinstance(item, h5py.Group):
                 groups.append(item)
             elif isinstance(item, h5py.Dataset) and not (item.external or item.is_virtual or item.dtype.hasobject):
-                chunk = math.prod(item.chunks or ())  # read as a whole, and may be larger than the array
+                chunk = math.prod(item.chunks or ())  # a chunk is read as a whole, and may be larger than the array
                 total += max(item.size or 0, chunk) * item.dtype.itemsize
             else:
                 raise ValueError(f"{name!r} in its weights refers to data elsewhere")
@@ -104,13 +104,13 @@ def _read_names(group: Any, attribute: str) -> list[str]:
 
 
 def read_shapes(source: Path | IO[bytes]) -> list[tuple[int, ...]]:
-    """Return the shapes of the weights in an HDF5 file of Keras 3 that was checked; reads none of them."""
+    """Return the shapes of the weights in a checked HDF5 file of Keras 3, without reading the weights."""
     import h5py
 
     shapes: list[tuple[int, ...]] = []
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer"):  # whose moments have the same shapes
+        if isinstance(item, h5py.Dataset) and not name.startswith("optimizer"):  # its moments have the same shapes
             shapes.append(item.shape)
 
     with h5py.File(source, "r") as file:
@@ -119,7 +119,7 @@ def read_shapes(source: Path | IO[bytes]) -> list[tuple[int, ...]]:
 
 
 def count_convolutions(shapes: Sequence[tuple[int, ...]]) -> int:
-    """Return how many of the arrays of these shapes are kernels of convolutions, without those of 1x1 pixels.
+    """Return how many of these shapes are convolution kernels, not counting 1x1 convolutions.
 
     >>> count_convolutions([(3, 3, 3, 32), (32,), (1, 1, 32, 5), (5,), (128, 5)])
     1
@@ -128,7 +128,7 @@ def count_convolutions(shapes: Sequence[tuple[int, ...]]) -> int:
 
 
 def list_variables(layers: Sequence[Any]) -> list[Any]:
-    """Return the weights of `layers` in file order: for each layer, trainable before non-trainable ones."""
+    """Return the weights of `layers` in file order: for each layer, trainable weights before non-trainable ones."""
     return [v for layer in layers for v in (*layer.trainable_weights, *layer.non_trainable_weights)]
 
 

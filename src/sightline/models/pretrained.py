@@ -15,11 +15,11 @@ from sightline.errors import MissingExtraError, ModelError, UsageError
 from sightline.models import keras_file, keras_h5, torch_file
 from sightline.models.entry import ModelEntry, PackagedWeights, PretrainedWeights
 
-MAX_TOP_ARRAYS = 6  # maximum number of arrays in a published top: three dense layers
+MAX_TOP_ARRAYS = 6  # limit on arrays in a published top: three dense layers
 
 
 def find_cached_file(entry: ModelEntry, alpha: float | None, size: int) -> Path | None:
-    """Return the ImageNet weights file of `entry` if an installed package or Keras' cache has it, else None."""
+    """Return the ImageNet weights file of `entry` in an installed package or Keras' cache; None if there is none."""
     if entry.pretrained is None:
         return None
     if isinstance(entry.pretrained, PackagedWeights):
@@ -37,7 +37,7 @@ def _find_packaged_file(weights: PackagedWeights) -> Path | None:
 
 
 def find_cached_alpha(entry: ModelEntry, size: int) -> float | None:
-    """Return the largest width multiplier whose weights are cached, None if there are none."""
+    """Return the largest width multiplier with cached weights; None if there is none."""
     if not isinstance(entry.pretrained, PretrainedWeights):
         return None
     cached_alphas = [a for a in entry.pretrained.alphas if find_cached_file(entry, a, size) is not None]
@@ -49,11 +49,11 @@ WEIGHT_CHOICES = frozenset({"none", "auto", "imagenet"})
 
 
 def find_weights(entry: ModelEntry, setting: str, alpha: float | None, height: int, width: int) -> Path | None:
-    """Return the weights file for the setting ``model.weights``, given as `setting`; None for random weights.
+    """Return the weights file for `setting`, the setting ``model.weights``; None for random weights.
 
     ``none``: random; ``auto``: ImageNet weights if they are installed or cached, else random; ``imagenet``: ImageNet
     weights, downloaded if they are published as a file; anything else is a path. Raises `ModelError` if there is no
-    such file; if a download fails, the message has its URL and where to put the file.
+    such file; if a download fails, the message contains the URL and where to put the file.
     """
     size = height if height == width else 0
     if setting == "none":
@@ -89,9 +89,9 @@ def _download(entry: ModelEntry, pretrained: PretrainedWeights, alpha: float | N
     name, url = _format_file_and_url(pretrained, alpha, size)
     keras: Any = backend.keras()
     home = backend.keras_home()
-    temporary_name = _io.temporary_path(Path(name)).name  # a process may be killed before it has the whole file
+    temporary_name = _io.temporary_path(Path(name)).name  # the process may be killed during the download
     try:
-        with redirect_stdout(sys.stderr):  # Keras prints its progress to stdout, which is for results
+        with redirect_stdout(sys.stderr):  # Keras prints its progress to stdout, which is reserved for results
             path = Path(keras.utils.get_file(temporary_name, url, cache_dir=str(home), cache_subdir="models"))
         return path.replace(path.with_name(name))
     except Exception as error:
@@ -114,8 +114,8 @@ def _format_file_and_url(pretrained: PretrainedWeights, alpha: float | None, siz
 def load_weights(backbone: Sequence[Any], head: Sequence[Any], path: Path, entry: ModelEntry) -> bool:
     """Load a weights file into the layers of a model in place; return whether the head was loaded too.
 
-    A file published for Keras may include the top: the layers for its own classes. They are loaded into `head` if the
-    shapes match (the model's default head, as many classes, the same image size) and ignored otherwise. Raises
+    A file published for Keras may include the top, the layers for its own classes. They are loaded into `head` if the
+    shapes match (the model's default head, the same number of classes and image size) and ignored otherwise. Raises
     `ModelError` if the other weights do not fit.
     """
     try:
@@ -145,11 +145,11 @@ def _shapes(layers: Sequence[Any]) -> list[tuple[int, ...]]:
 
 
 def _load_with_keras(model: Any, path: Path, entry: ModelEntry, convolutions: int) -> None:
-    """Load a file of Keras 3, which Keras reads by a name of what was checked.
+    """Load a file of Keras 3, which Keras reads under a name of the checked file.
 
-    Keras ignores what such a file has beyond `model`, as the top is, or the decoder of masks. Raises `ValueError` if it
-    has more convolutions than the whole network `entry`, and is not this one by its name: it is of a deeper one, and
-    its first layers alone are not worth much.
+    Keras ignores parts of such a file that `model` does not have, such as the top or a decoder. Raises `ValueError` if
+    the file has more convolutions than the whole network `entry`, unless its network name is the same: such a file
+    belongs to a deeper network, whose first layers alone are of little value.
     """
     if path.suffix == ".keras":
         with keras_file.open_keras_file(path) as name:

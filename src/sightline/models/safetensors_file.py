@@ -1,7 +1,7 @@
 """A Keras model as two files without code: its weights in safetensors, and its layers in Keras' JSON.
 
 Each weight is named by its path in Keras, such as ``conv1/kernel``, and has Keras' layout: convolutions are
-[height, width, in, out], dense layers [in, out]. Every weight of every layer is there, moving averages too.
+[height, width, in, out], dense layers [in, out]. Every weight of every layer is included, even moving averages.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ def encode_model(model: Any) -> dict[str, bytes]:
 
 
 def decode_model(weights: bytes, layers: bytes) -> Any:
-    """Return the Keras model of the two files; raises `ModelError` if they do not fit each other.
+    """Return the Keras model from the two files; raises `ModelError` if they do not match.
 
-    Only Keras' own layers are built, in its safe mode.
+    Only Keras' own layers are built, in safe mode.
     """
     if len(layers) > MAX_LAYERS_BYTES:
         raise ModelError(f"{LAYERS_FILE} has more than {MAX_LAYERS_BYTES >> 20} MiB")
     safetensors = require("safetensors.numpy", PURPOSE)
     try:
         arrays = safetensors.load(weights)
-    except Exception as error:  # of a type of its own, for whatever is wrong
+    except Exception as error:  # safetensors has one error type for all problems
         raise ModelError(f"{WEIGHTS_FILE} cannot be read: {first_line(error)}") from error
     try:
         config = drop_compilation(jsonio.loads(layers))
-        keras = backend.keras()  # on the chosen backend, before a block that would import it on another
-        with shapes_only(), seed_new_layers(0):  # of any size: no memory before they are compared
+        keras = backend.keras()  # on the chosen backend; `shapes_only` might import it on another
+        with shapes_only(), seed_new_layers(0):  # no memory is allocated before the sizes are compared
             model: Any = keras.saving.deserialize_keras_object(config, safe_mode=True)
         model.output[PROBABILITIES].shape[-1]
     except Exception as error:
@@ -62,5 +62,5 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
         backend.assign(variable, arrays[variable.path])
     for layer in list_layers(model):
         if isinstance(layer, backend.keras().layers.Normalization):
-            layer.finalize_state()  # it computes with a mean and variance that it took from its weights when built
+            layer.finalize_state()  # it uses a mean and variance derived from its weights when it was built
     return model

@@ -6,7 +6,7 @@ from typing import Any
 
 from sightline import backend
 
-REDUCTION = 16  # of the squeeze-and-excitation bottleneck, as in the paper, arXiv:1709.01507
+REDUCTION = 16  # in the squeeze-and-excitation bottleneck, as in the paper, arXiv:1709.01507
 
 
 def se_resnet18(x: Any) -> Any:

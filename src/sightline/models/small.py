@@ -43,9 +43,9 @@ def fast_small(x: Any, alpha: float) -> Any:
     """Apply a whitening 2x2 convolution and three blocks of two batch-normalized ones; 570,946 parameters, 10 classes.
 
     Based on the networks of the CIFAR-10 speed records (Jordan, 2024, arXiv:2404.00498), with ReLU and the last two
-    blocks half as wide, so that two CPU cores train it in minutes. The first layer, eight filters per input channel, is
-    meant to be initialized with the principal directions of the training images' patches and their negatives
-    (`initializers.whiten_layer`). `alpha` scales the width of the other layers.
+    blocks half as wide, so that two CPU cores train it in minutes. The first layer, with eight filters per input
+    channel, is meant to be initialized with the principal directions of the training images' patches and their
+    negatives (`initializers.whiten_layer`). `alpha` scales the width of the other layers.
     """
     return _whitened_blocks(x, (64, 128, 128), alpha, scale=True)
 
@@ -53,8 +53,8 @@ def fast_small(x: Any, alpha: float) -> Any:
 def airbench(x: Any, alpha: float) -> Any:
     """Apply the network of the CIFAR-10 speed record airbench94, with ReLU in place of GELU; 1,973,954 parameters.
 
-    That of `fast_small` with the last two blocks twice as wide, and batch normalization without scale (Jordan, 2024,
-    arXiv:2404.00498). GELU takes half of a step on a CPU, where TensorFlow has no kernel for it.
+    It is `fast_small` with the last two blocks twice as wide, and batch normalization without scale (Jordan, 2024,
+    arXiv:2404.00498). GELU would take half of a step on a CPU, where TensorFlow has no kernel for it.
     """
     return _whitened_blocks(x, (64, 256, 256), alpha, scale=False)
 
@@ -74,11 +74,11 @@ def _whitened_blocks(x: Any, widths: tuple[int, ...], alpha: float, *, scale: bo
 
 
 def fcn(x: Any) -> Any:
-    """Apply four blocks of a convolution (32, 64, 128, 128) and a pooling; a decoder makes masks of its maps."""
+    """Apply four blocks of a convolution (32, 64, 128, 128) and a pooling; a decoder turns the maps into masks."""
     layers = backend.keras().layers
     for block, width in enumerate((32, 64, 128, 128), 1):
         x = _conv(x, width, f"conv{block}")
-        x = layers.MaxPooling2D(padding="same", name=f"pool{block}")(x)  # of any size, for a decoder to undo
+        x = layers.MaxPooling2D(padding="same", name=f"pool{block}")(x)  # a decoder can undo it at any size
     return _conv(x, 128, "conv5")
 
 

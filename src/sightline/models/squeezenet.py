@@ -11,7 +11,7 @@ def squeezenet(x: Any) -> Any:
     """Apply a convolution and eight fire modules; 722,496 parameters, in the order of the published weights.
 
     The paper ends in a 1x1 convolution with K filters and average pooling. Our head pools first and then applies a
-    dense layer with K units: as many parameters, but no ReLU, so that logits can be negative.
+    dense layer with K units: the same number of parameters, but no ReLU, so that logits can be negative.
     """
     layers = backend.keras().layers
     x = layers.Conv2D(64, 3, strides=2, activation="relu", name="conv1")(x)

@@ -1,9 +1,9 @@
-"""Read the tensors of a PyTorch file in the format before version 1.6, without PyTorch and without `pickle`.
+"""Read the tensors of a PyTorch file in the format used before version 1.6, without PyTorch and without `pickle`.
 
 Such a file is five pickles (magic number, format version, facts about the machine, a dictionary of tensors, the keys
 of their storages), followed by the storages themselves. A pickle is a program that may import and call anything. Here
-it is interpreted by `_run_pickle`, which knows only the instructions and the four names that a dictionary of tensors
-needs, and never imports or calls what a file names.
+it is interpreted by `_run_pickle`, which supports only the instructions and the four names that a dictionary of tensors
+needs, and never imports or calls anything that a file names.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from sightline import _io
 
-MAGIC_NUMBER, FORMAT_VERSION = 0x1950A86A20F9469CFC6C, 1001  # of torch.serialization
-MAX_PICKLE_BYTES = 1 << 20  # of all pickles; those of EfficientNet-Lite2 take 62 kB
+MAGIC_NUMBER, FORMAT_VERSION = 0x1950A86A20F9469CFC6C, 1001  # from torch.serialization
+MAX_PICKLE_BYTES = 1 << 20  # limit on all pickles together; EfficientNet-Lite2's take 62 kB
 MAX_FILE_BYTES = 1 << 28
 MAX_AXES = 8
 
@@ -40,7 +40,7 @@ _MARK = object()
 
 @dataclass(frozen=True, slots=True)
 class _Name:
-    """A name that stands for a function or a type of PyTorch, neither of which is ever looked up."""
+    """A name of a function or type of PyTorch, which is never looked up."""
 
     text: str
 
@@ -63,8 +63,8 @@ class _Tensor:
 def read_tensors(path: Path, sha256: str) -> dict[str, NDArray[Any]]:
     """Return the tensors of the file at `path` by name, in file order: float32 or int64, read-only.
 
-    The file's hash is checked before anything else is read. Raises `ValueError` if it is not `sha256`, or for a file
-    that is not a dictionary of tensors on a CPU.
+    The file's hash is checked before anything else is read. Raises `ValueError` if the hash is not `sha256`, or the
+    file is not a dictionary of tensors on a CPU.
     """
     try:
         data = _io.read_regular(path, MAX_FILE_BYTES)
@@ -76,10 +76,10 @@ def read_tensors(path: Path, sha256: str) -> dict[str, NDArray[Any]]:
 
 
 def read_layers(path: Path, sha256: str) -> list[tuple[str, list[NDArray[Any]]]]:
-    """Return the name and arrays of each layer in file order, each array in the order and layout of Keras.
+    """Return the name and arrays of each layer in file order, with the arrays in Keras' order and layout.
 
-    Kernels are [H, W, C, F] in place of [F, C, H, W], those of dense layers [C, F] in place of [F, C]. The numbers of
-    batches that normalization has seen are left out. Raises `ValueError` as `read_tensors`.
+    Kernels are [H, W, C, F] instead of [F, C, H, W], and [C, F] instead of [F, C] in dense layers. The numbers of
+    batches that normalization has seen are left out. Raises `ValueError` as `read_tensors` does.
     """
     layers: dict[str, list[NDArray[Any]]] = {}
     for name, array in read_tensors(path, sha256).items():
@@ -97,7 +97,7 @@ def parse_tensors(data: bytes) -> dict[str, NDArray[Any]]:
     stream = io.BytesIO(data[:MAX_PICKLE_BYTES])
     try:
         magic, version, machine, tensors, keys = (_run_pickle(stream) for _ in range(5))
-    except (AttributeError, IndexError, KeyError, TypeError) as error:  # a stack that is empty, a value of another type
+    except (AttributeError, IndexError, KeyError, TypeError) as error:  # an empty stack, or a value of another type
         raise ValueError(f"its pickle is malformed: {error}") from error
     if (magic, version) != (MAGIC_NUMBER, FORMAT_VERSION):
         raise ValueError("it is not a PyTorch file in the format before version 1.6")
@@ -113,7 +113,7 @@ def parse_tensors(data: bytes) -> dict[str, NDArray[Any]]:
 
 
 def _read_storages(data: bytes, start: int, storages: list[_Storage]) -> dict[_Storage, NDArray[Any]]:
-    """Return the storages that follow each other from `start`: a count of 8 bytes, then the numbers."""
+    """Return the consecutive storages from `start`: each is a count of 8 bytes, then the numbers."""
     arrays = {}
     for storage in storages:
         stop = start + 8 + storage.count * storage.dtype.itemsize
@@ -135,12 +135,12 @@ def _view_tensor(tensor: _Tensor, arrays: Mapping[_Storage, NDArray[Any]]) -> ND
 
 
 def _read_instructions(stream: io.BytesIO) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
-    """Yield the instructions of a pickle with their arguments; raises `ValueError` for a damaged one."""
+    """Yield the instructions of a pickle with their arguments; raises `ValueError` for a damaged pickle."""
     instructions = pickletools.genops(stream)
     while True:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # an unknown escape in a string is damage
+                warnings.simplefilter("error")  # an unknown escape in a string means damage
                 opcode, argument, _ = next(instructions)
         except StopIteration:
             return
@@ -150,7 +150,7 @@ def _read_instructions(stream: io.BytesIO) -> Iterator[tuple[pickletools.OpcodeI
 
 
 def _run_pickle(stream: io.BytesIO) -> Any:
-    """Run the pickle at the position of `stream` and return its value; raises `ValueError` for what is not allowed."""
+    """Run the pickle at the position of `stream` and return its value; raises `ValueError` for forbidden content."""
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     argument: Any
@@ -185,12 +185,12 @@ def _pop_to_mark(stack: list[Any]) -> list[Any]:
 
 
 def _rebuild(function: Any, arguments: Any) -> Any:
-    """Return what calling `function` stands for: an empty dictionary or the description of a tensor."""
+    """Return the result of calling `function`: an empty dictionary or the description of a tensor."""
     if function == _Name(_ORDERED_DICT) and arguments == ():
         return {}
     if function != _Name(_TENSOR):
         raise ValueError("its pickle calls something other than a tensor or an empty dictionary")
-    # A list could grow after it was checked: the memo of a pickle still names it.
+    # A list could still grow after the check, because the memo of the pickle refers to it.
     storage, offset, shape, strides = arguments[:4] if type(arguments) is tuple else (None,) * 4
     is_tensor = isinstance(storage, _Storage) and type(shape) is type(strides) is tuple
     if not (is_tensor and len(shape) == len(strides) <= MAX_AXES and _are_counts(offset, *shape, *strides)):
@@ -216,7 +216,7 @@ def _are_counts(*values: Any) -> bool:
 
 
 def _set_items(stack: list[Any], items: list[Any]) -> None:
-    """Set pairs of key and value in the dictionary at the top of the stack."""
+    """Set key-value pairs in the dictionary at the top of the stack."""
     if not all(isinstance(key, str) for key in items[::2]):
         raise TypeError("a key of a dictionary is not text")
     stack[-1].update(zip(items[::2], items[1::2], strict=True))
@@ -245,6 +245,6 @@ _INSTRUCTIONS: dict[str, Callable[[list[Any]], Any]] = {
     "APPENDS": lambda stack: _extend(stack, _pop_to_mark(stack)),
     "BINPERSID": lambda stack: stack.append(_make_storage(stack.pop())),
     "REDUCE": lambda stack: stack.append(_rebuild(stack.pop(-2), stack.pop())),
-    "BUILD": lambda stack: stack.pop(),  # attributes of the dictionary, the versions of its layers, are left out
+    "BUILD": lambda stack: stack.pop(),  # drops attributes of the dictionary: the versions of its layers
 }
-"""The instructions without an argument that are allowed, as changes of the stack."""
+"""The allowed instructions without an argument, as changes of the stack."""

@@ -29,7 +29,7 @@ def _blocks(x: Any, depths: tuple[int, ...], *, normalized: bool = False) -> Any
     for number, (width, depth) in enumerate(zip(WIDTHS, depths, strict=True), 1):
         for i in range(1, depth + 1):
             name = f"block{number}_conv{i}"
-            if normalized:  # its offset replaces the convolution's bias
+            if normalized:  # the normalization's offset replaces the bias
                 x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=name)(x)
                 x = layers.BatchNormalization(name=f"{name}_bn")(x)
                 x = layers.Activation("relu", name=f"{name}_relu")(x)

@@ -18,15 +18,15 @@ from sightline import _io, _packed, backend, jsonio
 from sightline.errors import ModelError, OutputError
 
 Arrays = dict[str, NDArray[Any]]
-MAX_BYTES = 32 << 30  # bytes of a checkpoint: those of a network of a billion weights
-_NON_NUMERIC_KINDS = "USOcMm"  # dtype kinds; V is allowed because bfloat16 has it
+MAX_BYTES = 32 << 30  # limit on a checkpoint: enough for a network of a billion weights
+_NON_NUMERIC_KINDS = "USOcMm"  # dtype kinds; V is allowed because it is bfloat16's
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A snapshot of training: `arrays` holds weights and optimizer state by name, `state` the rest as JSON values.
+    """A snapshot of training: `arrays` are weights and optimizer state by name, `state` is the rest as JSON values.
 
-    The arrays may be `VariableArrays`, which have the values at the moment they are read.
+    The arrays may be `VariableArrays`, whose values are read at the time of access.
     """
 
     arrays: Mapping[str, NDArray[Any]]
@@ -34,7 +34,7 @@ class Checkpoint:
 
 
 class VariableArrays(Mapping[str, NDArray[Any]]):
-    """Keras variables and arrays by name; a variable is copied when it is looked up, as all copies may not fit."""
+    """Keras variables and arrays by name; variables are copied only on lookup, as all copies may not fit in memory."""
 
     def __init__(self, variables: Mapping[str, Any]) -> None:
         self._variables = variables
@@ -60,9 +60,9 @@ def name_variables(model: Any) -> dict[str, Any]:
 
 
 def copy_variables(model: Any, submodel: Any = None, *, outside: bool = False) -> Arrays:
-    """Return a copy of each variable of a Keras model by its name in `name_variables`.
+    """Return a copy of each variable of a Keras model, by its name in `name_variables`.
 
-    With a `submodel`, only those that it contains are copied, or with `outside` those that it does not.
+    With a `submodel`, only the variables inside it are copied, or with `outside` only the others.
     """
     variables = name_variables(model)
     if submodel is not None:
@@ -72,7 +72,7 @@ def copy_variables(model: Any, submodel: Any = None, *, outside: bool = False) -
 
 
 def restore_variables(model: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Set each variable of `model` from the `copy_variables` of an identical model.
+    """Set each variable of `model` from the result of `copy_variables` for an identical model.
 
     Raises `ModelError` on a mismatch.
     """
@@ -89,10 +89,10 @@ def restore_variables(model: Any, arrays: Mapping[str, NDArray[Any]]) -> None:
 def write_checkpoint(folder: Path, number: int, checkpoint: Checkpoint, max_checkpoints: int = 2) -> Path:
     """Write checkpoint `number`, then remove all but the newest `max_checkpoints`.
 
-    The file name contains the content's hash.
+    The file name contains a hash of the content.
 
     Existing checkpoints numbered `number` or higher are from steps that were repeated, and are removed too. Raises
-    `OutputError` if the disk is full or not writable; earlier checkpoints are not touched.
+    `OutputError` if the disk is full or not writable; earlier checkpoints are left unchanged.
     """
     _io.refuse_links(folder.parent, folder)
     temporary_path = _io.temporary_path(folder / f"{number:05d}.tmp")
@@ -114,7 +114,7 @@ def write_checkpoint(folder: Path, number: int, checkpoint: Checkpoint, max_chec
             f"{'; the previous checkpoint is intact' if _list_newest_first(folder) else ''}."
         ) from error
     finally:
-        with suppress(OSError):  # already renamed, unless writing failed
+        with suppress(OSError):  # exists only if writing failed
             temporary_path.unlink()
     older = [path_to_remove for path_to_remove in _list_newest_first(folder) if _parse_number(path_to_remove) < number]
     kept_paths = {path, *older[: max_checkpoints - 1]}
@@ -124,7 +124,7 @@ def write_checkpoint(folder: Path, number: int, checkpoint: Checkpoint, max_chec
 
 
 def _write_arrays(file: Any, checkpoint: Checkpoint) -> None:
-    """Write what ``np.savez`` would, one array at a time, so that only one is in memory."""
+    """Write the same as ``np.savez``, but with only one array in memory at a time."""
     with zipfile.ZipFile(file, "w") as archive:
         state = np.array(jsonio.dumps(checkpoint.state, ensure_ascii=True))
         for name in ("state", *checkpoint.arrays):
@@ -159,7 +159,7 @@ def load_latest(
 
 
 def prune_checkpoints(folder: Path) -> int:
-    """Remove all but the newest checkpoint of a finished run; return its size in bytes."""
+    """Remove all but the newest checkpoint of a finished run; return the size of that one in bytes."""
     _io.refuse_links(folder.parent, folder)
     paths = _list_newest_first(folder)
     for path_to_remove in [*paths[1:], *folder.glob(".part-*")]:

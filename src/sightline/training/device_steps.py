@@ -17,16 +17,16 @@ from sightline.distributed import devices
 from sightline.inference import device_images
 from sightline.training.steps import OnResult, StepInputs, StepRunner
 
-READ_SECONDS = 0.25  # of work on the device between two readings of its losses; twice that may be in flight
+READ_SECONDS = 0.25  # device time between two readings of the losses; twice as much may be in flight
 MAX_STEPS_BETWEEN = 64
-CHUNK_BYTES = 256 << 20  # of the targets, parameters and, if they do not fit on the device, images of a chunk of steps
+CHUNK_BYTES = 256 << 20  # per chunk of steps: targets, parameters, and images that do not fit on the device
 
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Consecutive steps of an epoch, from step `first` on, as arrays of the device.
+    """Consecutive steps of an epoch, starting at step `first`, as arrays on the device.
 
-    `arrays` hold a row for each step: where its images are in `images`, the targets, weights and augmentation
+    `arrays` have a row for each step: the positions of its images in `images`, the targets, weights and augmentation
     parameters.
     """
 
@@ -36,11 +36,11 @@ class _Chunk:
 
 
 class DeviceRunner(StepRunner):
-    """Runs steps on JAX that gather their images on the device, and reads their losses every `READ_SECONDS`.
+    """Runs steps that gather their images on the device (JAX), and reads their losses every `READ_SECONDS`.
 
-    If all images fit there (`device_images`), they are copied once; otherwise those of the next chunk of steps are
-    copied by a second thread while a chunk is in use. The step is Keras' own `train_step`. Its state, learning rates,
-    targets and parameters stay on the device, so that starting a step copies nothing.
+    If all images fit there (`device_images`), they are copied once; otherwise a second thread copies the images of the
+    next chunk of steps while a chunk is in use. The step is Keras' own `train_step`. Its state, learning rates, targets
+    and parameters stay on the device, so that starting a step copies nothing.
     """
 
     def __init__(self, model: Any, inputs: StepInputs) -> None:
@@ -53,10 +53,10 @@ class DeviceRunner(StepRunner):
         self._compiled: Any = None
         self._between = 1  # steps between two readings
         self._chunk_steps = 0
-        self._epoch_data = lru_cache(maxsize=2)(self._make_epoch_data)  # the epoch, and the next one
+        self._epoch_data = lru_cache(maxsize=2)(self._make_epoch_data)  # the current epoch and the next one
 
     def set_train_step(self, train_step: devices.TrainStep) -> None:
-        """See `StepRunner`; the step is Keras' own in any case, and is only compiled again."""
+        """See `StepRunner`; the step is always Keras' own, and is only compiled again."""
         del train_step
         self._compiled = None
 
@@ -122,16 +122,16 @@ class DeviceRunner(StepRunner):
         return model.trainable_variables, model.non_trainable_variables, model.optimizer.variables
 
     def _store_state(self) -> None:
-        """Give the state to the variables: the next step, which donates its buffers, must read them from there."""
+        """Write the state back to the variables; the next step, which donates its buffers, must read it from there."""
         state, self._state = self._state, None
         if state is not None:
             devices.assign_values(self._variables, state)
 
     def _read_marked(self) -> None:
-        """Wait for the step at which the last mark was set, and report the results up to it.
+        """Wait for the step where the last mark was set, and report the results up to it.
 
-        The steps after it keep the device busy meanwhile. Adapts the number of steps between two readings to their
-        time, so that few steps are in flight when they are slow.
+        Later steps keep the device busy in the meantime. The number of steps between two readings is adapted to their
+        duration, so that only few slow steps are in flight.
         """
         if self._mark is None:
             return
@@ -163,7 +163,7 @@ class DeviceRunner(StepRunner):
         return self._inputs.order_rows(epoch), self._inputs.sample_params(epoch)
 
     def _take_chunk(self, number: int) -> _Chunk:
-        """Return chunk `number` of the epoch, and begin to prepare the one that follows it."""
+        """Return chunk `number` of the epoch, and start preparing the next one."""
         key = (self._epoch, number)
         if self._next is not None and self._next[0] == key:
             chunk = self._next[1].result()
@@ -176,7 +176,7 @@ class DeviceRunner(StepRunner):
         return chunk
 
     def _make_chunk(self, epoch: int, number: int) -> _Chunk:
-        """Copy the data of a chunk to the device; the last one is padded to the size of all by steps that never run."""
+        """Copy the data of a chunk to the device; the last chunk is padded to full size with steps that never run."""
         import jax
 
         inputs, size = self._inputs, self._chunk_steps
@@ -200,7 +200,7 @@ class DeviceRunner(StepRunner):
         return _Chunk(number * size, jax.device_put(arrays), images)
 
     def _compile(self) -> Any:
-        """Compile a step; its state is donated, the progress (the number of steps, and their losses) is not."""
+        """Compile a step; it donates its state, but not the progress (the number of steps and their losses)."""
         import jax
 
         assert self._chunk is not None

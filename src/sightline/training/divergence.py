@@ -13,9 +13,9 @@ MAX_LOSS_RATIO = 1e6
 """Training has diverged when the loss exceeds this multiple of the loss of a uniform guess.
 
 A uniform guess over K classes has a loss of log(K). A million times that means logits that are wrong by about a million
-on average, whose softmax has almost no gradient. Training that works stays below 100 times; a start from unscaled
-pixels or with rare classes weighted stays below 10,000 times. The L2 penalty is added to the limit, because with a
-large ``train.l2`` the loss starts high and falls.
+on average, so that the softmax has almost no gradient. Working training stays below 100 times; training that starts
+from unscaled pixels or with weighted rare classes stays below 10,000 times. The L2 penalty is added to the limit,
+because with a large ``train.l2`` the loss starts high and falls.
 """
 
 
@@ -27,7 +27,7 @@ class LossLimit:
 
     @classmethod
     def from_network(cls, network: Network) -> LossLimit:
-        """Return the limit for a `network` that has not been trained yet; a resumed run uses the same."""
+        """Return the limit for an untrained `network`; a resumed run uses the same limit."""
         penalty = math.fsum(float(loss) for loss in network.model.losses)
         return cls(MAX_LOSS_RATIO * (math.log(max(network.logits.shape[-1], 2)) + penalty))
 
@@ -36,7 +36,7 @@ class LossLimit:
         return not loss <= self.value
 
     def make_error(self, loss: float, where: str, rate: float | None, paths: Sequence[str] = ()) -> DivergedError:
-        """Return the error for a `loss` above the limit, seen at learning `rate`, if any, in the batch of `paths`."""
+        """Return the error for a `loss` above the limit, at learning `rate` (if any), in the batch of `paths`."""
         limit_text = f" (above {self.value:.1g})" if math.isfinite(loss) else ""
         file_list = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
         batch_text = f", in the batch of {file_list}" if paths else ""

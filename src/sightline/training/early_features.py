@@ -1,6 +1,6 @@
 """Compute features of frozen layers in threads while Keras is imported and the network is built.
 
-Import and building take two seconds of one core. The features come from an ONNX file that needs no Keras
+Importing and building take two seconds on one core. The features come from an ONNX file that needs no Keras
 (`export.packaged_layers`). Training uses them only if the file of the network's own frozen layers is identical byte for
 byte, so they cannot change a result.
 """
@@ -36,14 +36,14 @@ from sightline.inference.frozen_layers import (
 from sightline.models.entry import ModelEntry
 from sightline.tasks.protocol import find_task
 
-ROWS = 8  # of pixels that a thread takes at a time
-MAX_BYTES = 1 << 28  # of features, which are all kept in memory
+ROWS = 8  # images per call of a thread
+MAX_BYTES = 1 << 28  # limit on the features, which all stay in memory
 
 
 class EarlyFeatures:
-    """The features of some rows of `pixels` by the ONNX `file`, computed in as many threads as it has streams.
+    """The features of some rows of `pixels` from the ONNX `file`, computed in as many threads as it has streams.
 
-    Those of training images are computed in int8 if there are images for `calibration`: see `open_int8`.
+    The features of training images are computed in int8 if there are images for `calibration`: see `open_int8`.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class EarlyFeatures:
         calibration: NDArray[np.uint8] | None,
         meanwhile: Callable[[], None],
     ) -> None:
-        """The first of `others` come before the rows of `train`. Once requested, `others` are kept, but `train` is not.
+        """Compute the first of `others`, then `train`, then the rest; only features of `others` are kept after use.
 
-        `meanwhile` is called once, before someone waits for the features.
+        `meanwhile` is called once, before the first wait for features.
         """
         exact = open_onnxruntime(file, pixels.shape[1:], threads)
         assert exact.streams is not None
@@ -67,10 +67,10 @@ class EarlyFeatures:
         self._pool = ThreadPoolExecutor(exact.streams.count, "early features")
         self._of_train = exact if calibration is None else open_int8(file, exact, calibration, threads)
         if calibration is not None:
-            self._pool.submit(self._of_train.run, calibration[:1])  # which quantizes it
+            self._pool.submit(self._of_train.run, calibration[:1])  # the first run quantizes the layers
         self._again = {row for rows in others for row in rows.tolist()}
         self._places: dict[tuple[bool, int], tuple[Future[NDArray[np.float32]], int]] = {}
-        for rows in (*others[:1], train, *others[1:]):  # as they are needed
+        for rows in (*others[:1], train, *others[1:]):  # in the order of use
             is_train = rows is train
             for positions in iterate_slices(len(rows), ROWS):
                 future = self._pool.submit(self._compute, rows[positions], is_train=is_train)
@@ -83,20 +83,20 @@ class EarlyFeatures:
         return self._of_train if is_train else self._exact
 
     def _find_places(self, subset: Subset) -> list[tuple[bool, int]]:
-        """Return the keys of the images of `subset`, which are training images unless all of them are kept."""
+        """Return the keys of the images of `subset`; they are training images unless all of them are kept."""
         rows = subset.rows.tolist()
         is_train = not set(rows) <= self._again
         return [(is_train, row) for row in rows]
 
     def has(self, layers: FrozenLayers, subset: Subset) -> bool:
-        """Return whether these are the features of all images of `subset` by `layers`."""
+        """Return whether the features of all images of `subset` are computed here, with the same `layers`."""
         places = self._find_places(subset)
         if subset.pixels is not self._pixels or not set(places) <= self._places.keys():
             return False
         return not places or layers.cache_key == self._find_layers(is_train=places[0][0]).cache_key
 
     def find(self, subset: Subset) -> NDArray[np.float32] | None:
-        """Return the features of the images of `subset`, float32 [n, F], once they are computed; None without them.
+        """Wait for the features of the images of `subset`, and return them, float32 [n, F]; None if there are none.
 
         Only features that are kept can be returned.
         """
@@ -107,7 +107,7 @@ class EarlyFeatures:
     def iterate(self, subset: Subset, done: int = 0) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield the rows of each batch of `subset` and their features, once they are computed.
 
-        Batches of which all rows are `done` are left out.
+        Batches are skipped if all their rows are `done`.
         """
         self._meanwhile()
         self._meanwhile = lambda: None
@@ -121,7 +121,7 @@ class EarlyFeatures:
                 self._places.pop((is_train, row), None)
 
     def close(self) -> None:
-        """Wait for what is being computed, and compute no more."""
+        """Wait for running computations, and cancel the others."""
         self._pool.shutdown(cancel_futures=True)
 
 
@@ -134,9 +134,9 @@ def computing_early(
     *others: Subset,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[EarlyFeatures | None]:
-    """Compute the features of these images in the block, those of `others` last, except for the first of them.
+    """Compute the features of these images during the block: the first of `others`, then `train`, then the rest.
 
-    None if training computes other features, or already has these.
+    Yields None if training uses other features, or already has these.
     """
     features = _start(config, entry, weights, train, others, meanwhile)
     try:
@@ -163,9 +163,9 @@ def _start(
         return None
     try:
         layers = convert_packaged_layers(entry, weights, shape, max(stage.depth for stage in group))
-    except (ModelError, ValueError):  # reported where the network takes its weights
+    except (ModelError, ValueError):  # reported when the network loads its weights
         return None
-    if len(group) < len(config.train.stages):  # a later stage trains these layers too, which then give other outputs
+    if len(group) < len(config.train.stages):  # a later stage also trains these layers, which changes their outputs
         others = others[:1]
     count = sum(map(len, (train, *others)))
     if layers is None or process.is_memory_short() or 4 * math.prod(layers.shape) * count > MAX_BYTES:

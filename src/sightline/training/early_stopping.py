@@ -1,4 +1,4 @@
-"""Early stopping: which epoch is the best one, which is the last one, and which stages are left out."""
+"""Early stopping: the choice of the best epoch, of the last epoch, and of stages to leave out."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import NamedTuple
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig
 
-PERFECTIBLE = ("val_accuracy", "val_calibrated_loss")  # monitors with nothing to tell once no validation image is wrong
+PERFECTIBLE = ("val_accuracy", "val_calibrated_loss")  # uninformative once no validation image is wrong
 
 
 class Obstacle(NamedTuple):
-    """Why a stage is left out, and the setting with which it is trained anyway."""
+    """Why a stage is left out, and the setting that trains it anyway."""
 
     reason: str
     setting: str
 
 
 def find_obstacle(best: EpochRecord | None, config: RunConfig, num_images: int) -> Obstacle | None:
-    """Return why the `num_images` for validation cannot tell whether a stage after the `best` epoch is better."""
+    """Return why the `num_images` validation images cannot show if a stage after the `best` epoch improves on it."""
     early_stop = config.train.early_stopping
     is_decisive = early_stop.restore_best_weights and early_stop.monitor in PERFECTIBLE and early_stop.epoch is None
     if not is_decisive or best is None or best.val_accuracy is None:
@@ -34,7 +34,7 @@ def find_obstacle(best: EpochRecord | None, config: RunConfig, num_images: int) 
 
 
 def is_last_epoch(config: RunConfig, record: EpochRecord) -> bool:
-    """Return whether the settings name this epoch as the one whose weights are used."""
+    """Return whether the settings select the weights of this epoch."""
     return config.train.early_stopping.epoch is not None and record.epoch >= config.train.early_stopping.epoch
 
 

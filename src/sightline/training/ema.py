@@ -1,4 +1,4 @@
-"""Exponential moving average (EMA) of the weights, kept by Keras' optimizer, used for validation and the final model.
+"""Exponential moving average (EMA) of the weights, kept by Keras' optimizer, for validation and the final model.
 
 Averaging of weights: Polyak and Juditsky, 1992. Keras' `SwapEMAWeights` swaps by adding and subtracting on TensorFlow,
 which changes the last bits: a run interrupted during validation and resumed would end with different weights.
@@ -19,8 +19,8 @@ WINDOWS_PER_STAGE = 10  # the average covers at most this fraction (1 / WINDOWS_
 def limit_decay(decay: float, steps: int) -> float:
     """Return the EMA decay for a stage of `steps` steps: `decay`, or less for a short stage; 0 means no EMA.
 
-    An average over all steps of a stage includes the untrained weights: 960 images of 64x64 in batches of 256, 48 steps
-    with a decay of 0.98, reached a validation accuracy of 0.29 instead of 0.93.
+    An average over all steps of a stage includes the untrained weights: 48 steps on 960 images of 64x64 in batches of
+    256 with a decay of 0.98 reached a validation accuracy of 0.29 instead of 0.93.
 
     >>> limit_decay(0.98, 2000), round(limit_decay(0.98, 48), 3), limit_decay(0.98, 9)
     (0.98, 0.792, 0.0)
@@ -46,6 +46,6 @@ def swap_in_ema(training_model: Any) -> Iterator[None]:
 
 
 def apply_ema(training_model: Any) -> None:
-    """Replace the weights by their EMA, if the optimizer keeps one."""
+    """Replace the weights with their EMA, if the optimizer keeps one."""
     for weight, ema in training_steps.pair_weights_with_ema(training_model.optimizer):
         backend.assign(weight, ema)

@@ -1,6 +1,6 @@
-"""Handle Ctrl-C and SIGTERM (and SIGHUP, see `process`): training stops between two steps, other work immediately.
+"""Handle Ctrl-C and SIGTERM (and SIGHUP, see `process`): training stops between steps, other work immediately.
 
-Handlers are installed only in the process of the command line (`process.claim`). A program that uses Sightline as a
+Handlers are installed only in the command line's own process (`process.claim`). A program that uses Sightline as a
 library keeps its own handlers: Ctrl-C raises `KeyboardInterrupt`, and a run can be resumed from its last checkpoint.
 """
 
@@ -34,12 +34,12 @@ class StopRequest:
 
     @property
     def is_due(self) -> bool:
-        """Whether to stop now; every host must read this equally often."""
+        """Whether to stop now; every host must read this the same number of times."""
         self._is_due = self._is_due or self._agree(self.requested)
         return self._is_due
 
     def check(self, where: str) -> None:
-        """Raise `Interrupted` if a stop was requested; `where` becomes part of its message."""
+        """Raise `Interrupted` if a stop was requested; its message includes `where`."""
         if self.is_due:
             raise Interrupted(f"Stopped {where}.")
 
@@ -56,7 +56,7 @@ def _may_set_handlers() -> bool:
 
 @contextmanager
 def catch_stop_signals(agree: Callable[[bool], bool] = bool) -> Iterator[StopRequest]:
-    """Catch SIGINT and SIGTERM within the context, if handlers may be installed; for `agree` see `StopRequest`."""
+    """Catch SIGINT and SIGTERM within the context, if handlers may be installed; see `StopRequest` for `agree`."""
     stop = StopRequest(agree)
     if not _may_set_handlers():
         yield stop
@@ -71,7 +71,7 @@ def catch_stop_signals(agree: Callable[[bool], bool] = bool) -> Iterator[StopReq
 
 @contextmanager
 def raise_on_sigterm() -> Iterator[None]:
-    """Make SIGTERM raise `KeyboardInterrupt` within the context, as Ctrl-C does; may contain `catch_stop_signals`."""
+    """Make SIGTERM raise `KeyboardInterrupt` within the context, like Ctrl-C; may contain `catch_stop_signals`."""
     if not _may_set_handlers():
         yield
         return
@@ -88,10 +88,10 @@ def raise_on_sigterm() -> Iterator[None]:
 
 @contextmanager
 def exit_on_sigterm(make_message: Callable[[], str]) -> Iterator[None]:
-    """Make SIGTERM exit the process with status 130 within the context, after printing what `make_message` returns.
+    """Make SIGTERM exit the process with status 130 within the context, after printing the result of `make_message`.
 
-    For long calls into native code that need no cleanup: an exception raised in a Python callback of native code can
-    cause a segmentation fault, as happened during export. May contain `catch_stop_signals`.
+    For long calls into native code that need no cleanup: an exception in a Python callback of native code can cause a
+    segmentation fault, as has happened during export. May contain `catch_stop_signals`.
     """
     if not _may_set_handlers():
         yield

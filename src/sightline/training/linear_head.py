@@ -1,7 +1,7 @@
-"""A linear head at its optimum: logistic regression with an L2 penalty on the features of frozen layers.
+"""The optimal linear head: logistic regression with an L2 penalty on the features of frozen layers.
 
-On features that do not change, the best head is the solution of a convex problem. L-BFGS finds it in seconds, with no
-learning rate, number of epochs or order of images to choose; the penalty is chosen by the loss on the validation split.
+On fixed features, the best head is the solution of a convex problem. L-BFGS finds it in seconds, with no learning rate,
+number of epochs or order of images to choose; the penalty is chosen by the loss on the validation split.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from sightline.training import checkpoints
 from sightline.training.checkpoints import Arrays
 
 PENALTIES = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-"""Penalties to choose from: the loss is the mean cross-entropy plus half of this times the squared weights."""
+"""Penalties to choose from: the loss is the mean cross-entropy plus half the penalty times the squared weights."""
 DEFAULT_PENALTY = 0.1  # without a validation split
-PATIENCE = 2  # weaker penalties that did not lower the validation loss, after which no other is tried
+PATIENCE = 2  # stop after so many weaker penalties that do not lower the validation loss
 CHUNK_ROWS = 4096
 MAX_ITERATIONS = 200
-SMALL_FEATURES = 1 << 20  # numbers in all features together
+SMALL_FEATURES = 1 << 20  # total size of all features
 
 
 @dataclass(frozen=True, slots=True)
 class LinearHead:
     """A dense layer from features [F] to scores [U]: `kernel` float32 [F, U], `bias` float32 [U].
 
-    `loss` and `accuracy` are those on the training images, without the penalty.
+    `loss`, without the penalty, and `accuracy` are for the training images.
     """
 
     kernel: NDArray[np.float32]
@@ -50,26 +50,26 @@ class LinearHead:
     accuracy: float
 
     def compute_scores(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the scores float32 [N, U] of features float32 [N, F], which are the logits of most tasks."""
+        """Return the scores float32 [N, U] of features float32 [N, F]; in most tasks, the scores are the logits."""
         scores: NDArray[np.float32] = features @ self.kernel + self.bias
         return scores
 
 
 def list_obstacles(config: RunConfig, *, has_hidden_layers: bool) -> list[str]:
-    """Return, as clauses, why the head is not a logistic regression on features of frozen layers; none if it is one."""
+    """Return why the head is not a logistic regression on features of frozen layers, as clauses; empty if it is."""
     train = config.train
     obstacles = {
         "the head has several layers": has_hidden_layers,
         f"model.head is {config.model.head}": config.model.head != "softmax",
         f"train.loss is {train.loss}": train.loss != "cross_entropy",
         f"train.label_smoothing is {train.label_smoothing:g}": train.label_smoothing != 0,
-        f"train.l2 is {train.l2:g}": train.l2 != 0,  # the solver chooses its own penalty
+        f"train.l2 is {train.l2:g}": train.l2 != 0,  # the solver has its own penalty
     }
     return [text for text, applies in obstacles.items() if applies]
 
 
 def check_settings(network: Network, config: RunConfig) -> None:
-    """Raise `UsageError` if a stage is solved and is not a logistic regression, or if that is still to be chosen."""
+    """Raise `UsageError` if a stage to be solved is not a logistic regression, or if that is not decided yet."""
     heads = [layer.name for layer in network.model.layers if layer.weights and layer.name not in network.backbone]
     for number, stage in enumerate(config.train.stages):
         if not stage.is_solved:
@@ -90,12 +90,12 @@ def check_settings(network: Network, config: RunConfig) -> None:
 
 
 def load_solver() -> None:
-    """Import what solves a head, which takes 0.2 s."""
+    """Import the solver, which takes 0.2 s."""
     import scipy.optimize  # noqa: F401  # comes with scikit-learn
 
 
 def limit_threads(train: Subset) -> AbstractContextManager[Any]:
-    """Return a context in which small products take one thread: others would wait for the next one on a whole core."""
+    """Return a context in which small products use one thread: idle threads would spin on the other cores."""
     is_small = math.prod(train.pixels.shape) <= SMALL_FEATURES
     return process.one_blas_thread() if is_small else nullcontext()
 
@@ -108,9 +108,9 @@ def train_head(
     check_stop: Callable[[], None],
     penalty: float | None = None,
 ) -> LinearHead:
-    """Fit the head of `model` to features, set its weights, and return it. Every host must call it.
+    """Fit the head of `model` to features, set its weights, and return it. Every host must call this.
 
-    `penalty` is that of the head; without it, the validation split chooses one.
+    Without a `penalty`, the validation split determines it.
     """
     layer = model.get_layer(DENSE_LAYER)
     num_classes = int(model.output[LOGITS].shape[-1])
@@ -128,9 +128,9 @@ def train_head(
 def refit_head(
     model: Any, train: Subset, validation: Subset, config: RunConfig, check_stop: Callable[[], None], penalty: float
 ) -> Arrays:
-    """Return the variables of `model` with a head that is fitted to the images of both subsets; `model` keeps its own.
+    """Return the variables of `model` with the head fitted to the images of both subsets; `model` is not changed.
 
-    `penalty` is the one that the validation images chose.
+    `penalty` is the one chosen on the validation images.
     """
     layer, both = model.get_layer(DENSE_LAYER), join_subsets(train, validation)
     num_classes = int(layer.bias.shape[0])
@@ -149,10 +149,10 @@ def fit_linear_head(
     weights: NDArray[np.float32] | None = None,
     check_stop: Callable[[], None] = lambda: None,
 ) -> LinearHead:
-    """Return the head with the lowest loss on `validation`, from the strongest penalty to weaker ones.
+    """Return the head with the lowest loss on `validation`, trying penalties from the strongest to the weakest.
 
-    Both subsets hold features float32 [N, F]. `weights` are those of `Task.compute_weights`. Without validation images,
-    the penalty is `DEFAULT_PENALTY`. `check_stop` is called in every iteration, and what it raises ends the fit.
+    Both subsets contain features float32 [N, F]. `weights` come from `Task.compute_weights`. Without validation images,
+    the penalty is `DEFAULT_PENALTY`. `check_stop` is called in every iteration; an exception from it ends the fit.
     """
     if not len(validation):
         return next(iter_heads(task, train, num_classes, weights, check_stop, (DEFAULT_PENALTY,)))
@@ -172,13 +172,13 @@ def fit_linear_head(
 
 
 class HeadLoss(Protocol):
-    """The loss that a head minimizes: that of a `Task`, which has these methods, or another."""
+    """The loss that a head minimizes; a `Task` is one, as it has these methods."""
 
     def count_units(self, num_classes: int) -> int:
         """Return the number U of scores for K classes."""
 
     def differentiate_loss(self, scores: NDArray[np.float64], labels: NDArray[Any]) -> LossGradient:
-        """Return the loss of n scores [n, U] and its gradient."""
+        """Return the loss for scores [n, U], and its gradient."""
 
 
 def iter_heads(
@@ -189,18 +189,18 @@ def iter_heads(
     check_stop: Callable[[], None] = lambda: None,
     penalties: Sequence[float] = PENALTIES,
 ) -> Iterator[LinearHead]:
-    """Yield the optimum for each penalty, searched from that of the penalty before it.
+    """Yield the optimum for each penalty, starting the search at the previous optimum.
 
-    `weights` are those of `Task.compute_weights` for the images of `train`; None for equal ones.
+    `weights` come from `Task.compute_weights` for the images of `train`; None for equal weights.
     """
     return map(_Problem(task, train, num_classes, weights, check_stop).solve, penalties)
 
 
 class _Problem:
-    """The regression on standardized features, which are never copied: their scale is moved into the weights.
+    """The regression on standardized features; features are never copied, as their scale is moved into the weights.
 
-    The solution is a combination of the images' features, so if there are fewer images than features, it is searched
-    in the coordinates of an orthonormal basis of them, `self._basis`. The penalty is the same in any such basis.
+    The solution is a combination of the images' features, so with fewer images than features, the search uses the
+    coordinates in an orthonormal basis of them, `self._basis`. The penalty is the same in any such basis.
     """
 
     def __init__(
@@ -216,18 +216,18 @@ class _Problem:
         weights64 = np.ones((len(train), 1)) if weights is None else weights.astype(np.float64)
         self._weights = weights64 / weights64.sum() * weights64.shape[1]
         first_loss = task.differentiate_loss(np.zeros((1, self._num_units)), train.labels[:1]).losses
-        self._num_terms = first_loss.shape[1]  # of the loss of an image, which the optimum is for the sum of
+        self._num_terms = first_loss.shape[1]  # terms in the loss of an image, which the optimum sums
         moments = [(x.sum(0, np.float64), np.square(x, dtype=np.float64).sum(0)) for _, x in self._iter_features()]
         mean, mean_square = (np.sum(values, 0) / len(train) for values in zip(*moments, strict=True))
         std = np.sqrt(np.maximum(mean_square - mean**2, 0))
-        self._mean, self._std = mean, np.where(std > 1e-3 * std.max(initial=0), std, 1.0)  # constants are not scaled
+        self._mean, self._std = mean, np.where(std > 1e-3 * std.max(initial=0), std, 1.0)  # does not scale constants
         self._basis: NDArray[np.float64] | None = None
         if len(train) < len(mean):
             self._change_basis()
         self._theta = np.zeros((len(self._mean) + 1, self._num_units))
 
     def _change_basis(self) -> None:
-        """Replace the features by their coordinates in a basis, whose mean is zero and whose scale is one."""
+        """Replace the features with their coordinates in a basis, with mean 0 and scale 1."""
         basis, coordinates = np.linalg.qr(((self._train.take(slice(None)) - self._mean) / self._std).T)
         self._basis, self._plain_mean = basis / self._std[:, None], self._mean
         count = len(self._train)
@@ -237,12 +237,12 @@ class _Problem:
 
     def _iter_features(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         train, features = self._train, np.asarray(self._train.pixels)
-        in_order = np.array_equal(train.rows, np.arange(len(features)))  # else rows are copied, which takes longer
+        in_order = np.array_equal(train.rows, np.arange(len(features)))  # otherwise rows are copied, which takes longer
         slices = iterate_slices(len(train), CHUNK_ROWS)
         return ((rows, features[rows] if in_order else train.take(rows)) for rows in slices)
 
     def solve(self, penalty: float) -> LinearHead:
-        """Return the optimum for a penalty, searched from the last one."""
+        """Return the optimum for a penalty, starting the search at the last optimum."""
         from scipy.optimize import minimize  # comes with scikit-learn
 
         options = {"maxiter": MAX_ITERATIONS, "ftol": 1e-7, "gtol": 1e-5}
@@ -256,7 +256,7 @@ class _Problem:
         return LinearHead(kernel, bias, penalty, loss / self._num_terms, accuracy)
 
     def _split(self, theta: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the kernel and bias for plain features of the parameters for standardized ones."""
+        """Convert the parameters for standardized features to the kernel and bias for unscaled features."""
         matrix = theta.reshape(-1, self._num_units)
         kernel = matrix[:-1] / self._std[:, None]
         return kernel.astype(np.float32), (matrix[-1] - self._mean @ kernel).astype(np.float32)
@@ -273,7 +273,7 @@ class _Problem:
     def _sum_over_rows(
         self, kernel: NDArray[np.float32], bias: NDArray[np.float32]
     ) -> tuple[float, NDArray[np.float64], NDArray[np.float64], float]:
-        """Return the loss, its gradients by kernel and bias, and the accuracy."""
+        """Return the loss, its gradients with respect to kernel and bias, and the accuracy."""
         loss = num_correct = 0.0
         kernel_gradient, bias_gradient = np.zeros(kernel.shape), np.zeros(bias.shape)
         for rows, features in self._iter_features():

@@ -37,10 +37,10 @@ from sightline.training.time_budget import StageDeadline, TimeBudget, measure_ep
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """The result of `fit`; the model holds the weights of the best epoch, or of the last one if so configured.
+    """The result of `fit`; the model has the weights of the best epoch, or of the last one if so configured.
 
-    `validation_logits` are those of the final weights, float32 [N, K]; None if they were not computed. If `is_refit`,
-    the head was afterwards fitted to the validation images too, and they are those of the model before.
+    `validation_logits` are the logits of the final weights, float32 [N, K]; None if they were not computed. If
+    `is_refit`, the head was then fitted to the validation images too, and they are the logits from before that.
     """
 
     history: tuple[EpochRecord, ...]
@@ -67,10 +67,10 @@ def fit(  # noqa: PLR0913  # keyword arguments
 
     Stages that train on pixels minimize `objective`, by default the loss of the labels. Checkpoints are written to
     `checkpoint_dir` as configured in ``[train]``. `resume_from` is the checkpoint to resume from; the final weights
-    match those of an uninterrupted run bit for bit. `budget` limits the epochs to those that there is time for. The
-    features in `early` are not computed again. Raises `Interrupted` after Ctrl-C or SIGTERM (a checkpoint is written
-    first) and `DivergedError` at the first loss that is NaN or above `divergence.LossLimit`; in both cases the model
-    holds the best weights so far, if there are any.
+    match those of an uninterrupted run bit for bit. `budget` limits the epochs to the available time. The features in
+    `early` are not computed again. Raises `Interrupted` after Ctrl-C or SIGTERM (a checkpoint is written first) and
+    `DivergedError` at the first loss that is NaN or above `divergence.LossLimit`; in both cases the model then has the
+    best weights so far, if there are any.
     """
     limit = LossLimit.from_network(network)
     state, optimizer_arrays = unpack_state(resume_from, network) if resume_from else (TrainingState(), {})
@@ -90,11 +90,11 @@ def fit(  # noqa: PLR0913  # keyword arguments
                         prepare, stage_configs[number], number, state, config, len(validation), callback, budget
                     )
                 except Interrupted:
-                    if state.stage and state.at_stage_start:  # else the existing checkpoint holds at least as much
+                    if state.stage and state.at_stage_start:  # otherwise the existing checkpoint has at least as much
                         checkpoint_manager.save(pack_state(state, network, None))
                     raise
                 if stage_run is None:
-                    checkpoint_manager.save(pack_state(state, network, None))  # from which the run can be extended
+                    checkpoint_manager.save(pack_state(state, network, None))  # to be able to extend the run
                     state.end_stage()
                     continue
                 if optimizer_arrays:
@@ -126,9 +126,9 @@ def _prepare_stage(
     callback: Callback,
     budget: TimeBudget | None,
 ) -> StageRun | None:
-    """Prepare a stage with the epochs that fit into the `budget`; None if it is left out.
+    """Prepare a stage with the epochs that fit into the `budget`; return None if it is left out.
 
-    A stage that is solved is not limited, and neither is the first epoch of a run: without it, there is no model.
+    Solved stages are not limited, and neither is the first epoch of a run: without it, there is no model.
     """
     if state.history and is_last_epoch(config, state.history[-1]):
         return None
@@ -151,7 +151,7 @@ def _prepare_stage(
         callback.on_message(budget.describe(plan, stage.name))
     if not plan.epochs:
         return None
-    if prepared and prepared[0].views != plan.views:  # fewer than were measured
+    if prepared and prepared[0].views != plan.views:  # fewer views than measured
         prepared.pop().runner.close()
     stage_run = prepared[0] if prepared else prepare(limit_views=limit_views)
     return stage_run if plan.epochs == configured else set_epochs(stage_run, plan.epochs)
@@ -185,7 +185,7 @@ def _run_stage(
     steps = stage_run.steps
     callback.on_stage_begin(stage_run.stage.name, stage_run.epochs, steps)
     model, logits_model = stage_run.network.model, stage_run.logits_model
-    frozen_arrays = checkpoints.copy_variables(model, logits_model, outside=True)  # once: each epoch took 0.1 s more
+    frozen_arrays = checkpoints.copy_variables(model, logits_model, outside=True)  # not per epoch: it takes 0.1 s
     early_stop = stage_run.config.train.early_stopping
     if state.step > steps:
         raise ModelError(f"The checkpoint is from different data: it is at step {state.step} of an epoch of {steps}.")
@@ -231,7 +231,7 @@ def _run_stage(
 
 
 def _has_next_epoch(stage_run: StageRun, state: TrainingState, deadline: StageDeadline) -> bool:
-    """Return whether the stage continues; an epoch that has begun always does, and so does the first of a run."""
+    """Return whether the stage continues: always with an epoch that has begun, and with the first epoch of a run."""
     patience = stage_run.config.train.early_stopping.patience
     if state.history and is_last_epoch(stage_run.config, state.history[-1]):
         return False
@@ -266,7 +266,7 @@ def _run_epoch(
                 stop.check(f"while validating epoch {number}")
 
         with swap_in_ema(stage_run.training_model):
-            if task.targets.are_masks:  # logits of each pixel are too large to keep
+            if task.targets.are_masks:  # logits per pixel are too large to keep
                 score = task.score_batches(iterate_validation(stage_run, check_stop))
             else:
                 logits = predict_validation(stage_run, check_stop)
@@ -279,7 +279,7 @@ def _run_epoch(
         shared = cluster.broadcast_array(values).tolist()  # the same on every host
         val_loss, val_accuracy = shared[:2]
         val_mean_iou, val_calibrated_loss = (None if math.isnan(value) else value for value in shared[2:])
-        if stage_run.limit.is_exceeded(val_loss):  # the last step diverged, and no training batch follows it
+        if stage_run.limit.is_exceeded(val_loss):  # the last step diverged, which no later training batch shows
             paths = () if stage_run.stage.is_solved else _get_paths(stage_run, number, state.step - 1)
             raise stage_run.limit.make_error(val_loss, f"the end of epoch {number}, on validation", rate, paths)
     metric_values = (state.loss_sum / state.num_images, state.num_correct / state.num_images, val_loss, val_accuracy)
@@ -296,10 +296,10 @@ def _can_validate(task: Task, validation: Subset) -> bool:
 
 
 def _solve_head(stage_run: StageRun, state: TrainingState, callback: Callback, stop: StopRequest) -> float:
-    """Solve the head, and return its penalty.
+    """Solve the head and return its penalty.
 
-    A fold of a cross-validation is predicted by a head that was fitted to its validation images too, as the final model
-    of all folds is, once they have chosen the penalty.
+    In cross-validation, the held-out images of a fold are predicted by a head that, once the penalty is chosen, is
+    fitted to the validation images too, as the final model is.
     """
     started, count, number = time.perf_counter(), len(stage_run.train), state.epoch_number
 
@@ -326,7 +326,7 @@ def _run_steps(
     deadline: StageDeadline,
     after_step: Callable[[], None],
 ) -> None:
-    """Run the remaining steps of an epoch; those after the first one only before the `deadline`."""
+    """Run the remaining steps of an epoch; all but the first only before the `deadline`."""
     number, steps, runner = state.epoch_number, stage_run.steps, stage_run.runner
     rates = np.array([plateau_factor * stage_run.rate_at(state.epoch * steps + step) for step in range(steps)])
     started = time.perf_counter() - state.seconds
@@ -356,7 +356,7 @@ def _run_steps(
             after_step()
         runner.catch_up()
     except Interrupted:
-        runner.catch_up()  # so that the checkpoint holds every step that was started
+        runner.catch_up()  # so that the checkpoint includes every started step
         raise
     finally:
         runner.end_epoch()

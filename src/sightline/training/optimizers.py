@@ -34,7 +34,7 @@ def build_optimizer(config: OptimizerConfig, learning_rate: float, ema_decay: fl
     if config.name in {"sgd", "muon"}:
         options |= {"momentum": config.momentum, "nesterov": config.nesterov}
     if config.name == "muon":
-        options["adam_weight_decay"] = config.weight_decay  # for the weights that Muon leaves to AdamW
+        options["adam_weight_decay"] = config.weight_decay  # for the weights that AdamW updates
         return make_muon(DENSE_LAYER, WHITENING_LAYER, _compute_sgd_ratios(config), **options)
     class_names = {"sgd": "SGD", "rmsprop": "RMSprop", "adamw": "AdamW"}
     keras_optimizer = getattr(keras.optimizers, class_names.get(config.name, config.name.capitalize()))(**options)
@@ -44,7 +44,7 @@ def build_optimizer(config: OptimizerConfig, learning_rate: float, ema_decay: fl
 
 
 def _compute_sgd_ratios(config: OptimizerConfig) -> dict[str, float]:
-    """Return the learning rates of SGD that are set beside Muon's, as multiples of it."""
+    """Return the learning rates of SGD used alongside Muon, as multiples of Muon's."""
     if not config.learning_rate:
         return {}
     rates = {"head": config.head_learning_rate, "other": config.bias_learning_rate}
@@ -55,9 +55,9 @@ def build_loss(config: TrainConfig) -> Any:
     """Return the Keras loss of logits float32 [N, K] against soft labels float32 [N, K].
 
     Each loss is linear in the soft labels even if they do not sum to 1, so that they can include class weights. (Keras'
-    own softmax cross-entropy is not: TensorFlow's kernel assumes a distribution, and its gradient is wrong otherwise.)
-    Focal loss: Lin et al., 2017, arXiv:1708.02002, gamma 2, alpha 0.25. The asymmetric loss is for several labels; see
-    `tasks.multi_label`.
+    own softmax cross-entropy is not: TensorFlow's kernel assumes a distribution, and otherwise computes a wrong
+    gradient.) Focal loss: Lin et al., 2017, arXiv:1708.02002, gamma 2, alpha 0.25. The asymmetric loss is for several
+    labels; see `tasks.multi_label`.
     """
     if config.loss == "focal":
         return backend.keras().losses.CategoricalFocalCrossentropy(from_logits=True)
@@ -65,7 +65,7 @@ def build_loss(config: TrainConfig) -> Any:
 
 
 def make_loss(function: Callable[[Any, Any], Any], name: str) -> Any:
-    """Return a Keras loss from a function of targets [N, T] and logits [N, K] that returns the loss of each row."""
+    """Return a Keras loss for a function that returns the loss of each row of targets [N, T] and logits [N, K]."""
     keras = backend.keras()
 
     class RowLoss(keras.losses.Loss):  # type: ignore[name-defined]  # Keras is imported lazily: no type for mypy
@@ -103,7 +103,7 @@ def smooth_labels(labels: NDArray[np.int32], classes: int, smoothing: float) -> 
 def compute_class_weights(labels: NDArray[np.int32], classes: int, mode: str) -> NDArray[np.float32] | None:
     """Return balanced class weights (float32 [K], mean over the images 1), or None for equal weights.
 
-    They are those of scikit-learn for the classes of the `labels`. A class without an image counts as one with one.
+    They equal scikit-learn's for the classes of the `labels`. A class without images counts as if it had one.
     """
     if mode == "none" or not len(labels):
         return None

@@ -1,4 +1,4 @@
-"""``train.precision``: "device" is bfloat16 on GPUs that support it; "auto" also if a short benchmark is faster.
+"""``train.precision``: "device" is bfloat16 on GPUs that support it, "auto" also where a short benchmark is faster.
 
 The benchmark is cached. On a CPU with bfloat16 instructions, bfloat16 doubles the speed of VGG and of small models and
 does little for MobileNetV2; on other CPUs it slows everything down. Only a measurement can tell. On an NVIDIA GPU,
@@ -29,25 +29,25 @@ from sightline.training.optimizers import build_loss, build_optimizer, smooth_la
 
 Precision = Literal["float32", "mixed_bfloat16"]
 MIN_GAIN = 1.1  # required speedup of bfloat16
-BFLOAT16_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 in its tensor cores (CUDA C++ Programming Guide, 5.1)
-MIN_STEPS = 200  # shorter runs are not worth a benchmark of some seconds
+BFLOAT16_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 tensor cores (CUDA C++ Programming Guide, 5.1)
+MIN_STEPS = 200  # a benchmark of a few seconds does not pay off for shorter runs
 ROUNDS = 4
-MAX_SECONDS = 10.0  # no further round begins then: long steps are measured well by one
+MAX_SECONDS = 10.0  # after this no further round begins: one round suffices for long steps
 KERNELS_VERSION = 3  # increment with each change of `_keras.fused_kernels`, which invalidates cached measurements
-_MAX_GAIN_BYTES = 1 << 12  # of the file of a measurement
-MAX_BATCH_PIXELS = 1 << 20  # maximum per batch: large images are measured in small batches
+_MAX_GAIN_BYTES = 1 << 12  # limit on the file of a measurement
+MAX_BATCH_PIXELS = 1 << 20  # large images are measured in small batches
 
 
 @dataclass(frozen=True, slots=True)
 class PrecisionChoice:
-    """A precision and the reason for choosing it, as text; "" if it would be used anyway."""
+    """A precision and the reason for choosing it; the reason is "" if the precision would be used anyway."""
 
     precision: Precision
     reason: str
 
 
 def choose_precision(spec: ModelSpec, config: RunConfig, num_images: int) -> PrecisionChoice:
-    """Choose the precision for training the model of `spec` on `num_images` images; builds the model to measure it.
+    """Choose the precision for training the model of `spec` on `num_images` images; measuring it builds the model.
 
     The first measurement is cached, so that the same model on the same machine always gets the same precision. Nothing
     is measured on an NVIDIA GPU, or for ``train.precision = "device"``.
@@ -68,7 +68,7 @@ def choose_precision(spec: ModelSpec, config: RunConfig, num_images: int) -> Pre
     is_cached = gain is not None
     if gain is None:
         gain = _measure_gain(spec, config)
-        with suppress(OutputError):  # a read-only cache: measured again next time
+        with suppress(OutputError):  # a read-only cache: measure again next time
             _io.write_atomic(cache_path, jsonio.dumps({"gain": gain}).encode())
     chosen: Precision = "mixed_bfloat16" if gain >= MIN_GAIN else "float32"
     return PrecisionChoice(
@@ -77,7 +77,7 @@ def choose_precision(spec: ModelSpec, config: RunConfig, num_images: int) -> Pre
 
 
 def _choose_by_capability(capability: tuple[int, int]) -> PrecisionChoice:
-    """Choose the precision of an NVIDIA GPU by a fixed table: compiling two networks to measure it takes minutes."""
+    """Choose the precision for an NVIDIA GPU from a table: compiling two networks to measure it takes minutes."""
     number = "{}.{}".format(*capability)
     if capability >= BFLOAT16_CAPABILITY:
         return PrecisionChoice("mixed_bfloat16", f"a GPU of compute capability {number} computes it in tensor cores")
@@ -86,7 +86,7 @@ def _choose_by_capability(capability: tuple[int, int]) -> PrecisionChoice:
 
 @contextmanager
 def mixed_precision(model: Any, precision: str) -> Iterator[None]:
-    """Make a float32 `model` compute in bfloat16 within the context, if `precision` is "mixed_bfloat16".
+    """Run a float32 `model` in bfloat16 within the context, if `precision` is "mixed_bfloat16".
 
     As in a model built by `models.build.build_model`, normalization, head and strided depthwise convolutions (see
     `_keras.fused_kernels.must_stay_float32`) stay in float32. Functions must be compiled within the context.

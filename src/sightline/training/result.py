@@ -1,4 +1,4 @@
-"""The result of training, and its record of time spent."""
+"""The result of training, and the record of the time spent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sightline.intervals import Interval
 
 @dataclass(frozen=True, slots=True)
 class SplitMetrics:
-    """The accuracy and loss on one split; None for masks in which no pixel has a class.
+    """The accuracy and loss on a split; None if no pixel of the masks has a class.
 
     Attributes:
         accuracy: The fraction of images whose most probable class is the true one, in [0, 1].
@@ -69,9 +69,9 @@ class TrainingMetrics:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """The result of one training run; its fields are those of ``train --format json``.
+    """The result of a training run, with the fields of ``train --format json``.
 
-    `bundle` is the path of the bundle, or None if none was written; `no_bundle_reason` then says why.
+    `bundle` is the path of the bundle, or None if none was written; `no_bundle_reason` is the reason.
     """
 
     run: str
@@ -92,13 +92,13 @@ class TrainResult:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values, with the `details` at the same level."""
+        """Return the fields as JSON values, with the `details` merged in."""
         return jsonio.fields_to_dict(self, skip=["details"]) | dict(self.details)
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """How many of the `configured` epochs of a stage fit, and the seconds of one, `validation` included.
+    """How many of the `configured` epochs of a stage fit, and the seconds per epoch including `validation`.
 
     The seconds are None if there was no time to measure them. `views` is the number of views of each image.
     """
@@ -114,9 +114,8 @@ class StagePlan:
 class TimeRecord:
     """The measurements (in seconds) and decisions of a run with a time limit so far; stored in ``run.json``.
 
-    `elapsed` is the time of all sessions of the run, `finishing` the estimated time from the end of training to that of
-    the run. `stages` are the plans by the number of the stage. `stopped` says that training ended before the planned
-    epochs.
+    `elapsed` is the time of all sessions of the run, `finishing` the estimated time from the end of training to the end
+    of the run. `stages` are the plans by stage number. `stopped` means that training ended before the planned epochs.
     """
 
     elapsed: float = 0.0

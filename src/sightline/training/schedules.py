@@ -1,4 +1,4 @@
-"""Learning rate schedules as pure functions of the step and the metrics so far, so they can be plotted and resumed."""
+"""Learning rate schedules as pure functions of the step and the metrics so far, to be plotted and resumed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sightline.config import ScheduleConfig
 def build_schedule(config: ScheduleConfig, rate: float, steps: int) -> Callable[[int], float]:
     """Return a function from the step (0-based) to the learning rate, for a stage of `steps` steps and a base `rate`.
 
-    The rate warms up linearly over the first ``warmup_fraction`` of the steps; the schedule applies to the rest. Its
-    minimum is ``min_lr_fraction`` of the rate.
+    The rate warms up linearly over the first ``warmup_fraction`` of the steps; the schedule applies to the rest. The
+    minimum of the schedule is ``min_lr_fraction`` of the rate.
 
-    - ``constant``; ``plateau``: constant but for the factor of `compute_plateau_factor`.
+    - ``constant``; ``plateau``: constant except for the factor of `compute_plateau_factor`.
     - ``step``: multiplied by ``factor`` every ``step_size`` steps.
     - ``exponential``: ``rate * factor ** (step / step_size)``, the exponent rounded down with ``staircase``.
     - ``linear``, ``cosine``: decay to the minimum (cosine: Loshchilov and Hutter, 2016, arXiv:1608.03983).
@@ -64,8 +64,8 @@ def compute_plateau_factor(config: ScheduleConfig, history: Sequence[EpochRecord
 
     The rate drops after ``patience`` stalled epochs in a row; counting restarts after ``cooldown`` epochs. An epoch is
     stalled if its metric does not improve on the best so far by more than ``min_delta`` (as in Keras'
-    `ReduceLROnPlateau`) or, with ``compare="previous"``, if it differs from that of the previous epoch by no more than
-    that. Without a validation split, the training loss is monitored.
+    `ReduceLROnPlateau`) or, with ``compare="previous"``, if it differs from the previous epoch's by no more than
+    ``min_delta``. Without a validation split, the training loss is monitored.
     """
     if config.name != "plateau":
         return 1.0

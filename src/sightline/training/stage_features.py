@@ -1,4 +1,4 @@
-"""Features of frozen layers, which stages compute once per view of an image and train on instead of pixels."""
+"""Features of frozen layers: stages compute them once per view of an image, and train on them instead of pixels."""
 
 from __future__ import annotations
 
@@ -34,17 +34,16 @@ from sightline.training.augment import pipeline
 from sightline.training.early_features import EarlyFeatures
 from sightline.training.stages import find_freeze_boundary, make_augment_inputs
 
-STREAM_ROWS = 8  # rows that one of several threads takes at a time
-FEATURES = "features of the frozen layers"  # what the progress of computing them is called
-TIMED_BATCHES = 2  # of each thread, by which the time of a view is estimated
+STREAM_ROWS = 8  # rows per call if several threads compute features
+FEATURES = "features of the frozen layers"  # name of the task in progress displays
+TIMED_BATCHES = 2  # batches per thread for estimating the time of a view
 
 
 @dataclass(frozen=True, slots=True)
 class StageFeatures:
     """The outputs of the frozen layers for both splits: float32 features in place of pixels.
 
-    `tensor` is the tensor of the model that they are values of, and `layers` computed them; `train` holds `views` rows
-    per image, view by view.
+    They are values of the model's `tensor`, computed by `layers`; `train` has `views` rows per image, view by view.
     """
 
     tensor: Any
@@ -64,10 +63,9 @@ def extract_features(
     on_message: Callable[[str], None] | None = None,
     early: EarlyFeatures | None = None,
 ) -> StageFeatures | None:
-    """Compute both splits' features of the layers that stay frozen in all of `group`; None if there are none.
+    """Compute both splits' features at the layers that stay frozen in all of `group`; None if there are none.
 
-    `on_message` receives the reason if Keras computes them where ONNX Runtime should. Those in `early` are taken from
-    there.
+    `on_message` receives the reason if Keras computes them instead of ONNX Runtime. Features in `early` are reused.
     """
     tensor = find_freeze_boundary(network, max(group, key=lambda stage: stage.depth))
     if tensor is None:
@@ -96,9 +94,9 @@ def add_views(
     config: RunConfig,
     progress: Progress,
 ) -> StageFeatures:
-    """Return the features in `base`, with those of augmented versions of each training image: `views` in all.
+    """Return `base` with the features of augmented versions of each training image added: `views` in total.
 
-    `base` is what `extract_features` returned for `train` and `validation`.
+    `base` is the result of `extract_features` for `train` and `validation`.
     """
     frozen, shape = base.layers, tuple(base.tensor.shape[1:])
     subset = _find_shared_images(train, validation, config, frozen, shape, views)
@@ -116,7 +114,7 @@ def add_views(
 
 
 def count_cached_views(base: StageFeatures, views: int, train: Subset, validation: Subset, config: RunConfig) -> int:
-    """Return the largest number of views, up to `views`, whose features `add_views` has in the cache; else 1."""
+    """Return the largest number of views, up to `views`, whose features are in the cache of `add_views`; else 1."""
     frozen, shape = base.layers, tuple(base.tensor.shape[1:])
     for count in range(views, 1, -1):
         subset = _find_shared_images(train, validation, config, frozen, shape, count)
@@ -128,7 +126,7 @@ def count_cached_views(base: StageFeatures, views: int, train: Subset, validatio
 
 
 def time_view(frozen: FrozenLayers, train: Subset, config: RunConfig) -> float:
-    """Return the seconds that another view of each image and its features take, from those of a few batches."""
+    """Estimate the seconds that another view of each image and its features take, from a few batches."""
     num_streams = 1 if frozen.streams is None else frozen.streams.count
     subset = train.head(TIMED_BATCHES * num_streams * BATCH_SIZE)
     augment, seconds = _make_augmentation(subset, config)(1), 0.0
@@ -141,12 +139,12 @@ def time_view(frozen: FrozenLayers, train: Subset, config: RunConfig) -> float:
 
 
 def count_views(stage: StageConfig, config: RunConfig) -> int:
-    """Return the number of versions of each image whose features the stage trains on."""
+    """Return the number of versions of each image that the stage trains on."""
     return stage.views if pipeline.is_enabled(pipeline.without_mixing(config.augment)) else 1
 
 
 def _make_advance(progress: Progress, task: str, total: int) -> Callable[[int], None]:
-    """Return a function that reports that many more of `total` rows."""
+    """Return a function that reports that a number of further rows, of `total`, are done."""
     done = 0
 
     def advance(count: int) -> None:
@@ -160,9 +158,9 @@ def _make_advance(progress: Progress, task: str, total: int) -> Callable[[int], 
 def _find_shared_images(
     train: Subset, validation: Subset, config: RunConfig, frozen: FrozenLayers, shape: tuple[int, ...], views: int = 1
 ) -> Subset:
-    """Return all decoded images, without labels, if the runs of several folds share their features; else none.
+    """Return all decoded images, without labels, if several folds share their features; otherwise no images.
 
-    A fold trains on images that another one holds out, so that only the features of all of them can be reused.
+    A fold trains on images that another fold holds out, so only the features of all images can be reused.
     """
     is_shared = config.split.folds and config.data.cache and train.pixels is validation.pixels
     count = len(train.pixels) if is_shared else 0
@@ -179,7 +177,7 @@ def advance_features(
     progress: Progress,
     on_message: Callable[[str], None] | None,
 ) -> StageFeatures:
-    """Return the features at the freeze boundary of `stage`, computed from those of the earlier boundary of `base`."""
+    """Return the features at the freeze boundary of `stage`, computed from `base` at an earlier boundary."""
     tensor = find_freeze_boundary(network, stage)
     views = min(stage.views, base.views)
     train_subset = base.train.head(len(base.train) // base.views * views)
@@ -198,7 +196,7 @@ def advance_features(
 def _make_layers(
     start: Any, end: Any, subset: Subset, config: RunConfig, on_message: Callable[[str], None] | None
 ) -> FrozenLayers:
-    """Return the layers between two tensors as a function of rows like those of `subset`."""
+    """Return the layers between two tensors as a function of rows like the rows of `subset`."""
     model, device = backend.keras().Model(start, end), config.device
     by_keras = partial(devices.predict_on_batch, model)
     calibration = None if config.split.folds else choose_calibration(device.feature_runtime, subset)
@@ -227,9 +225,9 @@ def _run_layers(
 def _iterate_features(
     frozen: FrozenLayers, subset: Subset, config: RunConfig, done: int = 0
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yield the rows of each batch of `subset` and their features; batches of which all rows are `done` are left out.
+    """Yield the rows of each batch of `subset` and their features; skip batches if all their rows are `done`.
 
-    Where Keras computes them and the device keeps images, batches do not wait for each other.
+    If Keras computes them and the device keeps images, batches do not wait for each other.
     """
     model = frozen.keras_model
     if model is not None and len(subset) and _keeps_on_device(subset, config):
@@ -244,9 +242,9 @@ def _iterate_features(
 def _run_slices(
     frozen: FrozenLayers, slices: Sequence[slice], take: Callable[[slice], NDArray[Any]]
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yield each of `slices` with the features of the pixels that `take` returns for it, called in this thread.
+    """Yield each of `slices` with the features of its pixels, which `take` returns; `take` is called in this thread.
 
-    They are computed ahead, in as many threads as the layers have streams.
+    Features are computed ahead, in as many threads as the layers have streams.
     """
     if frozen.streams is None:  # in this thread: Keras may compute them
         for rows in slices:
@@ -269,7 +267,7 @@ def _compute_features(
     advance: Callable[[int], None],
     early: EarlyFeatures | None = None,
 ) -> NDArray[np.float32]:
-    """Return the features of each image, from the cache if it has them."""
+    """Return the features of each image, from the cache if possible."""
 
     def iterate(done: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         if early is not None and early.has(frozen, subset):
@@ -289,10 +287,10 @@ def _compute_views(
     config: RunConfig,
     advance: Callable[[int], None],
 ) -> NDArray[np.float32]:
-    """Return the features of `views` versions of each image, view by view, from the cache if it has them.
+    """Return the features of `views` versions of each image, view by view, from the cache if possible.
 
-    Those of view 0 are `originals`; the other views are augmented, each with the parameters of a separate epoch. They
-    are not mixed with each other, so that each keeps its own label.
+    `originals` are the features of view 0; the other views are augmented, each with the parameters of a separate epoch.
+    Images are not mixed with each other, so that each keeps its own label.
     """
     make_augment = _make_augmentation(subset, config)
 
@@ -329,7 +327,7 @@ def _collect_features(
     config: RunConfig,
     advance: Callable[[int], None],
 ) -> NDArray[np.float32]:
-    """Return the features in the cache, or those that `iterate` yields after so many rows; they go to the cache."""
+    """Return the features from the cache; `iterate` yields those after a number of cached rows, to be cached too."""
     cached = feature_cache.load_features(cache_key, config.device.threads or None) if cache_key is not None else None
     if cached is not None:
         advance(len(cached))
@@ -348,7 +346,7 @@ def _collect_features(
 
 
 def _make_augmentation(subset: Subset, config: RunConfig) -> Callable[[int], Callable[[slice], NDArray[Any]]]:
-    """Return a function of the number of a view, which returns one from rows of `subset` to their augmented pixels."""
+    """Return a function that maps a view number to a function from rows of `subset` to their augmented pixels."""
     augment_config = pipeline.without_mixing(config.augment)
     inputs = make_augment_inputs(subset.pixels.shape[1:], augment_config)
     model = backend.keras().Model(list(inputs), pipeline.apply(augment_config, *inputs))

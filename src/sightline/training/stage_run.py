@@ -1,4 +1,4 @@
-"""Prepare the stages of a training run and the features of frozen layers that they share, and validate a stage."""
+"""Prepare the stages of a training run, with the features of frozen layers that they share, and validate a stage."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from sightline.training.steps import HostRunner, StepInputs, StepRunner
 
 @dataclass(frozen=True, slots=True)
 class StageRun:
-    """One stage, ready to run: `training_model` is trained (it may augment first), `logits_model` computes logits.
+    """A stage, ready to run: `training_model` is trained (it may augment first), `logits_model` computes logits.
 
-    `train` holds `views` rows per image.
+    `train` has `views` rows per image.
     """
 
     config: RunConfig
@@ -64,14 +64,14 @@ class StageRun:
 
     @property
     def validation_batch_size(self) -> int:
-        """The number of images in a batch of validation: at least those of a step, for which there is enough memory."""
+        """The number of images in a validation batch: at least the size of a step, for which there is enough memory."""
         return max(self.batch_size, choose_batch_size(self.validation.pixels.shape[1:]))
 
 
 ViewLimit = Callable[[int, Callable[[], float], Callable[[], int]], int]
-"""Returns how many views of so many that are configured to train on.
+"""Returns how many of the configured number of views to train on.
 
-Its other arguments measure the seconds that one takes, and count the views whose features are cached already.
+Its other arguments measure the seconds per view, and count the views whose features are already cached.
 """
 
 
@@ -93,8 +93,8 @@ class StagePreparer:
         self._inputs, self._early = (network, train, validation), early
         self._config, self._stage_configs, self._objective, self._limit = config, stage_configs, objective, limit
         self._group: tuple[StageConfig, ...] = ()
-        self._group_features: stage_features.StageFeatures | None = None  # of the original images
-        self._view_features: stage_features.StageFeatures | None = None  # and of views of them
+        self._group_features: stage_features.StageFeatures | None = None  # for the original images
+        self._view_features: stage_features.StageFeatures | None = None  # including augmented views
 
     def prepare_stage(
         self,
@@ -103,7 +103,7 @@ class StagePreparer:
         callback: Callback,
         limit_views: ViewLimit | None = None,
     ) -> StageRun:
-        """Return stage `number`, ready to run; the model's weights are those at its start, or later ones.
+        """Return stage `number`, ready to run; the model's weights are from its start or later.
 
         `limit_views` returns how many views of each image to train on.
         """
@@ -127,14 +127,14 @@ class StagePreparer:
         callback: Callback,
         limit_views: ViewLimit | None,
     ) -> stage_features.StageFeatures | None:
-        """Return the features that stage `number` trains on, once those of its group are computed; None for pixels."""
+        """Return the features that stage `number` trains on, after computing its group's; None to train on pixels."""
         (network, train, validation), config, stage = self._inputs, self._config, self._stage_configs[number]
         group = stages.group_stages(network, self._stage_configs, number)
         if group != self._group or self._group_features is None:
             self._group, self._group_features, self._view_features = group, None, None
             if group:
                 if stage.is_solved:
-                    linear_head.load_solver()  # while early features are computed
+                    linear_head.load_solver()  # in parallel with early features
                 self._group_features = stage_features.extract_features(
                     network, group, train, validation, config, progress, callback.on_message, self._early
                 )
@@ -153,7 +153,7 @@ class StagePreparer:
         if self._view_features is not None and self._view_features.views >= views:
             features = self._view_features
         elif views > 1:
-            self._view_features = None  # its memory
+            self._view_features = None  # frees memory
             features = stage_features.add_views(features, views, train, validation, config, progress)
             self._view_features = features
         stage = replace(stage, views=views)
@@ -201,9 +201,9 @@ def _prepare_stage(
 
 
 def set_epochs(stage_run: StageRun, epochs: int) -> StageRun:
-    """Return `stage_run` with this number of epochs, which its schedule and its moving average then span.
+    """Return `stage_run` with this number of epochs; its schedule and moving average then span them.
 
-    The model is compiled again only if the decay of the average changes: that takes longer than many steps.
+    The model is compiled again only if the decay of the average changes: compiling takes longer than many steps.
     """
     config, steps = stage_run.config.train, epochs * stage_run.steps
     rate_at = build_schedule(config.schedule, stage_run.base_rate, steps)
@@ -218,14 +218,14 @@ def set_epochs(stage_run: StageRun, epochs: int) -> StageRun:
 def _compile_stage(
     config: TrainConfig, stage: StageConfig, training_model: Any, objective: Objective, base_rate: float, steps: int
 ) -> devices.TrainStep:
-    """Compile the model that is trained for so many `steps`, and return the step."""
+    """Compile the model for a stage of `steps` steps, and return the training step."""
     ema_decay = 0.0 if stage.is_solved else limit_decay(config.ema_decay, steps)
     training_model.compile(
         optimizer=build_optimizer(config.optimizer, base_rate, ema_decay),
         loss=objective.build_loss(),
         weighted_metrics=[objective.build_accuracy()],
     )
-    with share_compiled_draws():  # now, so that a checkpoint can be restored into the optimizer
+    with share_compiled_draws():  # early, so that a checkpoint can be restored into the optimizer
         training_model.optimizer.build(training_model.trainable_variables)
     return devices.make_train_step(training_model)
 
@@ -233,14 +233,14 @@ def _compile_stage(
 def predict_validation(
     stage_run: StageRun, progress: Progress = no_progress, count: int | None = None
 ) -> NDArray[np.float32]:
-    """Return the logits of the first `count` validation images (default: of all): float32 [n, K]."""
+    """Return the logits of the first `count` validation images (default: all): float32 [n, K]."""
     return np.concatenate([logits for logits, _ in iterate_validation(stage_run, progress, count)])
 
 
 def iterate_validation(
     stage_run: StageRun, progress: Progress, count: int | None = None
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
-    """Yield the logits and the labels of each batch of validation images, [n, ...], as `predict_validation`."""
+    """Yield the logits and labels [n, ...] of each batch of validation images; see `predict_validation`."""
     subset = stage_run.validation if count is None else stage_run.validation.head(count)
     size = stage_run.validation_batch_size
     if stage_run.validation_inference is not None:

@@ -1,4 +1,4 @@
-"""Training stages: freeze and unfreeze layers, find where the frozen ones end, and add augmentation."""
+"""Training stages: freeze and unfreeze layers, find where the frozen layers end, and add augmentation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sightline.training.augment import pipeline
 
 
 def freeze_layers(network: Network, stage: StageConfig, *, freeze_batch_norm: bool = True) -> None:
-    """Make the head and the layers that the stage unfreezes trainable, and freeze the others.
+    """Make the head and the layers that the stage unfreezes trainable, and freeze all others.
 
     With `freeze_batch_norm`, batch normalization in a pretrained backbone stays frozen, whatever the stage unfreezes.
     """
@@ -40,7 +40,7 @@ def _get_frozen_names(network: Network, stage: StageConfig) -> frozenset[str]:
 
 
 def find_freeze_boundary(network: Network, stage: StageConfig) -> Any | None:
-    """Return the last tensor before the first trainable layer through which all later layers get their input.
+    """Return the last tensor before the first trainable layer that feeds all later layers.
 
     None if nothing is frozen, or if a trainable layer comes before the first such tensor.
     """
@@ -53,7 +53,7 @@ def find_freeze_boundary(network: Network, stage: StageConfig) -> Any | None:
 
 
 class _GraphCall:
-    """A node of a Keras graph, as `find_boundary` asks for it."""
+    """A node of a Keras graph, with the interface that `find_boundary` needs."""
 
     def __init__(self, node: Any) -> None:
         operation = node.operation
@@ -65,8 +65,8 @@ class _GraphCall:
 def group_stages(network: Network, stage_configs: Sequence[StageConfig], number: int) -> tuple[StageConfig, ...]:
     """Return the stages that share the features computed for stage `number` of `stage_configs`, in order.
 
-    These are the stage itself and its neighbors with frozen layers, starting at the first for which features can be
-    extracted. Empty if stage `number` trains on pixels.
+    These are the stage itself and its neighbors with frozen layers, starting at the first stage for which features can
+    be extracted. Empty if stage `number` trains on pixels.
     """
     if stage_configs[number].depth < 0:
         return ()
@@ -81,7 +81,7 @@ def group_stages(network: Network, stage_configs: Sequence[StageConfig], number:
 
 
 def add_augmentation(model: Any, config: AugmentConfig) -> Any:
-    """Return `model` behind augmentation: inputs (uint8 pixels [N, H, W, C], sampled parameters float32 [N, D])."""
+    """Return `model` after augmentation; inputs are uint8 pixels [N, H, W, C] and sampled parameters float32 [N, D]."""
     pixels, params = make_augment_inputs(model.input.shape[1:], config)
     return backend.keras().Model([pixels, params], model(pipeline.apply(config, pixels, params)))
 

@@ -19,18 +19,18 @@ from sightline.models.build import Network
 from sightline.training import checkpoints
 from sightline.training.checkpoints import Arrays, Checkpoint, VariableArrays
 
-SAVE_INTERVAL_RATIO = 50  # an automatic checkpoint waits for this multiple of the time that saving takes: 2% overhead
+SAVE_INTERVAL_RATIO = 50  # automatic checkpoints are this multiple of the saving time apart: 2% overhead
 
 
 @dataclass(slots=True)
 class TrainingState:
-    """The position in the stages, the running sums of the current epoch, the completed epochs and the best of them.
+    """The position in the stages, the running sums of the current epoch, the completed epochs and the best epoch.
 
     `stage`, `epoch` and `step` count completed stages, epochs of the stage and steps of the epoch. In the current
     epoch, `num_images` images had a summed loss of `loss_sum` and `num_correct` correct predictions in `seconds`.
-    `stage_start` is the number of epochs before the stage. `refit` are the variables of a solved head that is fitted to
-    the validation images too. No random state is stored: our streams derive from seed and
-    epoch by name, and those of Keras' random layers are variables of the model.
+    `stage_start` is the number of epochs before the stage. `refit` are the variables with a solved head that was fitted
+    to the validation images too. No random state is stored: our streams derive from seed and epoch by name, and the
+    streams of Keras' random layers are variables of the model.
     """
 
     stage: int = 0
@@ -55,7 +55,7 @@ class TrainingState:
 
     @property
     def at_stage_start(self) -> bool:
-        """Whether the stage has not run a step yet."""
+        """Whether the stage has not run any step yet."""
         return not (self.epoch or self.step)
 
     def add(self, count: int, loss: float, accuracy: float) -> None:
@@ -83,7 +83,7 @@ class TrainingState:
 
 
 class SavedState(TypedDict):
-    """The JSON state of a checkpoint: the counters of `TrainingState`, the epochs, and the number of the best one."""
+    """The JSON state of a checkpoint: the counters of `TrainingState`, the epochs, and the number of the best epoch."""
 
     stage: int
     epoch: int
@@ -105,7 +105,7 @@ def load_latest(folder: Path, on_message: Callable[[str], None] | None = None) -
 
 
 def check_state(candidate: Checkpoint, where: str) -> None:
-    """Raise `ModelError`, whose message starts with `where`, unless the state is one that `pack_state` can produce."""
+    """Raise `ModelError`, whose message starts with `where`, unless `pack_state` could have produced the state."""
     facts = jsonio.build(SavedState, candidate.state, where)
     counts = {name: value for name, value in facts.items() if isinstance(value, int | float)}
     num_epochs = len(facts["history"])
@@ -123,10 +123,10 @@ _COUNTERS = tuple(name for name in SavedState.__annotations__ if name not in {"h
 
 
 def pack_state(state: TrainingState, network: Network, optimizer: Any | None) -> Checkpoint:
-    """Return a checkpoint of the training state; `optimizer` is None between stages, when the next one creates its own.
+    """Return a checkpoint of the training state; `optimizer` is None between stages, as each stage creates its own.
 
     The best weights are stored only where they differ from the current ones. Variables are read when the checkpoint is
-    written: do that before the next step.
+    written, so write it before the next step.
     """
     named = checkpoints.name_variables(network.model)
     current = VariableArrays(named)
@@ -174,7 +174,7 @@ def _select_prefix(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
 
 
 class CheckpointManager:
-    """Writes checkpoints to `folder` (None: none) as often as configured, within 2% of the training time.
+    """Writes checkpoints to `folder` (None writes none) as often as configured, within 2% of the training time.
 
     `serial` is the number of the checkpoint that training was resumed from, else 0.
     """

@@ -1,4 +1,4 @@
-"""Run the steps of an epoch: what a step needs, and the runner that passes each batch from the host."""
+"""Run the steps of an epoch: the inputs of a step, and the runner that passes each batch from the host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OnResult = Callable[[float, float], None]
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """What the steps of a stage need: the images, their `objective`, the seed of their order, and the batch size."""
+    """The inputs of a stage's steps: the images, their `objective`, the seed of their order, and the batch size."""
 
     train: Subset
     objective: Objective
@@ -38,8 +38,8 @@ class StepInputs:
     def order_rows(self, epoch: int) -> NDArray[np.int64]:
         """Return the positions of the images of each step, int64 [steps, batch size].
 
-        The last batch is padded with the first rows, at weight 0, since another batch size would be compiled again (12
-        s for MobileNetV2 on two cores).
+        The last batch is padded with the first rows, at weight 0, since another batch size would need compiling again
+        (12 s for MobileNetV2 on two cores).
         """
         order = epoch_order(len(self.train), self.seed, epoch)
         return np.resize(order, self.steps * self.batch_size).reshape(self.steps, self.batch_size)
@@ -49,13 +49,13 @@ class StepInputs:
         return None if self.objective.augmentation is None else self.objective.sample_params(epoch)
 
     def count_real(self, step: int) -> int:
-        """Return the number of images in a step, padding excluded."""
+        """Return the number of images in a step, excluding padding."""
         return min(self.batch_size, len(self.train) - step * self.batch_size)
 
     def make_weights(self, step: int) -> NDArray[np.float32]:
         """Return the sample weights of a step: float32 [batch size].
 
-        Padding has weight 0 in loss and gradient, but does count in layers that normalize over the batch.
+        Padding has weight 0 in loss and gradient, but counts in layers that normalize over the batch.
         """
         num_real = self.count_real(step)
         weights = np.zeros(self.batch_size, np.float32)
@@ -64,32 +64,32 @@ class StepInputs:
 
 
 class StepRunner(ABC):
-    """Runs the steps of a stage's epochs in order, one call of `run_step` each, between `begin_epoch` and `end_epoch`.
+    """Runs the steps of a stage's epochs in order: one `run_step` each, between `begin_epoch` and `end_epoch`.
 
-    Results may be reported later than their step, but in order; after `catch_up`, all are, and the variables of the
-    model and its optimizer are those after the last step.
+    Results may be reported later than their step, but in order; after `catch_up`, all have been reported, and the
+    variables of the model and its optimizer have their values after the last step.
     """
 
     @abstractmethod
     def begin_epoch(
         self, epoch: int, start: int, rates: NDArray[np.float64], on_result: OnResult, *, has_next: bool
     ) -> None:
-        """Begin at step `start` of `epoch` (1-based), whose learning rates are `rates` [steps].
+        """Begin at step `start` of `epoch` (1-based), with the learning rates `rates` [steps].
 
-        `has_next` says whether another epoch of the stage is planned, for which data can be prepared.
+        `has_next` is whether another epoch of the stage is planned, so that its data can be prepared.
         """
 
     @abstractmethod
     def run_step(self) -> None:
-        """Run the next step, or start to run it."""
+        """Run the next step, or start running it."""
 
     @abstractmethod
     def catch_up(self) -> None:
-        """Wait for the steps that were started, and report their results; does nothing outside of an epoch."""
+        """Wait for the started steps, and report their results; does nothing outside an epoch."""
 
     @abstractmethod
     def end_epoch(self) -> None:
-        """Store the weights in the model's variables, also after an exception; results not reported are dropped."""
+        """Store the weights in the model's variables, even after an exception; unreported results are dropped."""
 
     @abstractmethod
     def set_train_step(self, train_step: devices.TrainStep) -> None:
@@ -103,7 +103,7 @@ class StepRunner(ABC):
 class HostRunner(StepRunner):
     """Passes each batch from the host to `train_step`, and waits for its result.
 
-    The next batch is gathered in a background thread meanwhile.
+    Meanwhile, a background thread gathers the next batch.
     """
 
     def __init__(self, model: Any, train_step: devices.TrainStep, inputs: StepInputs) -> None:

@@ -21,17 +21,17 @@ from sightline.training import checkpoints
 from sightline.training.result import StagePlan, TimeRecord
 from sightline.training.stage_run import StageRun, predict_validation
 
-PLANNED_FRACTION = 0.95  # of the limit, so that steps may become a little slower
-LAST_FRACTION = 1.05  # of the limit, when training ends at the latest
-TRIAL_STEPS, TRIAL_SECONDS = 3, 1.0  # at least so many steps, for so long, are timed, after a first one that compiles
-RECORD_SECONDS = 10.0  # between records of the elapsed time within an epoch
+PLANNED_FRACTION = 0.95  # share of the limit to plan for, so that steps may become a little slower
+LAST_FRACTION = 1.05  # multiple of the limit at which training ends at the latest
+TRIAL_STEPS, TRIAL_SECONDS = 3, 1.0  # at least so many steps and seconds are timed, after a first step that compiles
+RECORD_SECONDS = 10.0  # interval for recording the elapsed time within an epoch
 
 
 class TimeBudget:
-    """The time limit of a run in seconds, `record`, and when this session began on the monotonic clock.
+    """The time limit of a run in seconds, its `record`, and the start of this session on the monotonic clock.
 
     `save` is called with the record whenever it changes. `measure_finishing`, which is set once there is a network,
-    returns the estimated time in seconds to finish the run after its training.
+    returns the estimated time in seconds to finish the run after training.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class TimeBudget:
 
     @property
     def elapsed(self) -> float:
-        """The seconds since the run was started, without those between its sessions."""
+        """The seconds since the run was started, excluding the time between its sessions."""
         return time.monotonic() - self._started
 
     def save(self) -> None:
@@ -54,16 +54,16 @@ class TimeBudget:
         self._save(self.record)
 
     def find_plan(self, number: int) -> StagePlan | None:
-        """Return what was planned for stage `number`; None before `plan_stage`."""
+        """Return the plan for stage `number`; None before `plan_stage`."""
         return self.record.stages.get(str(number))
 
     def limit_views(
         self, number: int, configured: int, measure_view: Callable[[], float], cached: Callable[[], int] = lambda: 1
     ) -> int:
-        """Return how many of the `configured` views of each image stage `number` trains on.
+        """Return how many of the `configured` views of each image to use in stage `number`.
 
-        Their features take at most a quarter of the time that is left; `measure_view` returns the seconds of one, and
-        `cached` the number of views whose features take none. A stage that was planned keeps its views.
+        Their features may take at most a quarter of the remaining time; `measure_view` returns the seconds per view,
+        and `cached` the number of views whose features take no time. A stage that is already planned keeps its views.
         """
         if (plan := self.find_plan(number)) is not None:
             return plan.views
@@ -78,8 +78,8 @@ class TimeBudget:
     ) -> StagePlan:
         """Plan and record how many of the `configured` epochs of stage `number` fit, at least `required`.
 
-        `measure_epoch` returns the seconds of the steps of an epoch and of its validation, and the number of views of
-        each image in it; it is not called if no time is left for any. Views are reduced before epochs are left out.
+        `measure_epoch` returns the seconds of an epoch's steps and of its validation, and the number of views of each
+        image; it is not called if no time is left for an epoch. Views are reduced before epochs are left out.
         """
         record, epochs, seconds, validation, views = self.record, required, None, 0.0, 1
         self._estimate_finishing()
@@ -96,7 +96,7 @@ class TimeBudget:
         return plan
 
     def describe(self, plan: StagePlan, name: str) -> str:
-        """Return the plan of the stage `name` in a sentence."""
+        """Return the plan of the stage `name` as a sentence."""
         views = f", on {plan.views} views of each image," if plan.views > 1 else ""
         rate = "" if plan.seconds is None else f"an epoch takes about {format_duration(plan.seconds)}, "
         return (
@@ -106,7 +106,7 @@ class TimeBudget:
         )
 
     def has_time_for(self, seconds: float) -> bool:
-        """Return whether work of this many seconds leaves enough time to finish; nothing does once training stopped."""
+        """Return whether work of this many seconds leaves enough time to finish; always False after a stop."""
         if time.monotonic() - self._saved_at >= RECORD_SECONDS:
             self.save()
         return not self.record.stopped and seconds <= self._find_available(LAST_FRACTION)
@@ -125,7 +125,7 @@ class TimeBudget:
 
 @dataclass(frozen=True, slots=True)
 class StageDeadline:
-    """The end of the time for stage `number`; without a `budget` there is none.
+    """The deadline of stage `number`; without a `budget` there is none.
 
     `save_checkpoint` is called before training is recorded as stopped, so that a resumed run does not repeat it.
     """
@@ -135,12 +135,12 @@ class StageDeadline:
     save_checkpoint: Callable[[], None]
 
     def has_time_for_epoch(self) -> bool:
-        """Return whether half of another epoch, or more, leaves enough time to finish; if not, training has stopped."""
+        """Return whether there is time for at least half of another epoch; if not, record that training stopped."""
         plan = self._plan
         return not self._stop_without(plan.seconds / 2 if plan is not None and plan.seconds else 0.0)
 
     def is_over(self) -> bool:
-        """Return whether there is just time to validate and to finish; if so, training has stopped."""
+        """Return whether the time is only enough to validate and finish; if so, record that training stopped."""
         plan = self._plan
         return self._stop_without(plan.validation if plan is not None else 0.0)
 
@@ -158,7 +158,7 @@ class StageDeadline:
 
 
 def measure_epoch(stage_run: StageRun, epoch: int) -> tuple[float, float]:
-    """Return the seconds of the steps of an epoch and of its validation, from a few steps whose effect is undone."""
+    """Estimate the seconds of an epoch's steps and of its validation, from a few steps whose effect is undone."""
     optimizer, model = stage_run.training_model.optimizer, stage_run.network.model
     saved = checkpoints.copy_variables(model), checkpoints.copy_variables(optimizer)
     try:
@@ -170,7 +170,7 @@ def measure_epoch(stage_run: StageRun, epoch: int) -> tuple[float, float]:
 
 
 def _time_steps(stage_run: StageRun, epoch: int) -> float:
-    """Return the mean time of a step; the first one, which compiles, does not count."""
+    """Return the mean time of a step, not counting the first one, which compiles."""
     runner, rates = stage_run.runner, np.full(stage_run.steps, stage_run.rate_at(0))
     compiled_at, finished_at, count = 0.0, 0.0, -1
 
@@ -193,7 +193,7 @@ def _time_steps(stage_run: StageRun, epoch: int) -> float:
 
 
 def _time_validation(stage_run: StageRun) -> float:
-    """Return the time that validating takes, from one batch of it."""
+    """Estimate the time of validation from one batch."""
     if not len(stage_run.validation):
         return 0.0
     count = min(len(stage_run.validation), stage_run.validation_batch_size)

@@ -1,7 +1,7 @@
-"""Descriptions of layer types, one for each, with everything that other packages need to know about it.
+"""Descriptions of layer types, each with everything that other packages need to know about the type.
 
-`layer_type` defines a description. Each of the other modules describes one family of Keras layers. Other packages add
-types with `register_layer`.
+`layer_type` defines a description. Each of the other modules describes a family of Keras layers. Third-party packages
+add types with `register_layer`.
 """
 
 from sightline.models.layers import activations, arithmetic, normalizations, shapes, windows

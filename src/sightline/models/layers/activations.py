@@ -1,4 +1,4 @@
-"""Activation functions, as layers of their own and built into other layers."""
+"""Activation functions, as separate layers and built into other layers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _silu(graph: GraphBuilder, value: GraphValue, name: str) -> GraphValue:
 
 
 def _gelu(graph: GraphBuilder, value: GraphValue, name: str) -> GraphValue:
-    """Return the exact function, with the error function."""
+    """Add the exact function, computed with the error function."""
     scaled = graph.apply("Div", value, f"{name}:shrunk", graph.add_scalar(f"{name}:root2", math.sqrt(2)))
     erf = graph.apply("Erf", scaled, f"{name}:erf")
     erf = graph.apply("Add", erf, f"{name}:raised", graph.add_scalar(f"{name}:one", 1))
@@ -98,12 +98,12 @@ class Activation(_Elementwise):
         return str(layer.activation.__name__)
 
     def get_role(self, layer: Any) -> Role:
-        """Return what the function is; the identity is not shown."""
+        """Return the role of the function; the identity is not shown."""
         roles: dict[str, Role] = {"linear": "", "softmax": "softmax"}
         return roles.get(self.get_kind(layer), "activation")
 
     def get_activation(self, layer: Any) -> None:
-        """Return None: the function is the layer, not built into it."""
+        """Return None: the function is the layer itself, not built into it."""
 
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> GraphValue:
         """Add the function."""
@@ -143,7 +143,7 @@ class ReLU(_Elementwise):
 
 @register_layer("LeakyReLU")
 class LeakyReLU(_Elementwise):
-    """x where it is positive, else a small multiple of it."""
+    """x if x > 0, else a small multiple of x."""
 
     kind = "leaky relu"
 
@@ -154,7 +154,7 @@ class LeakyReLU(_Elementwise):
 
 @register_layer("ELU")
 class ELU(_Elementwise):
-    """x where it is positive, else alpha * (exp(x) - 1)."""
+    """x if x > 0, else alpha * (exp(x) - 1)."""
 
     kind = "elu"
 
@@ -165,12 +165,12 @@ class ELU(_Elementwise):
 
 @register_layer("PReLU")
 class PReLU(_Elementwise):
-    """x where it is positive, else a learned multiple of it."""
+    """x if x > 0, else a learned multiple of x."""
 
     kind = "prelu"
 
     def get_axes(self, weight: Any) -> tuple[Axis, ...] | None:
-        """Return that the last axis of the slopes runs over channels, unless they are shared."""
+        """Return the axes of the slopes, the last of which runs over channels unless they are shared."""
         shape, shared = tuple(weight.shape), list[Axis]([""])
         return (*shared * (len(shape) - 1), "out") if shape[-1] > 1 else None
 

@@ -24,7 +24,7 @@ class Input(LayerType):
 
 @register_layer("Dense")
 class Dense(LayerType):
-    """A product with a matrix, at each position if the input has several."""
+    """A product with a matrix, applied at each position if the input has several."""
 
     role = "dense"
     channels = "make"
@@ -57,7 +57,7 @@ class Merge(LayerType):
     channels = "tie"
 
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> GraphValue:
-        """Add an Add, a Mul or a Max for each further input."""
+        """Add an Add, a Mul or a Max for each input after the first."""
         op = {"Add": "Add", "Multiply": "Mul", "Maximum": "Max"}[type(layer).__name__]
         return _merge(graph, op, list_values(arguments), name)
 
@@ -96,7 +96,7 @@ class Subtract(LayerType):
     channels = "tie"
 
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> GraphValue:
-        """Add the negative of the second."""
+        """Add the negative of the second value."""
         first, second = list_values(arguments)
         if isinstance(second, GraphValue):
             second = graph.apply("Mul", second, f"{name}:negative", graph.add_scalar(f"{name}:minus", -1))
@@ -118,12 +118,12 @@ class Power(LayerType):
 
 @register_layer("Concatenate")
 class Concatenate(LayerType):
-    """Several values one after the other, along the channels."""
+    """Several values concatenated, usually along the channels."""
 
     role = "merge"
 
     def get_channel_flow(self, layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> ChannelFlow:
-        """Return "join" if it is along the channels."""
+        """Return "join" if the axis is the channels."""
         return "join" if layer.axis in (-1, len(outputs[0])) else "mix"
 
     def format_output(self, layer: Any, inputs: Sequence[Shape], output: Shape) -> str:

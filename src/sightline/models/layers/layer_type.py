@@ -1,6 +1,6 @@
-"""What Sightline knows about one type of Keras layer or operation, in one place, and the registry of all types.
+"""The description of a type of Keras layer or operation, and the registry of all types.
 
-Export, descriptions, diagrams and pruning look layers up by class name, and know nothing else about them.
+Export, descriptions, diagrams and pruning look layers up here by class name, and have no other source.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Axis = Literal["", "in", "out"]
 class Window:
     """A sliding window, each field as (rows, columns); `span` is the size including the gaps of dilation.
 
-    If `upsamples`, the output has more positions than the input, by `strides`, and `span` is the number of input
-    positions that one of them depends on.
+    If `upsamples`, the output has `strides` times as many positions as the input, and `span` is the number of input
+    positions that an output position depends on.
     """
 
     size: tuple[int, int]
@@ -40,33 +40,33 @@ class Window:
 
 
 class LayerType:
-    """One type of layer; a subclass states where it differs from a layer that is only known by its name.
+    """A type of layer; a subclass overrides what differs from an unknown layer.
 
-    Such a layer is trained and described by its shapes; it costs nothing, its channels are never pruned, and it cannot
-    be exported. A layer that keeps the shape of its input and has no weights needs `channels` and `convert` alone.
+    An unknown layer is trained and described by its shapes; it costs nothing, its channels are never pruned, and it
+    cannot be exported. A layer without weights that keeps the shape of its input needs only `channels` and `convert`.
     """
 
     kind: ClassVar[str] = ""
     """Its name in descriptions, by default the words of the class name."""
     role: ClassVar[Role] = ""
-    """How a diagram shows it: a box of its own, or a strip on the box before. "" is not shown."""
+    """How a diagram shows it: as a box, or as a strip on the previous box; "" is not shown."""
     channels: ClassVar[ChannelFlow] = "mix"
     """How channels flow through it, which decides what can be pruned.
 
-    "make": each output channel is made of all input channels; "keep": of the same input channel; "repeat": the same,
-    several times over; "tie": of the same channel of each input; "join": inputs one after the other; "split": equal
-    parts of the input; "mix": anything else, whose channels are never removed.
+    "make": each output channel depends on all input channels; "keep": on the same input channel; "repeat": the same,
+    several times over; "tie": on the same channel of each input; "join": inputs are concatenated; "split": equal parts
+    of the input; "mix": anything else, whose channels are never removed.
     """
     axes: ClassVar[Mapping[str, tuple[Axis, ...]]] = {}
-    """For each weight, which axes run over input channels and over output channels."""
+    """For each weight, the axes that run over input channels and over output channels."""
     width: ClassVar[str] = ""
     """The name of the argument that sets the number of output channels of a layer that makes channels."""
     multiplies_at: ClassVar[Literal["", "input", "output"]] = ""
-    """The positions at which the weights named ``...kernel`` are multiplied; "" for a layer without such products."""
+    """The positions where the weights named ``...kernel`` are multiplied; "" for a layer without such products."""
     covers_map: ClassVar[bool] = False
     """Whether a single output position depends on all positions of a feature map."""
     rearranges: ClassVar[bool] = False
-    """Whether neighbors in its output may not be neighbors in the image."""
+    """Whether neighbors in its output need not be neighbors in the image."""
 
     def get_kind(self, layer: Any) -> str:
         """Return the name of `layer` in descriptions: ``max pooling`` for `MaxPooling2D`."""
@@ -83,11 +83,11 @@ class LayerType:
         return None if name == "linear" else name
 
     def get_window(self, layer: Any) -> Window | None:
-        """Return the window that slides over the input, None if there is none."""
+        """Return the window that slides over the input; None if there is none."""
         return None
 
     def format_output(self, layer: Any, inputs: Sequence[Shape], output: Shape) -> str:
-        """Return the formula of the output size as text; "" where the size does not change."""
+        """Return the formula of the output size as text; "" if the size does not change."""
         return ""
 
     def count_multiply_adds(self, layer: Any, inputs: Sequence[Shape], output: Shape) -> int:
@@ -99,9 +99,9 @@ class LayerType:
         return self.count_positions(inputs[0] if inputs else (), output) * sum(map(math.prod, kernels))
 
     def count_positions(self, first: Sequence[int | None], output: Sequence[int | None]) -> int:
-        """Return at how many positions a kernel is multiplied, from the shapes of the first input and the output.
+        """Return the number of positions where a kernel is multiplied, for shapes of the first input and the output.
 
-        A side that is not known counts as 1.
+        An unknown side counts as 1.
         """
         if not self.multiplies_at:
             return 0
@@ -117,17 +117,17 @@ class LayerType:
         return self.axes.get(weight.name)
 
     def set_channels(self, config: MutableMapping[str, Any], count: int, old_count: int) -> None:
-        """Change the `config` of a layer for `count` of its `old_count` output channels."""
+        """Change the `config` of a layer to keep `count` of its `old_count` output channels."""
         if self.width:
             config[self.width] = count
 
     def convert(
         self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str
     ) -> GraphValue | list[GraphValue]:
-        """Add `layer` to an ONNX graph (operator set 17) and return its output, or its outputs.
+        """Add `layer` to an ONNX graph (operator set 17) and return its output or outputs.
 
-        `arguments` are those of its call, with values of the graph in place of tensors; `name` is that of the output.
-        Weights are written as they are now. Raises `ModelError` for options that cannot be converted.
+        `arguments` are the arguments of its call, with values of the graph instead of tensors; `name` is the name of
+        the output. Weights are written with their current values. Raises `ModelError` for unsupported options.
         """
         raise ModelError(
             f"The layer {layer.name} ({type(layer).__name__}) cannot be exported to ONNX: use another layer, or "
@@ -143,7 +143,7 @@ L = TypeVar("L", bound=type[LayerType])
 def register_layer(*names: str) -> Callable[[L], L]:
     """Register the decorated subclass of `LayerType` for Keras layers or operations.
 
-    It says how they are exported, described and pruned. See [Extending](extending.md).
+    It defines how they are exported, described and pruned. See [Extending](extending.md).
 
     Args:
         *names: The class names of the layers or operations.
@@ -152,7 +152,7 @@ def register_layer(*names: str) -> Callable[[L], L]:
         A decorator, which returns the class unchanged.
 
     Raises:
-        UsageError: If one of the names is registered already.
+        UsageError: If one of the names is already registered.
     """
     for each in names:
         LAYER_TYPES.check_name(each)
@@ -167,7 +167,7 @@ def register_layer(*names: str) -> Callable[[L], L]:
 
 
 def get_layer_type(layer: Any) -> LayerType:
-    """Return what is known about the type of a Keras layer or operation."""
+    """Return the description of the type of a Keras layer or operation."""
     return LAYER_TYPES.get(type(layer).__name__, UNKNOWN)
 
 
@@ -181,7 +181,7 @@ def is_kernel(weight: Any) -> bool:
 
 
 def list_values(arguments: Sequence[Any]) -> list[Any]:
-    """Return the inputs of a merging layer, which takes a list, or of an operation, which takes two."""
+    """Return the inputs of a merging layer, whose argument is a list, or of an operation, which has two arguments."""
     return list(arguments[0]) if isinstance(arguments[0], list | tuple) else list(arguments)
 
 

@@ -65,7 +65,7 @@ class GroupNormalization(LayerType):
     role = "normalization"
 
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> GraphValue:
-        """Add an InstanceNormalization of the groups, then scale and offset of each channel."""
+        """Add an InstanceNormalization of the groups, then the scale and offset of each channel."""
         value: GraphValue = arguments[0]
         if layer.axis not in (-1, len(value.shape)) or len(value.shape) != 3:
             raise ModelError(
@@ -97,11 +97,11 @@ class Rescaling(LayerType):
     """x * scale + offset, where each is a number or one number per channel."""
 
     def get_channel_flow(self, layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> ChannelFlow:
-        """Return "keep" for numbers: those of each channel would have to be pruned too."""
+        """Return "keep" for plain numbers; numbers per channel would have to be pruned too."""
         return "keep" if np.ndim(layer.scale) == np.ndim(layer.offset) == 0 else "mix"
 
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> GraphValue:
-        """Add a Mul and an Add, where they change something."""
+        """Add a Mul and an Add, unless they change nothing."""
         value: GraphValue = arguments[0]
         scale, offset = np.asarray(layer.scale, np.float32), np.asarray(layer.offset, np.float32)
         for op, what, number, neutral in (("Mul", "scale", scale, 1), ("Add", "offset", offset, 0)):
@@ -113,7 +113,7 @@ class Rescaling(LayerType):
 
 @register_layer("EinsumDense")
 class EinsumDense(LayerType):
-    """A product by Einstein summation: each channel with its own number, the only one that our models use."""
+    """A product by Einstein summation; the only kind in our models multiplies each channel by its own number."""
 
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> GraphValue:
         """Add a Mul."""

@@ -43,7 +43,7 @@ class Reshape(LayerType):
         return "keep" if math.prod(inputs[0]) == inputs[0][-1] == outputs[0][-1] else "mix"
 
     def set_channels(self, config: MutableMapping[str, Any], count: int, old_count: int) -> None:
-        """Change the last side of the target if it is that of the channels."""
+        """Change the last side of the target if it is the number of channels."""
         *sides, last = config["target_shape"]
         config["target_shape"] = (*sides, count if last == old_count else last)
 
@@ -74,7 +74,7 @@ class Permute(LayerType):
 class _Border(LayerType):
     channels = "keep"
     sign = ""
-    border = ""  # the attribute of the layer with the pixels at the start and at the end of rows and of columns
+    border = ""  # attribute of the layer with the number of pixels at the start and end of each axis
 
     def format_output(self, layer: Any, inputs: Sequence[Shape], output: Shape) -> str:
         """Return the sum or the difference of the sides and the border."""
@@ -142,7 +142,7 @@ class UpSampling2D(LayerType):
     channels = "keep"
 
     def get_window(self, layer: Any) -> Window:
-        """Return the values that an output is interpolated from along each axis."""
+        """Return the window of input values that an output value is interpolated from."""
         reach = {"nearest": 1, "bilinear": 2, "bicubic": 4}.get(layer.interpolation, 6)
         return Window((reach, reach), tuple(layer.size), (reach, reach), layer.interpolation, upsamples=True)
 
@@ -165,7 +165,7 @@ class UpSampling2D(LayerType):
 
 
 def _read_matrix(layer: Any, size: int, axis: int) -> Any:
-    """Return what a layer makes of unit vectors along an axis: float32 [size, size * factor]."""
+    """Return the result of a layer for unit vectors along an axis: float32 [size, size * factor]."""
     keras = backend.keras()
     units = np.eye(size, dtype=np.float32).reshape((size, size, 1, 1) if axis == 0 else (size, 1, size, 1))
     factors = (layer.size[0], 1) if axis == 0 else (1, layer.size[1])

@@ -1,8 +1,8 @@
 """Layers with a window that slides over feature maps: convolutions and poolings.
 
-Output size is o = (w - k + 2p) / s + 1, rounded down, for an input of w pixels, a window of k, padding of p pixels at
-each end and a stride of s (Dumoulin and Visin, 2016, arXiv:1603.07285). "same" padding, which Keras defines on every
-backend as TensorFlow does, gives o = w / s rounded up, and may add one more pixel at the end than at the start.
+The output size is o = (w - k + 2p) / s + 1, rounded down, for an input of w pixels, a window of k, padding of p pixels
+at each end and a stride of s (Dumoulin and Visin, 2016, arXiv:1603.07285). "same" padding, which Keras defines on every
+backend as in TensorFlow, gives o = w / s, rounded up, and may add one more pixel at the end than at the start.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def compute_output_size(size: int, span: int, stride: int, padding: str) -> tupl
 
 
 def compute_pads(size: int, span: int, stride: int, padding: str) -> tuple[int, int]:
-    """Return the padding at the start and at the end of a side: TensorFlow's "same" has the odd pixel at the end."""
+    """Return the padding at the start and end of a side; TensorFlow's "same" puts the odd pixel at the end."""
     total = max((-(-size // stride) - 1) * stride + span - size, 0) if padding == "same" else 0
     return total // 2, total - total // 2
 
@@ -46,21 +46,21 @@ def _pair(number: Any) -> tuple[int, int]:
 
 class _Windowed(LayerType):
     def get_window(self, layer: Any) -> Window:
-        """Return the kernel or the pool."""
+        """Return the kernel or pooling window."""
         size = _pair(layer.kernel_size if hasattr(layer, "kernel_size") else layer.pool_size)
         dilation = _pair(getattr(layer, "dilation_rate", 1))
         span = (dilation[0] * (size[0] - 1) + 1, dilation[1] * (size[1] - 1) + 1)
         return Window(size, _pair(layer.strides), span, layer.padding)
 
     def format_output(self, layer: Any, inputs: Sequence[Shape], output: Shape) -> str:
-        """Return the formula of the module's docstring."""
+        """Return the formula in the module's docstring."""
         window = self.get_window(layer)
         return format_sizes(
             [compute_output_size(inputs[0][i], window.span[i], window.strides[i], window.padding)[1] for i in (0, 1)]
         )
 
     def compute_placement(self, layer: Any, value: GraphValue) -> tuple[list[int], list[int]]:
-        """Return the paddings top, left, bottom, right, and the output height and width."""
+        """Return the padding (top, left, bottom, right), and the output height and width."""
         window = self.get_window(layer)
         sides = list(zip(value.shape[:2], window.span, window.strides, strict=True))
         starts, ends = zip(*(compute_pads(*side, window.padding) for side in sides), strict=True)
@@ -89,7 +89,7 @@ class _Convolution(_Windowed):
 
 @register_layer("Conv2D")
 class Conv2D(_Convolution):
-    """A convolution, which may be in groups."""
+    """A convolution, possibly grouped."""
 
     kind = "convolution"
     role = "convolution"
@@ -98,7 +98,7 @@ class Conv2D(_Convolution):
     width = "filters"
 
     def get_channel_flow(self, layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> ChannelFlow:
-        """Return "mix" for groups, whose channels cannot be removed one by one."""
+        """Return "mix" for a grouped convolution, whose channels cannot be removed one by one."""
         return super().get_channel_flow(layer, inputs, outputs) if layer.groups == 1 else "mix"
 
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> GraphValue:
@@ -146,7 +146,7 @@ class SeparableConv2D(_Convolution):
     width = "filters"
 
     def get_channel_flow(self, layer: Any, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> ChannelFlow:
-        """Return "mix" where several depthwise channels are made of one."""
+        """Return "mix" if one channel becomes several depthwise channels."""
         return super().get_channel_flow(layer, inputs, outputs) if layer.depth_multiplier == 1 else "mix"
 
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> GraphValue:
@@ -175,12 +175,12 @@ class Conv2DTranspose(LayerType):
     multiplies_at = "input"
 
     def get_window(self, layer: Any) -> Window:
-        """Return the kernel; an output depends on the inputs under it that are `strides` apart."""
+        """Return the kernel; an output depends on the inputs below it that are `strides` apart."""
         span = [-(-((k - 1) * d + 1) // s) for k, d, s in zip(*self._get_sides(layer), strict=True)]
         return Window(_pair(layer.kernel_size), _pair(layer.strides), (span[0], span[1]), layer.padding, upsamples=True)
 
     def format_output(self, layer: Any, inputs: Sequence[Shape], output: Shape) -> str:
-        """Return (w - 1) * s - 2p + k, where 2p is what is cut off at both ends, if anything; added if negative."""
+        """Return (w - 1) * s - 2p + k, where 2p is the number of pixels cut off at both ends (added if negative)."""
         formulas = []
         for i, (kernel, dilation, stride) in enumerate(zip(*self._get_sides(layer), strict=True)):
             reach = (kernel - 1) * dilation + 1
@@ -209,7 +209,7 @@ class Conv2DTranspose(LayerType):
         if layer.use_bias:
             inputs.append(graph.add_variable(f"{name}:bias", layer.bias))
         differences = [k - s for k, s in zip(layer.kernel_size, layer.strides, strict=True)]
-        # pixels that are cut off, the odd one at the end
+        # pixels to cut off, with the odd pixel at the end
         surplus = [max(d, 0) if layer.padding == "same" else 0 for d in differences]
         output = graph.add_node(
             "ConvTranspose", inputs, name,
@@ -251,7 +251,7 @@ class GlobalPooling(LayerType):
     covers_map = True
 
     def format_output(self, layer: Any, inputs: Sequence[Shape], output: Shape) -> str:
-        """Return how many positions become one."""
+        """Return the number of positions that become one."""
         return f"{inputs[0][0]}·{inputs[0][1]} positions into 1"
 
     def convert(self, graph: GraphBuilder, layer: Any, arguments: Sequence[Any], name: str) -> GraphValue:

@@ -1,4 +1,4 @@
-"""What an augmentation is, and the registry of all of them."""
+"""The base class of augmentations, and their registry."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from sightline.seeding import make_generator
 class Augmentation(ABC):
     """One kind of augmentation: parameters are sampled on the host and applied inside the compiled training step.
 
-    `sample` draws the parameters of all images of an epoch at once, one row per image, from a random stream that is
-    named after the augmentation: so none depends on the order of the batches, on threads or on other augmentations.
-    `apply` is called once, when the step is compiled, with symbolic tensors.
+    `sample` draws the parameters of all images of an epoch at once, one row per image, from a random stream named after
+    the augmentation, so they do not depend on the order of the batches, on threads or on other augmentations. `apply`
+    is called once, when the step is compiled, with symbolic tensors.
     """
 
     name: str
     position: ClassVar[int] = 500
     """Augmentations are applied from the lowest position to the highest: geometry 200, color 300, erasing 800."""
     values: ClassVar[Literal["uint8", "float32"]] = "float32"
-    """The type of the pixels that `apply` takes and returns, in [0, 255]."""
+    """The type of the pixels that `apply` receives and returns, in [0, 255]."""
 
     def is_enabled(self, config: AugmentConfig) -> bool:
-        """Return whether `config` has this augmentation."""
+        """Return whether `config` enables this augmentation."""
         return self.get_strength(config) > 0
 
     def get_strength(self, config: AugmentConfig) -> float:
@@ -54,7 +54,7 @@ class Augmentation(ABC):
 
     @abstractmethod
     def apply(self, config: AugmentConfig, pixels: Any, params: Any) -> Any:
-        """Return `pixels` [N, H, W, C] changed as `params` float32 [N, columns] say, by operations of `keras.ops`."""
+        """Return `pixels` [N, H, W, C] changed by `params` float32 [N, columns], using operations of `keras.ops`."""
 
 
 AUGMENTATIONS: Registry[Augmentation] = Registry("augmentation")
@@ -85,5 +85,5 @@ def register_augmentation(name: str) -> Callable[[A], A]:
 
 
 def per_image(params: Any) -> Any:
-    """Return `params` [N, 1] as [N, 1, 1, 1], to be combined with pixels [N, H, W, C]."""
+    """Reshape `params` [N, 1] to [N, 1, 1, 1], to broadcast over pixels [N, H, W, C]."""
     return backend.keras().ops.reshape(params[:, 0], (-1, 1, 1, 1))

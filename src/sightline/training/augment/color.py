@@ -15,7 +15,7 @@ from sightline.training.augment.augmentation import Augmentation, per_image, reg
 
 
 class ColorAugmentation(Augmentation):
-    """A change by a parameter that is uniform within the setting of the same name, about `neutral`, times `scale`."""
+    """A change by a parameter: `neutral` plus a uniform number within ±(the setting of the same name) times `scale`."""
 
     neutral = 0.0
     scale = 1.0

@@ -29,7 +29,7 @@ class Affine(Augmentation):
     position = 200
 
     def is_enabled(self, config: AugmentConfig) -> bool:
-        """Return whether any of them but the horizontal flip is enabled."""
+        """Return whether any of these except the horizontal flip is enabled."""
         return is_geometric(config)
 
     def count_columns(self, config: AugmentConfig) -> int:
@@ -40,7 +40,7 @@ class Affine(Augmentation):
     def sample(
         self, config: AugmentConfig, num_images: int, size: tuple[int, int], seed: int, epoch: int
     ) -> NDArray[np.float64]:
-        """Return the maps from output to input pixels, 2x3 matrices over (x, y, 1) in row order: float64 [N, 6]."""
+        """Return the maps from output to input pixels, 2x3 matrices over (x, y, 1), row by row: float64 [N, 6]."""
         flips = sample_flips(config, num_images, seed, epoch)
         uniforms = self.make_uniforms(num_images, 7, seed, epoch)
         vertical_flips = config.vertical_flip & (uniforms[:, 6] < 0.5)
@@ -81,7 +81,7 @@ class HorizontalFlip(Augmentation):
 def sample_flips(config: AugmentConfig, num_images: int, seed: int, epoch: int) -> NDArray[np.bool_]:
     """Return which images are flipped left to right: bool [num_images].
 
-    With alternating flips, any two consecutive epochs show an image both ways (Jordan, 2024, arXiv:2404.00498).
+    With alternating flips, two consecutive epochs show an image in both orientations (Jordan, 2024, arXiv:2404.00498).
     """
     if config.horizontal_flip and config.alternating_flip:
         first = make_generator(seed, "augment", "horizontal_flip").random(num_images) < 0.5
@@ -97,7 +97,7 @@ def build_matrices(
     crop_offsets: NDArray[np.float64],
     size: tuple[int, int],
 ) -> Matrices:
-    """Return the affine maps from output to input pixels, 2x3 matrices over (x, y, 1) in row order: float64 [N, 6].
+    """Return the affine maps from output to input pixels, 2x3 matrices over (x, y, 1), row by row: float64 [N, 6].
 
     As in Keras' `ImageDataGenerator`: rotation, shift, shear and zoom about the center, each axis zoomed independently,
     then the flips. The crop, `crop_offsets` in pixels (x, y), is applied between zoom and flips.
@@ -155,10 +155,10 @@ def resample(x: Any, matrix: Any, fill: str) -> Any:
 
 
 def resample_at_once(x: Any, matrix: Any, fill: str) -> Any:
-    """Do the same with one operation for all images; `fill` is a mode of ``augment.fill_mode``.
+    """Resample as `resample` does, with one operation for all images; `fill` is a mode of ``augment.fill_mode``.
 
-    On PyTorch, Keras resamples one image after the other, by hundreds of operations each: `fast-small` trained at 665
-    images/s on an H200.
+    On PyTorch, Keras resamples one image after the other, with hundreds of operations each: `fast-small` trained at
+    only 665 images/s on an H200.
     """
     ops = backend.keras().ops
     height, width, channels = x.shape[1:]
@@ -186,7 +186,7 @@ def _find_neighbors(position: Any, size: int, fill: str) -> list[tuple[Any, Any]
         inside = weight
         if fill == "constant":
             inside = weight * ops.cast(ops.logical_and(pixel >= 0, pixel <= size - 1), "float32")
-        if fill == "reflect":  # the border pixel twice: 1 0 | 0 1 2
+        if fill == "reflect":  # repeats the border pixel: 1 0 | 0 1 2
             period = ops.mod(pixel, 2 * size)
             index = ops.minimum(period, 2 * size - 1 - period)
         else:

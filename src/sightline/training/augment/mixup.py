@@ -18,7 +18,7 @@ from sightline.training.augment.augmentation import Augmentation, register_augme
 from sightline.training.augment.random_erasing import compute_box_mask
 
 _LABEL_WEIGHT, _PIXEL_WEIGHT, _BOX = 0, 1, slice(2, 6)
-MIN_UNITED = 0.1  # of a mixed image: one that makes up less is hardly seen, so its labels would be wrong
+MIN_UNITED = 0.1  # fraction of the mix: an image below it is hardly visible, so its labels would be wrong
 
 
 def is_mixing(config: AugmentConfig) -> bool:
@@ -27,7 +27,7 @@ def is_mixing(config: AugmentConfig) -> bool:
 
 
 def mix_labels(soft_labels: NDArray[np.float32], params: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the soft labels [N, K] of a batch that `Mixing` mixes with the same parameters."""
+    """Return the soft labels [N, K] for a batch that `Mixing` mixes with the same parameters."""
     label_weight = params[:, _LABEL_WEIGHT, None]
     return label_weight * soft_labels + (1 - label_weight) * np.roll(soft_labels, 1, axis=0)
 
@@ -35,7 +35,7 @@ def mix_labels(soft_labels: NDArray[np.float32], params: NDArray[np.float32]) ->
 def unite_labels(targets: NDArray[np.float32], params: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the union of the targets [N, K] of both images, for a batch that `Mixing` mixes.
 
-    An image that makes up less than `MIN_UNITED` of the mix adds none.
+    An image that makes up less than `MIN_UNITED` of the mix contributes none.
     """
     label_weight = params[:, _LABEL_WEIGHT, None]
     own, other = targets, np.roll(targets, 1, axis=0)
@@ -45,16 +45,16 @@ def unite_labels(targets: NDArray[np.float32], params: NDArray[np.float32]) -> N
 
 
 def mix_masks(masks: NDArray[np.uint8], params: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the masks [N, H, W] of a batch that `Mixing` mixes by CutMix: a box has the partner's classes."""
+    """Return the masks [N, H, W] for a batch mixed by CutMix: a box has the partner's classes."""
     mixed = masks.copy()
     for i, (top, left, bottom, right) in enumerate(params[:, _BOX].astype(np.int64)):
-        mixed[i, top:bottom, left:right] = masks[i - 1, top:bottom, left:right]  # of the first one, the last
+        mixed[i, top:bottom, left:right] = masks[i - 1, top:bottom, left:right]  # the first image's partner is the last
     return mixed
 
 
 @register_augmentation("mixing")
 class Mixing(Augmentation):
-    """Mixup and CutMix; the labels, or for CutMix the masks, are mixed by the same parameters."""
+    """Mixup and CutMix; the labels, or for CutMix the masks, are mixed with the same parameters."""
 
     position = 900
     values = "uint8"
@@ -94,7 +94,7 @@ class Mixing(Augmentation):
         return np.stack([np.where(use_cutmix, label_weight, weight), np.where(use_cutmix, 1.0, weight), *box.T], 1)
 
     def apply(self, config: AugmentConfig, pixels: Any, params: Any) -> Any:
-        """Return uint8 `pixels` [N, H, W, C], mixed with those of their partners as `params` float32 [N, 6] say."""
+        """Return uint8 `pixels` [N, H, W, C] mixed with their partners' pixels by `params` float32 [N, 6]."""
         ops = backend.keras().ops
         partner = ops.roll(pixels, 1, axis=0)
         if config.mixup:

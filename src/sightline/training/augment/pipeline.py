@@ -1,7 +1,7 @@
 """Data augmentation: parameters are sampled on the host and applied inside the compiled training step.
 
 An image's parameters depend only on the seed, the epoch and its position in the split, not on batch order or the number
-of threads. Only the image that it is mixed with depends on its batch. See `Augmentation` for one kind.
+of threads. Only the image that it is mixed with depends on its batch. `Augmentation` is the base of each kind.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from sightline.training.augment import color, geometry, mixup, randaugment, rand
 from sightline.training.augment.augmentation import AUGMENTATIONS, Augmentation
 
 FAMILIES = (color, geometry, mixup, randaugment, random_erasing)
-"""The modules of our own augmentations, which register them when they are imported."""
+"""The modules that register our own augmentations when they are imported."""
 
 
 def list_enabled(config: AugmentConfig) -> list[Augmentation]:
     """Return the enabled augmentations in the order in which they are applied.
 
-    Raises `UsageError` if there is no augmentation of a name in ``augment.custom``.
+    Raises `UsageError` for an unknown name in ``augment.custom``.
     """
     names = dict.fromkeys((*AUGMENTATIONS.registered_names, *(entry.name for entry in config.custom)))
     augmentations = [AUGMENTATIONS.find(name) for name in names]
@@ -63,7 +63,7 @@ def sample_params(
 ) -> NDArray[np.float32]:
     """Sample parameters for `num_images` images of `size` (height, width, ...) in one epoch.
 
-    Returns float32 [num_images, columns], whose meaning `get_columns` says.
+    Returns float32 [num_images, columns]; see `get_columns` for the columns.
     """
     params = np.zeros((num_images, count_columns(config)), np.float32)
     columns = get_columns(config)
@@ -97,7 +97,7 @@ def _convert(pixels: Any, values: str, dtype: str) -> Any:
 def mix_labels(
     config: AugmentConfig, soft_labels: NDArray[np.float32], params: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the soft labels [N, K] of a batch that is augmented with the parameters `params`."""
+    """Return the soft labels [N, K] for a batch that is augmented with the parameters `params`."""
     columns = get_columns(config).get(mixup.Mixing.name)
     if columns is None:
         return soft_labels
@@ -106,10 +106,10 @@ def mix_labels(
 
 
 def transform_masks(config: AugmentConfig, masks: NDArray[np.uint8], params: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return `masks` [N, H, W] moved as images are that are augmented with the parameters `params` [N, D].
+    """Move `masks` [N, H, W] like images that are augmented with the parameters `params` [N, D].
 
-    Pixels that come from beyond the image become `VOID`, whatever fills the image there. The boxes of CutMix come
-    from the previous mask of the batch, as those of its images do.
+    Pixels from outside the image become `VOID`, whatever fills the image there. The boxes of CutMix come from the
+    previous mask of the batch, as in the images.
     """
     columns = get_columns(config)
     moved = _move_masks(config, masks, params, columns)
@@ -132,7 +132,7 @@ def _move_masks(
 
 
 def _resample(mask: NDArray[np.uint8], matrix: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Resample a mask [H, W] by `matrix` [6], the map from output to input pixels over (x, y, 1) in row order."""
+    """Resample a mask [H, W] by `matrix` [6], the map from output to input pixels over (x, y, 1), row by row."""
     height, width = mask.shape
     x, y = np.arange(width), np.arange(height)[:, None]
     columns = np.rint(matrix[0] * x + matrix[1] * y + matrix[2]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""RandAugment (Cubuk et al., 2019, arXiv:1909.13719): random operations from one list, all with the same magnitude.
+"""RandAugment (Cubuk et al., 2019, arXiv:1909.13719): random operations from a list, all with the same magnitude.
 
 It implements thirteen of the paper's fourteen operations with AutoAugment's ranges (at the maximum magnitude, 10):
 identity, auto-contrast, rotate (30 degrees), solarize (every level), color, contrast, brightness and sharpness (0.9 in
@@ -57,7 +57,7 @@ def _blend(x: Any, reference: Any, strength: Any) -> Any:
 
 
 def _smooth_image(x: Any) -> Any:
-    """Return `x` smoothed as by Pillow's SMOOTH, which does not change the border."""
+    """Return `x` smoothed like Pillow's SMOOTH, which does not change the border."""
     ops = backend.keras().ops
     height, width, channels = x.shape[1:]
     kernel = ops.convert_to_tensor(np.tile(_SMOOTH_KERNEL[:, :, None, None], (1, 1, channels, 1)))
@@ -108,7 +108,7 @@ class RandAugment(Augmentation):
         return np.stack([np.floor(len(OPERATIONS) * u[..., 0]), strength], -1).reshape(num_images, -1)
 
     def apply(self, config: AugmentConfig, pixels: Any, params: Any) -> Any:
-        """Return float32 `pixels` [N, H, W, C] after their operations `params`: integral values in [0, 255]."""
+        """Return float32 `pixels` [N, H, W, C] after the operations in `params`: integral values in [0, 255]."""
         ops = backend.keras().ops
         for number in range(config.randaugment):
             operation, strength = (ops.reshape(params[:, 2 * number + i], (-1, 1, 1, 1)) for i in (0, 1))

@@ -26,7 +26,7 @@ def compute_box_mask(boxes: Any, height: int, width: int) -> Any:
 
 @register_augmentation("erasing")
 class RandomErasing(Augmentation):
-    """Replace a random box by noise."""
+    """Replace a random box with noise."""
 
     position = 800
     values = "uint8"
@@ -62,9 +62,9 @@ class RandomErasing(Augmentation):
         return np.where(u[:, :1] < config.erasing_probability, boxes, 0.0)
 
     def apply(self, config: AugmentConfig, pixels: Any, params: Any) -> Any:
-        """Return uint8 `pixels` [N, H, W, C] with noise in the box of each image; `params` are float32 [N, 5].
+        """Return uint8 `pixels` [N, H, W, C] with noise in each image's box; `params` are float32 [N, 5].
 
-        The noise is one constant field plus the image's own fill value (modulo 256): it is uniform and differs by image
+        The noise is a constant field plus the image's own fill value (modulo 256): it is uniform and varies by image
         and epoch, and the compiled step needs no random numbers.
         """
         del config
