@@ -25,8 +25,8 @@ from sightline.seeding import make_generator
 
 RESAMPLES = 1000
 MIN_IMAGES = 50
-MIN_ERRORS = 10  # among validation images
-LARGE_GAP = 0.05  # between the two estimates
+MIN_ERRORS = 10  # minimum number of errors on validation images
+LARGE_GAP = 0.05  # gap between the two estimates that becomes a caveat
 DRIFTED = "the input has drifted, and on unfamiliar images the model may be confident and wrong: label some of them"
 
 
@@ -39,7 +39,7 @@ class AccuracyEstimate:
         accuracy: By average thresholded confidence (Garg et al., 2022), with its 95% interval.
         by_difference: By the difference of mean confidences (Guillory et al., 2021), with its 95% interval.
         validation_accuracy: The accuracy on the validation images of the sample.
-        caveats: Why the estimate should not be trusted, one sentence each; empty if there is no such reason.
+        caveats: The reasons not to trust the estimate, one sentence each; empty if there are none.
     """
 
     count: int
@@ -55,7 +55,7 @@ def estimate_accuracy(
 ) -> AccuracyEstimate:  # fmt: skip
     """Estimate the accuracy on images with the confidences `new` [T] from those of validation images [N].
 
-    `correct` bool [N] says which validation images are classified correctly. The intervals are percentiles of 1,000
+    `correct` bool [N] marks the validation images that are classified correctly. The intervals are percentiles of 1,000
     bootstrap resamples of both, of whole `groups` [N] of validation images if there are any. An alarm in `drift`
     becomes a caveat.
     """
@@ -86,10 +86,10 @@ def _estimate(
     threshold = np.sort(confidences)[min(errors, len(confidences) - 1)]
     below, tied = (np.count_nonzero(of) for of in (confidences < threshold, confidences == threshold))
     start, end = (np.searchsorted(ordered, threshold, side) for side in ("left", "right"))
-    wrong = start + (end - start) * (errors - below) / tied  # of images at the threshold, as many as on validation
+    wrong = start + (end - start) * (errors - below) / tied  # tied images are wrong as often as on validation
     fraction = min(max(1 - wrong / len(ordered), 0.0), 1.0)
     mean, error = float(ordered.mean()), 0.0
-    if rng is not None:  # resampling N values with replacement: a binomial count, and by the central limit theorem
+    if rng is not None:  # resampling N values gives a binomial count, and a normal mean by the central limit theorem
         fraction = rng.binomial(len(ordered), fraction) / len(ordered)
         error = float(rng.normal()) * float(ordered.std()) / np.sqrt(len(ordered))
     difference = float(correct.mean()) + mean + error - float(confidences.mean())
@@ -108,7 +108,7 @@ def _list_caveats(
 
 
 def describe_gap(estimate: Metric, by_difference: Metric, values: str) -> list[str]:
-    """Return a caveat if an estimate and that by the difference of some `values` are far apart."""
+    """Return a caveat if an estimate and the estimate by the difference of some `values` are far apart."""
     first, second = estimate.value, by_difference.value
     if first is None or second is None or abs(first - second) <= LARGE_GAP:
         return []

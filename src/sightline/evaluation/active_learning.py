@@ -5,7 +5,7 @@ are chosen by uncertainty and diversity (`labeling`). The head is trained on all
 the images of the audit, each classified by a head that was trained without it (ten-fold cross-validation among them).
 
 The choice must not depend on the audit's labels, so a second head, trained without them, chooses. Otherwise no image
-near an audit image would be chosen, and the audit image would be classified by a head that knows nothing of its
+near an audit image would be chosen, and the audit image would be classified by a head that has seen nothing of its
 neighborhood: on synthetic features, accuracy appeared 1 to 3 points too low, and the intervals missed it.
 
 With several labels per image, each class has its own logistic regression, and the measure is the per-image F1, by which
@@ -35,24 +35,24 @@ from sightline.metrics import sigmoid, softmax
 from sightline.seeding import make_generator
 
 UNLABELED, EXCLUDED = -1, -2
-"""Labels of images that are to be labeled, and of images that are no part of the pool, such as dropped ones."""
+"""Labels of images that are still to be labeled, and of images that are not in the pool, such as dropped ones."""
 
-AUDIT_FRACTION = 1 / 3  # of the pool that is set aside, and of the images to label next
-MIN_AUDITED = 10  # labeled images of the audit; with fewer, no accuracy is stated
+AUDIT_FRACTION = 1 / 3  # fraction of the pool that is set aside, and of the images to label next
+MIN_AUDITED = 10  # labeled images of the audit; with fewer, no accuracy is reported
 FOLDS = 10
 REPEATS = 4  # random orders of the labels for the learning curve
-DIMENSIONS = 256  # of the features that the heads are trained on
-PENALTY = 0.3  # between those that were best on cats_vs_dogs (0.1) and flowers5 (0.3 to 1)
+DIMENSIONS = 256  # dimensions of the features that the heads are trained on
+PENALTY = 0.3  # between the best values on cats_vs_dogs (0.1) and flowers5 (0.3 to 1)
 MAX_ITERATIONS = 100
-MAX_LOGITS = 1 << 23  # of all heads that are solved at once: 100 MB, with the arrays that they take
+MAX_LOGITS = 1 << 23  # logits of all heads that are solved at once: 100 MB, with the arrays that this takes
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedAccuracy:
     """The accuracy of a head on images like those of the pool: `hits` of `count` images of the audit.
 
-    `interval` holds with 95% each time; `anytime_interval` holds with 95% at all times at once, so that it may decide
-    when labeling stops (assuming that the head stays the same).
+    `interval` is valid with 95% probability at any one time; `anytime_interval` at all times at once, so that it may
+    decide when labeling stops (assuming that the head stays the same).
     """
 
     hits: int
@@ -70,7 +70,7 @@ class AuditedAccuracy:
 
     @property
     def anytime_interval(self) -> Interval:
-        """The 95% interval that holds whenever one looks (Robbins, 1970)."""
+        """The 95% interval that is valid at all times at once (Robbins, 1970)."""
         return anytime_interval(self.hits, self.count)
 
 
@@ -78,7 +78,7 @@ class AuditedAccuracy:
 class AuditedF1:
     """The mean F1 of the classes of an image, for images like those of the pool, from its `scores` in the audit.
 
-    `interval` and `anytime_interval` are as those of `AuditedAccuracy`.
+    `interval` and `anytime_interval` are as in `AuditedAccuracy`.
     """
 
     scores: tuple[float, ...]
@@ -100,7 +100,7 @@ class AuditedF1:
 
     @property
     def anytime_interval(self) -> Interval:
-        """The 95% interval that holds whenever one looks (Robbins, 1970)."""
+        """The 95% interval that is valid at all times at once (Robbins, 1970)."""
         return anytime_interval(sum(self.scores), self.count)
 
 
@@ -136,7 +136,7 @@ def draw_audit_order(keys: Sequence[str]) -> NDArray[np.int64]:
 
 
 def list_targets(labels: NDArray[np.int64], sets: NDArray[np.uint8] | None) -> NDArray[Any]:
-    """Return the targets of heads: the classes int64 [n], or with `sets` those that each image has, uint8 [n, K]."""
+    """Return the targets of heads: the classes int64 [n], or with `sets` the classes of each image, uint8 [n, K]."""
     return labels if sets is None else sets[labels]
 
 
@@ -157,16 +157,16 @@ def score_images(
 class ActiveLearner:
     """Trains a head on the labels of a pool, measures it, and chooses the images to label next.
 
-    Labels are int64 [N]: the position of the class, or `UNLABELED`, or `EXCLUDED`. Where an image may have several
-    classes, they are rows of `sets`, uint8 [S, K], which is 1 for the classes of each set of them.
+    Labels are int64 [N]: the position of the class, or `UNLABELED`, or `EXCLUDED`. If an image may have several
+    classes, they are rows of `sets`, uint8 [S, K], in which 1 marks the classes of a set.
     """
 
     def __init__(self, features: NDArray[np.float32], audit_order: NDArray[np.int64], seed: int = 0) -> None:
-        """Take the features of the pool, as `project_features` returns them, and the order of `draw_audit_order`."""
+        """Initialize with the features from `project_features`, and the order from `draw_audit_order`."""
         self._features, self._order, self._seed = features, audit_order, seed
         self._in_audit = np.zeros(len(features), bool)
         self._in_audit[audit_order] = True
-        self._weights: NDArray[np.float64] | None = None  # [D + 1, 2 (+ FOLDS), K]: `head`, `chooser`, without a fold
+        self._weights: NDArray[np.float64] | None = None  # [D + 1, 2 (+ FOLDS), K]: `head`, `chooser`, one per fold
         self._can_choose = self._several = False
         self.accuracy: AuditedAccuracy | AuditedF1 | None = None
 
@@ -177,7 +177,7 @@ class ActiveLearner:
 
     @property
     def chooser(self) -> NDArray[np.float64] | None:
-        """The weights [D + 1, K] of the head trained without labels of the audit; None before there are others."""
+        """The weights [D + 1, K] of the head trained without labels of the audit; None until there are others."""
         return self._weights[:, 1] if self._weights is not None and self._can_choose else None
 
     def list_audited(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -226,7 +226,7 @@ class ActiveLearner:
         self, audited: NDArray[np.int64], labels: NDArray[np.int64], sets: NDArray[np.uint8] | None,
         folds: NDArray[np.int64], weights: NDArray[np.float64],
     ) -> NDArray[np.float64]:  # fmt: skip
-        """Return `score_images` of each image by the head, of weights [D + 1, FOLDS, K], without its fold."""
+        """Return `score_images` for each image by the head without its fold; `weights` are [D + 1, FOLDS, K]."""
         scores = np.zeros(len(audited))
         for fold in range(FOLDS):
             rows = folds[audited] == fold
@@ -256,7 +256,7 @@ class ActiveLearner:
     def predict_gain(
         self, labels: NDArray[np.int64], num_classes: int, more: int, sets: NDArray[np.uint8] | None = None
     ) -> LabelGain | None:
-        """Return what `more` labels would bring, by the power law of heads on random subsets of the labels.
+        """Return the gain from `more` labels, by the power law of heads on random subsets of the labels.
 
         None if there are too few labels, or too few errors among the images of the audit.
         """
@@ -292,7 +292,7 @@ def fit_heads(
     num_classes: int,
     start: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Return the weights [D + 1, M, K] of M logistic regressions, of which m is trained on the images ``used[m]``.
+    """Return the weights [D + 1, M, K] of M logistic regressions; number m is trained on the images ``used[m]``.
 
     `features` are float32 [n, D], `used` bool [M, n]; `targets` are the class of each image, int64 [n], or 1 for each
     class that it has, else 0: uint8 [n, K]. All are solved at once, by products of matrices, from the weights `start`.
@@ -328,7 +328,7 @@ def fit_heads(
 def _differentiate_softmax(
     logits: NDArray[np.float32], classes: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the cross-entropy [n, M] of `logits` [n, M, K], and its derivative by them, in their memory."""
+    """Return the cross-entropy [n, M] of `logits` [n, M, K], and its gradient, computed in place of the logits."""
     rows = np.arange(len(classes))
     logits -= logits.max(2, keepdims=True)
     residuals = np.exp(logits)
@@ -342,7 +342,7 @@ def _differentiate_softmax(
 def _differentiate_logistic(
     logits: NDArray[np.float32], has_class: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the sum over the classes of the binary cross-entropy [n, M], and its derivative by `logits` [n, M, K]."""
+    """Return the binary cross-entropy summed over the classes, [n, M], and its gradient for `logits` [n, M, K]."""
     truth = has_class[:, None].astype(np.float32)
     small = np.exp(-np.abs(logits))
     losses = (np.maximum(logits, 0) - truth * logits + np.log1p(small)).sum(2)
@@ -352,7 +352,7 @@ def _differentiate_logistic(
 def predict_probabilities(
     features: NDArray[np.float32], weights: NDArray[np.float64], *, several: bool = False
 ) -> NDArray[np.float32]:
-    """Return the probabilities float32 [N, K] of one head with weights [D + 1, K]; `several`: of each class alone."""
+    """Return the probabilities float32 [N, K] of a head with weights [D + 1, K]; `several`: of independent classes."""
     weights32 = weights.astype(np.float32)
     logits = features @ weights32[:-1] + weights32[-1]
     return sigmoid(logits) if several else softmax(logits)

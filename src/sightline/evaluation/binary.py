@@ -25,7 +25,7 @@ from sightline.inference.results import Rate
 
 RATES: tuple[Rate, ...] = ("sensitivity", "specificity")
 TARGETS = (0.99, 0.95, 0.9)  # targets of a rate that every evaluation tries
-JSON_POINTS = 501  # of the ROC and the precision-recall curve
+JSON_POINTS = 501  # maximum points of a curve in JSON
 POSITIVE = {
     "positive", "pos", "defect", "defects", "defective", "damage", "damaged", "fault", "faulty", "crack", "cracked",
     "bad", "ng", "nok", "notok", "fail", "failed", "abnormal", "anomaly", "anomalous", "disease", "diseased", "sick",
@@ -38,7 +38,7 @@ NEGATIVE = {
 }  # fmt: skip
 NEGATIONS = {"no", "not", "non", "without"}
 PREFIXES = ("no", "not", "non", "un", "without", "非", "无", "未", "没有")  # before the name of the positive class
-SUFFIXES = ("free", "negative", "neg", "absent")  # after it
+SUFFIXES = ("free", "negative", "neg", "absent")  # after the name of the positive class
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class BinaryCurve:
     threshold: NDArray[np.float64]
 
     def to_dict(self, x: str, y: str) -> dict[str, Any]:
-        """Return at most `JSON_POINTS` points, both ends among them, with the coordinates named `x` and `y`.
+        """Return at most `JSON_POINTS` points, including both ends, with the coordinates named `x` and `y`.
 
         A threshold above all scores is None.
         """
@@ -67,7 +67,7 @@ class BinaryCurve:
 class BinaryRates:
     """The metrics of predicting the positive class at a score of `threshold` or more.
 
-    Their intervals are Wilson's, or those of `grouped_proportions` where images come in groups.
+    Their intervals are Wilson's, or those of `grouped_proportions` if images come in groups.
     """
 
     threshold: float
@@ -93,7 +93,7 @@ class OperatingPoint:
     target: float
     threshold: float | None
     count: int
-    conservative: bool | None  # None: of a threshold kept earlier, which does not say
+    conservative: bool | None  # None for a threshold of an earlier evaluation, which does not record it
     note: str = ""
     rates: BinaryRates | None = None
     lower_bound: float | None = None
@@ -104,12 +104,12 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class BinaryReport:
-    """The binary metrics of a two-class evaluation; `rule` says why `positive` is the positive class.
+    """The binary metrics of a two-class evaluation; `rule` states why `positive` is the positive class.
 
-    `rates` are those of predicting the more probable class. `auroc` is that of the evaluation itself,
-    `average_precision` is that of the positive class; both have bootstrap intervals. `operating_points` are those
-    requested, or else the saved one of the model; `choose_usual_points` are those for the usual targets that are
-    reached on validation, evaluated on the evaluated images.
+    `rates` are the metrics of predicting the more probable class. `auroc` is taken from the evaluation itself,
+    `average_precision` is that of the positive class; both have bootstrap intervals. `operating_points` are the
+    requested ones, or else the saved one of the model; `usual_points` are those for the usual targets that are reached
+    on validation, evaluated on the evaluated images.
     """
 
     positive: str
@@ -205,7 +205,7 @@ def evaluate_binary(
     positive: str = "",
     resampling: Resampling = EACH_IMAGE,
 ) -> BinaryReport:
-    """Return the binary metrics of probabilities float32 [N, 2] and labels int32 [N]; `auroc` is that of `scoring`."""
+    """Return the binary metrics of probabilities float32 [N, 2] and labels int32 [N]; `auroc` is from `scoring`."""
     label, rule = choose_positive_class(classes, positive)
     k = list(classes).index(label)
     score, truth = probabilities[:, k].astype(np.float64), labels == k
@@ -235,7 +235,7 @@ def compute_rates_at(
 ) -> BinaryRates:
     """Return the metrics of predicting the positive class at a score of `threshold` or more.
 
-    `score` is float64 [N]; `truth` bool [N] says which images are of that class.
+    `score` is float64 [N]; `truth` bool [N] marks the images of that class.
     """
     return _compute_rates(score >= threshold, truth, threshold, resampling)
 
@@ -260,7 +260,7 @@ def _compute_rates(
 
 
 def compute_curves(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[BinaryCurve, BinaryCurve]:
-    """Return the ROC and the precision-recall curve of scores [N], with one point for each distinct one."""
+    """Return the ROC and the precision-recall curve of scores [N], with one point for each distinct score."""
     order = np.argsort(-score, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1) if len(score) else np.zeros(0, np.int64)
     hits = np.cumsum(truth[order])[ends]
@@ -287,8 +287,8 @@ def choose_operating_point(
     For sensitivity it is the highest threshold, for specificity the lowest. If `conservative`, the exact one-sided 95%
     bound of the rate must reach the target: the threshold is an order statistic of the scores of one class, and so a
     tolerance limit (Wilks, 1941, Ann. Math. Stat. 12:91-96), which misses the target on new images for one validation
-    split in twenty. Otherwise the rate itself must reach it. Images of `groups`, int64 [N], are taken as independent:
-    the note of the threshold says so.
+    split in twenty. Otherwise the rate itself must reach it. Images of `groups`, int64 [N], are treated as independent;
+    the note of the threshold states this.
     """
     class_scores, other_scores = (
         (score[truth], score[~truth]) if rate == "sensitivity" else (score[~truth], score[truth])
@@ -336,8 +336,9 @@ def choose_usual_points(
 ) -> tuple[OperatingPoint, ...]:
     """Choose thresholds for the usual targets of both rates on validation, and evaluate them.
 
-    Both are scores of the positive class, float64 [N], and whether an image is positive, bool [N]; `resampling` is of
-    the second, and `groups`, int64 [N], of the first. Targets that are not reached are left out.
+    `held_out` and `evaluated` are each the scores of the positive class, float64 [N], and whether an image is positive,
+    bool [N]; `resampling` applies to `evaluated`, and `groups`, int64 [N], to `held_out`. Targets that are not reached
+    are left out.
     """
     points = [choose_operating_point(*held_out, rate, target, groups=groups) for rate in RATES for target in TARGETS]
     return tuple(
@@ -346,7 +347,7 @@ def choose_usual_points(
 
 
 def _allowed_misses(count: int, target: float, *, conservative: bool) -> int | None:
-    """Return how many of `count` images may be misclassified; None if even no error does not reach the target."""
+    """Return how many of `count` images may be misclassified; None if even none is not enough for the target."""
     if not conservative:
         return min(int(count * (1 - target) + 1e-9), count - 1) if count else None
     p_values = intervals.iterate_binomial_cdf(range(count), repeat(count, count), 1 - target)

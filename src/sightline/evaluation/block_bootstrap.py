@@ -4,8 +4,8 @@ Ranking the pairs of 100,000 images and 80 classes again for each resample would
 randomly divided into up to a thousand blocks, which are resampled with replacement like images: the variance of a mean
 over such blocks equals that over images (the random groups of Wolter, 2007, Introduction to Variance Estimation,
 chapter 2). A block is a histogram of its images' scores, and one matrix product computes the histograms of all
-resamples. The edges of the bins are scores of images that have the class, so that the average precision of
-as many as a thousand is exact; of more, it changes by less than the bins hide, and only changes are used.
+resamples. The edges of the bins are scores of images that have the class, so the average precision is exact for up to a
+thousand such images; for more, it is approximate, but only its changes are used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_BINS = 1000
 
 @dataclass(frozen=True, slots=True)
 class BlockBootstrap:
-    """R resamples of G blocks of N images: `blocks` int64 [N] numbers them, `weights` float64 [R, G] says how often."""
+    """R resamples of G blocks of N images: `blocks` int64 [N] numbers them, `weights` float64 [R, G] counts them."""
 
     blocks: NDArray[np.int64]
     weights: NDArray[np.float64]
@@ -56,9 +56,9 @@ class BlockBootstrap:
     def rank_classes(self, scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Return how AUROC and average precision change in each resample, float64 [K + 1, 2, R].
 
-        Rows are those of each class of `scores` [N, K] and of their mean. NaN where they are undefined.
+        There is a row for each class of `scores` [N, K], and one for their mean. NaN where the metrics are undefined.
         """
-        columns = (of.astype(np.float64) for of in scores.T)  # one at a time: float32 [N, K] stays as it is
+        columns = (of.astype(np.float64) for of in scores.T)  # one at a time, so that [N, K] stays float32
         each = np.stack([self._rank(of, labels[:, k], self.blocks) for k, of in enumerate(columns)])
         return _subtract_first(np.concatenate([each, mean_over_classes(each)[None]]))
 
@@ -74,7 +74,7 @@ class BlockBootstrap:
         if not positive.any():
             return np.full((2, len(weights)), np.nan)
         edges = np.unique(np.quantile(scores[positive], np.linspace(0, 1, MAX_BINS), method="nearest"))
-        bins = len(edges) - np.searchsorted(edges, scores, side="right")  # from the highest scores on
+        bins = len(edges) - np.searchsorted(edges, scores, side="right")  # the highest scores are in bin 0
         shape = weights.shape[1], len(edges) + 1
         cells = blocks * shape[1] + bins
         hits, total = (

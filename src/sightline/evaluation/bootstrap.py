@@ -15,10 +15,10 @@ from sightline.intervals import ALPHA, Z95, Interval, lower_bound, wilson_interv
 from sightline.seeding import make_generator
 
 RESAMPLES = 2000
-MIN_PER_CELL = 8  # images: below, drawing them one by one is faster than a binomial draw for each cell
-MIN_RESAMPLES = 200  # resamples; with fewer, the ends of a 95% interval rest on a handful
+MIN_PER_CELL = 8  # images per cell; below, drawing images one by one is faster than a binomial draw for each cell
+MIN_RESAMPLES = 200  # with fewer, the ends of a 95% interval depend on a handful of resamples
 BUDGET = 20_000_000  # images drawn in total, about a second
-ROUNDING = 1e-9  # by which equal values may differ
+ROUNDING = 1e-9  # allowed difference between equal values
 CHUNK = 100_000  # numbers in memory at once, so that they fit the processor's cache
 ONE_IMAGE_NOTE = "one image has no interval"
 ONE_GROUP_NOTE = "no interval: all images are in one group"
@@ -61,7 +61,7 @@ def percentile_interval(values: NDArray[np.float64]) -> Interval | None:
 
 
 def mean_over_classes(per_class_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean over those of the classes [classes, ..., R] that are in a resample; the others are NaN."""
+    """Return the mean over the classes [classes, ..., R] that are in a resample; the others are NaN."""
     good = np.isfinite(per_class_values)
     with np.errstate(invalid="ignore"):
         mean: NDArray[np.float64] = np.where(good, per_class_values, 0).sum(0) / good.sum(0)
@@ -135,7 +135,7 @@ def sum_by_group(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDAr
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """How images are resampled: by `seed`, each independently, or in whole `groups` int64 [N], numbered from 0."""
+    """How images are resampled with `seed`: independently, or in whole `groups` int64 [N], numbered from 0."""
 
     seed: int = 0
     groups: NDArray[np.int64] | None = None
@@ -147,7 +147,7 @@ class Resampling:
         return ONE_GROUP_NOTE if count_groups(self.groups) == 1 else ""
 
     def draw_weights(self, count: int, number: int, name: str) -> Iterator[NDArray[np.float64]]:
-        """Yield `number` resamples of `count` images in batches, as how often each was drawn: float64 [r, count]."""
+        """Yield `number` resamples of `count` images in batches, as the counts of each image: float64 [r, count]."""
         step = max(1, CHUNK // max(count, 1))
         rng = make_generator(self.seed, "bootstrap", name)
         size = count_groups(self.groups) or count
@@ -173,9 +173,9 @@ class Resampling:
         return np.concatenate([w @ values for w in self._draw_affordable(len(values), name)])
 
     def resample_counts(self, cells: NDArray[np.int64], size: int, name: str) -> NDArray[np.int64]:
-        """Return how often a resample has each of `size` cells, int64 [R, size]; `cells` [N] has that of each image.
+        """Return the counts of `size` cells in each resample, int64 [R, size]; `cells` [N] is that of each image.
 
-        Resampling independent images is drawing from a multinomial.
+        Resampling independent images amounts to drawing from a multinomial.
         """
         count = len(cells)
         if self.groups is None and size * MIN_PER_CELL < count:
@@ -206,15 +206,15 @@ class Resampling:
     def estimate_proportions(
         self, hits: NDArray[np.bool_], among: NDArray[np.bool_], tail: float = TAIL
     ) -> list[Interval | None]:
-        """Return the interval of each proportion of `hits` in `among`, both [N, M]; None where it has none.
+        """Return the interval of each proportion of `hits` in `among`, both [N, M]; None if it has none.
 
-        It is Wilson's if images are independent, else that of `grouped_proportions`; images of a single group have
-        none. `tail` is the probability that either end is wrong.
+        Intervals are Wilson's if images are independent, else those of `grouped_proportions`; images of a single group
+        have none. `tail` is the probability that either end is wrong.
         """
         hits = hits & among
         if self.groups is None:
             pairs = zip(hits.sum(0).tolist(), among.sum(0).tolist(), strict=True)
-            z = Z95 if tail == TAIL else NormalDist().inv_cdf(1 - tail)  # which rounds the last digit
+            z = Z95 if tail == TAIL else NormalDist().inv_cdf(1 - tail)  # inv_cdf rounds the last digit
             return [wilson_interval(number, count, z) if count else None for number, count in pairs]
         sums = [sum_by_group(of.astype(np.float64), self.groups) for of in (hits, among)]
         return estimate_grouped_proportions(sums[0], sums[1], tail)
@@ -222,7 +222,7 @@ class Resampling:
     def bound_proportion(self, hits: NDArray[np.bool_], among: NDArray[np.bool_]) -> float | None:
         """Return the one-sided 95% lower bound of the proportion of `hits` in `among`, both [N]; None if it has none.
 
-        It is the exact one if images are independent.
+        The bound is exact if images are independent.
         """
         hits = hits & among
         if self.groups is None:

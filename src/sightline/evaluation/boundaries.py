@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 
 from sightline.data.masks import VOID
 
-TOLERANCE = 0.0075  # of the diagonal
+TOLERANCE = 0.0075  # fraction of the diagonal
 BITS = 64  # classes whose boundaries are dilated together, each in one bit of a number
 
 
 def count_boundaries(predicted: NDArray[np.uint8], true: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
     """Return the boundary pixels of each class in two masks uint8 [H, W]: int64 [K, 4].
 
-    The columns are the pixels of the predicted mask, how many of them are matched in the true mask, and the same for
-    the true mask and the predicted one.
+    The columns are the boundary pixels of the predicted mask, those of them that are matched in the true mask, and the
+    same two counts for the true mask.
     """
     known = true != VOID
     radius = choose_radius(*true.shape)
@@ -84,7 +84,7 @@ def _find_near(
     other_edge: NDArray[np.bool_],
     radius: int,
 ) -> NDArray[np.bool_]:
-    """Return which edge pixels of `mask`, in their order, have one of `other` of their class within `radius`."""
+    """Return which edge pixels of `mask`, in order, have an edge pixel of their class in `other` within `radius`."""
     labels, is_near = mask[edge], np.zeros(int(edge.sum()), bool)
     for start in range(0, int(labels.max(initial=0)) + 1, BITS):
         rows = (labels >= start) & (labels < start + BITS)

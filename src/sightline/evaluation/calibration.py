@@ -16,9 +16,9 @@ from sightline import metrics
 from sightline.errors import DataError, plural
 
 BINS = 15
-MIN_IMAGES = 200  # images; with fewer, the noise (the square root of 0.9 * 0.1 / 200: 0.02) is as large as usual ECEs
-MIN_ERRORS = 10  # errors; with fewer, a single image changes the temperature a lot
-MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # temperatures
+MIN_IMAGES = 200  # with fewer images, the noise (the square root of 0.9 * 0.1 / 200: 0.02) is as large as usual ECEs
+MIN_ERRORS = 10  # with fewer errors, a single image changes the temperature a lot
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # range of temperatures
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class ReliabilityBin:
 class Temperature:
     """The `value` that logits are divided by; mean cross-entropy (nats) and ECE of `count` images before and after.
 
-    `note` says why the temperature is unreliable, "" if it is not.
+    `note` explains why the temperature is unreliable, "" if it is not.
     """
 
     value: float
@@ -104,7 +104,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32], unit
         raise DataError(f"There are no {unit}s to fit a temperature on: use a validation split.")
     z = logits.astype(np.float64)
     z -= z.max(1, keepdims=True)
-    z = np.maximum(z, -1e4)  # log-probabilities of 0
+    z = np.maximum(z, -1e4)  # log-probabilities of 0 are infinite
     if np.isnan(z).any():
         raise DataError("The logits contain NaN, so no temperature can be fitted: train the model again.")
     true = z[np.arange(len(labels)), labels]
@@ -116,7 +116,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32], unit
     low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) <= 0 else (low, middle)  # 0 where it underflows: still falling
+        low, high = (middle, high) if slope(middle) <= 0 else (low, middle)  # 0 by underflow is still falling
     value = 1 / ((low + high) / 2)
     before, after = (metrics.softmax((z / t).astype(np.float32)) for t in (1.0, value))
     return Temperature(

@@ -5,7 +5,7 @@ score is "lac" (least ambiguous sets), which has the smallest sets on average.
 
 Label sets miss at most a given fraction of the labels of an image on average (conformal risk control: Angelopoulos et
 al., 2022, arXiv:2208.02814). The loss of an image is the fraction of its labels that its set lacks, its false-negative
-rate; that of an image without labels is 0.
+rate; an image without labels has a loss of 0.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ALL_CLASSES = 2.0  # above every score: the set contains all classes
 class SetCoverage:
     """Prediction sets on `count` images: the fraction that contains the true class, its interval, and the mean size.
 
-    The interval is [0, 1] if all images are of one group. `fitted`: they are those that the sets were fitted on.
+    The interval is [0, 1] if all images are of one group. `fitted`: the sets were fitted on these images.
     """
 
     target: float
@@ -45,7 +45,7 @@ class SetCoverage:
 def fit_quantile(
     probabilities: NDArray[np.float32], labels: NDArray[np.int32], coverage: float, score: Nonconformity = "lac"
 ) -> float:
-    """Return the score up to which classes are in the set: the ceil((N + 1) coverage)-th smallest of true classes.
+    """Return the highest score of classes in the set: the ceil((N + 1) coverage)-th smallest score of true classes.
 
     `probabilities` are float32 [N, K], `labels` int32 [N]. It is 2, so that the set has all classes, if N images are
     too few for the coverage. Raises `UsageError` for a coverage outside (0, 1) and `DataError` if there are no images.
@@ -95,9 +95,9 @@ def fit_set_threshold(probabilities: NDArray[np.float32], labels: NDArray[np.boo
     """Return the lowest probability of a class in the set, chosen so that the false-negative rate is at most `target`.
 
     Of N images, it is the highest for which (the sum of their losses + 1) / (N + 1) is at most the target: a new image
-    counts as if it lost everything. It is 0, so that the set has all classes, if the images are too few for the target.
-    `probabilities` are float32 [N, K], `labels` bool [N, K]. Raises `UsageError` for a target outside (0, 1) and
-    `DataError` if no image has a label.
+    counts as if all its labels were missed. It is 0, so that the set has all classes, if the images are too few for the
+    target. `probabilities` are float32 [N, K], `labels` bool [N, K]. Raises `UsageError` for a target outside (0, 1)
+    and `DataError` if no image has a label.
     """
     if not 0 < target < 1:
         raise UsageError(f"The target false-negative rate must be between 0 and 1, e.g. 0.1; got {target}.")
@@ -108,7 +108,7 @@ def fit_set_threshold(probabilities: NDArray[np.float32], labels: NDArray[np.boo
     scores, losses = probabilities[rows, columns], 1 / sizes[rows]
     order = np.argsort(scores, kind="stable")
     cuts, first = np.unique(scores[order], return_index=True)
-    missed = np.append(0.0, np.cumsum(losses[order]))[first]  # by a set from each cut on: the labels below it
+    missed = np.append(0.0, np.cumsum(losses[order]))[first]  # labels missed by a set from each cut on: those below it
     allowed = np.flatnonzero(missed + 1 <= target * (len(labels) + 1) + 1e-9)
     return float(cuts[allowed[-1]]) if len(allowed) else 0.0
 
@@ -134,8 +134,8 @@ def evaluate_label_sets(
 ) -> LabelSetMetrics:
     """Return the false-negative rate and the size of the sets on images that were not used to fit them.
 
-    `cuts` are thresholds of the images, float64 [N, 1], in place of the `threshold`; `resampling` says which images
-    depend on each other.
+    `cuts` are thresholds of the images, float64 [N, 1], used instead of the `threshold`; `resampling` defines which
+    images depend on each other.
     """
     in_set = probabilities.astype(np.float64) >= (threshold if cuts is None else cuts)
     rates, sizes, count = compute_false_negative_rates(in_set, labels), in_set.sum(1), len(labels)

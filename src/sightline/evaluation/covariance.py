@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from sightline.data.cache import release_pages
 
-ROWS = 1024  # read at once: 5 MB of 1,280 features
+ROWS = 1024  # rows read at once: 5 MB with 1,280 features
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Covariance:
 
 
 def iter_blocks(features: NDArray[np.float32], step: int = 1) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Yield copies of each `step`-th row of features [N, F], in blocks, and where they are; few are in memory."""
+    """Yield copies of every `step`-th row of features [N, F] in blocks, with their positions; few are in memory."""
     for start in range(0, len(features), ROWS * step):
         block = slice(start, min(start + ROWS * step, len(features)), step)
         yield block, np.array(features[block], np.float32)

@@ -9,8 +9,9 @@ A gambler who bets against this, starting with 1, never expects to gain. By Vill
 1 / level with a probability of at most `level`, over all future images: a conformal test martingale (Vovk,
 Nouretdinov and Gammerman, "Testing exchangeability on-line", ICML 2003; Vovk et al., "Retrain or not retrain: conformal
 test martingales for change-point detection", COPA 2021). Here the capital is divided among bets e * p^(e - 1) on small
-p-values, or on large ones, each of which begins at some image: of what is not yet bet, 1 / (t + 1) is before image t.
-So a change after k images costs a factor of about k^2, where bets from the first image on would have lost all by then.
+small p-values, or on large ones, each of which begins at some image: 1 / (t + 1) of what is not yet bet begins before
+image t. So a change after k images costs a factor of about k^2, where bets from the first image on would have lost all
+by then.
 
 There are several such martingales, each with a weight; the weights sum to 1, and the evidence is the largest product
 of capital and weight. It reaches 1 / level with a probability of at most `level` (Bonferroni; the capitals must not be
@@ -37,11 +38,11 @@ from sightline.inference.nearest import normalize_rows
 from sightline.seeding import make_generator
 
 EXPONENTS = (0.1, 0.3, 0.6)
-SMALLEST = 1e-12  # p-value, so that its logarithm is finite
-MAX_LOG = 700.0  # whose exponential is finite
-WINDOW = 64  # images
-AROUND = 8  # windows before one, to compare with, and after it, to score
-RIDGE = 0.3  # of the mean squared length of the centered rows
+SMALLEST = 1e-12  # lower limit of p-values, so that their logarithms are finite
+MAX_LOG = 700.0  # maximum exponent whose exponential is finite
+WINDOW = 64  # images per window
+AROUND = 8  # windows before a window to compare with, and windows after it to score
+RIDGE = 0.3  # relative to the mean squared length of the centered rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +105,7 @@ def _sum_capital(gains: NDArray[np.float64]) -> NDArray[np.float64]:
     count, bets = gains.shape
     t = np.arange(1, count + 1)[:, None]
     before = np.concatenate([np.zeros((1, bets)), gains[:-1]])
-    begun = np.logaddexp.accumulate(-np.log(t * (t + 1.0)) - before, axis=0)  # of 1 in all, 1 / (t (t + 1)) begins at t
+    begun = np.logaddexp.accumulate(-np.log(t * (t + 1.0)) - before, axis=0)  # 1 / (t (t + 1)), in total 1, begins at t
     capital = np.logaddexp.reduce(begun + gains, axis=1) - np.log(bets)
     total: NDArray[np.float64] = np.logaddexp(capital, -np.log(t[:, 0] + 1.0))
     return total
@@ -117,10 +118,10 @@ class DriftTest:
     """
 
     def __init__(self, sample: ValidationSample, level: float) -> None:
-        """`level` is the probability of a false alarm, over all looks."""
+        """Use `level` as the probability of a false alarm, over all looks."""
         self._sample, self._level, self._count = sample, level, 0
         self._scores: list[NDArray[np.float64]] = []
-        self._blocks: list[NDArray[np.float32]] = []  # of `WINDOW` normalized rows each, the last one may be shorter
+        self._blocks: list[NDArray[np.float32]] = []  # `WINDOW` normalized rows each; the last block may be shorter
         self._first_block = self._next_window = 0
         self._paths: list[_Path] = []
 
@@ -150,7 +151,7 @@ class DriftTest:
             _Path(name, 0, 0, _bet(calibration[:, i], scores[:, i], name), -np.log(2 * len(SCORES)))
             for i, name in enumerate(SCORES)
         ]
-        windows = range(self._next_window, self._get_last_block())  # a block after each one: horizons that end early
+        windows = range(self._next_window, self._get_last_block())  # at least one block follows: horizons end early
         return self._combine([*paths, *self._paths, *map(self._follow_window, windows)])
 
     def _get_last_block(self) -> int:
@@ -164,7 +165,7 @@ class DriftTest:
         calibration = np.concatenate([normalize_rows(self._sample.features), *before]) @ direction
         scores = np.concatenate(self._blocks[at + 1 : at + 1 + AROUND]) @ direction
         gains = _bet(calibration, scores, f"window {window}")
-        weight = np.log(2) + np.log(window + 1.0) + np.log(window + 2.0)  # 1/2, 1/6, 1/12, ... of the half
+        weight = np.log(2) + np.log(window + 1.0) + np.log(window + 2.0)  # 1/2, 1/6, 1/12, ... of one half
         return _Path("classifier", (window + 1) * WINDOW, window * WINDOW, gains, -weight)
 
     def _combine(self, paths: Sequence[_Path]) -> Drift:

@@ -19,7 +19,7 @@ MAX_PAIRS, EXAMPLES_PER_PAIR = 5, 4
 class ErrorExample:
     """Image number `index` of the evaluation: true class `label`, predicted class `predicted`, and its probability.
 
-    `expected_grade` is that of a model of grades.
+    `expected_grade` is only set by a model of grades.
     """
 
     index: int
@@ -30,7 +30,7 @@ class ErrorExample:
     expected_grade: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields but the number of the image as JSON values."""
+        """Return the fields except the number of the image as JSON values."""
         without_grade = [] if self.expected_grade is not None else ["expected_grade"]
         return jsonio.fields_to_dict(self, skip=["index", *without_grade])
 

@@ -2,11 +2,11 @@
 
 Images of one group depend on each other, so they carry less information than independent ones. The method is that of
 Korn and Graubard (1998, Survey Methodology 24:193-201), in use for the health statistics of the United States (Parker
-et al., 2017, Vital Health Stat. 2(175)): the exact interval of Clopper and Pearson for the effective number of images,
+et al., 2017, Vital Health Stat. 2(175)): the exact interval of Clopper and Pearson for an effective number of images,
 
-- which the variance between groups tells: p (1 - p) / v, with the linearized variance v of the ratio of two sums over
+- computed from the variance between groups: p (1 - p) / v, with the linearized variance v of the ratio of two sums over
   groups, times (z / t)² for the few groups that v is estimated from, and at most the number of images,
-- or, where every image is a hit or none is, so that v is 0 and tells nothing, as if all images of a group were copies
+- or, if every image is a hit or none is, so that v is 0, computed as if all images of a group were copies
   of one: Kish's effective number of groups, the squared number of images divided by the sum of the squared numbers of
   each group (Kish, 1965, Survey Sampling). With G groups of one size and no error, the lower end is 0.025^(1/G), near
   1 - 3.7 / G: the rule of three (Hanley and Lippman-Hand, 1983, JAMA 249:1743-1745) for 97.5% and groups.
@@ -27,7 +27,7 @@ from sightline.errors import require
 from sightline.intervals import Interval
 
 TAIL = 0.025  # probability that either end of a 95% interval is wrong
-DIGITS = 10  # of an end: in later ones, versions of SciPy may differ
+DIGITS = 10  # digits of an end; later ones may differ between versions of SciPy
 
 
 def find_grouped_ends(
@@ -36,8 +36,8 @@ def find_grouped_ends(
     """Return the lower and upper end of the interval of M proportions, float64 [2, M].
 
     Args:
-        hits: The images of each of G groups that are hits, [G, M].
-        counts: The images of each group that could be, [G, M].
+        hits: The number of images of each of G groups that are hits, [G, M].
+        counts: The number of images of each group that could be hits, [G, M].
         tail: The probability that the proportion is below the lower end, and that it is above the upper one.
 
     Returns:
@@ -63,6 +63,6 @@ def find_grouped_ends(
 def estimate_grouped_proportions(
     hits: NDArray[np.floating], counts: NDArray[np.floating], tail: float = TAIL
 ) -> list[Interval | None]:
-    """Return the intervals of M proportions, as `find_grouped_ends` does; None where it has none."""
+    """Return the intervals of M proportions from `find_grouped_ends`; None where an end is NaN."""
     low, high = find_grouped_ends(hits, counts, tail).tolist()
     return [None if math.isnan(a) else Interval(a, b) for a, b in zip(low, high, strict=True)]

@@ -26,7 +26,7 @@ from sightline.seeding import make_generator
 from sightline.tasks.protocol import Task
 from sightline.training import linear_head
 
-MIN_ERRORS = 10  # at the largest size; with fewer, no gain is predicted
+MIN_ERRORS = 10  # errors at the largest size; with fewer, no gain is predicted
 RESAMPLES, MIN_RESAMPLES = 1000, 200
 CHUNK = 1_000_000  # weights in memory at once
 RANKING_BUDGET = 100_000_000  # scores ranked in all resamples together
@@ -36,10 +36,10 @@ RANKING_BUDGET = 100_000_000  # scores ranked in all resamples together
 class HeldOutErrors:
     """Which held-out images were misclassified: `wrong` bool [S, M], at each of S sizes, in M evaluations.
 
-    It may also hold errors between 0 and 1, float64 [S, M].
+    `wrong` may also contain errors between 0 and 1, float64 [S, M].
 
-    Evaluation m is that of an image of the unit `units[m]` (int64) in the repeat `repeats[m]` (int64); `count` is the
-    number of different images.
+    Evaluation m is of an image of the unit `units[m]` (int64) in the repeat `repeats[m]` (int64); `count` is the number
+    of different images.
     """
 
     sizes: tuple[int, ...]
@@ -59,7 +59,7 @@ class HeldOutErrors:
         return float(self.compute_error_rates()[-1] * self.count)
 
     def describe_errors(self) -> str:
-        """Return that number in words."""
+        """Return the number of errors in words."""
         return plural(round(self.count_errors()), "error")
 
     def resample_rates(self, seed: int) -> NDArray[np.float64]:
@@ -69,14 +69,14 @@ class HeldOutErrors:
         return np.concatenate([(w @ wrong) / np.maximum(w.sum(1, keepdims=True), 1) for w in weights])
 
     def estimate_interval(self, number: int, resampled: NDArray[np.float64]) -> Interval:
-        """Return the percentiles, at least as wide as Wilson's interval, or that of `grouped_proportions` with groups.
+        """Return the percentiles, at least as wide as Wilson's interval, or as `grouped_proportions` for groups.
 
         A few errors vary too little when they are resampled; without errors, nothing varies.
         """
         right = 1 - self.wrong[number].astype(np.float64)
         if len(np.unique(self.units)) == self.count:
             return _widen(1 - resampled, wilson_interval(round(float(right.mean()) * self.count), self.count))
-        per_image = len(right) / self.count  # evaluations, as several repeats may hold it out
+        per_image = len(right) / self.count  # evaluations, since several repeats may hold an image out
         hits, counts = (sum_by_group(of[:, None] / per_image, self.units) for of in (right, np.ones(len(right))))
         (interval,) = estimate_grouped_proportions(hits, counts)
         return _widen(1 - resampled, interval or Interval(0.0, 1.0))
@@ -106,14 +106,14 @@ class HeldOutRankings:
         return rates
 
     def _rank(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the error rates [R, S] of evaluations that count as often as `weights` [R, M] say."""
+        """Return the error rates [R, S] if evaluations count `weights` [R, M] times."""
         precisions = np.zeros((len(weights), len(self.sizes)))
         total = np.zeros((len(weights), 1))
         for pool in range(int(self.pools.max()) + 1):
             rows = np.flatnonzero(self.pools == pool)
             in_pool = weights[:, rows]
             labels = self.labels[rows]
-            usable = np.flatnonzero(((in_pool @ labels) > 0).any(1))  # any other resample has no image with a class
+            usable = np.flatnonzero(((in_pool @ labels) > 0).any(1))  # the other resamples have no image with a class
             for column, scores in enumerate(self.scores[:, rows].astype(np.float64)):
                 pairs = zip(scores.T, labels.T, strict=True)
                 classes = np.array([metrics.auroc_and_ap(x, y, in_pool[usable])[1] for x, y in pairs])
@@ -138,14 +138,14 @@ class HeldOutRankings:
         return errors / num_pools
 
     def describe_errors(self) -> str:
-        """Return that number in words."""
+        """Return the number of errors in words."""
         return plural(round(self.count_errors()), "misranked label")
 
     def resample_rates(self, seed: int) -> NDArray[np.float64]:
         """Return resampled error rates, float64 [R, S]; fewer resamples of many images, since ranking takes long."""
         number = int(np.clip(RANKING_BUDGET // self.scores.size, MIN_RESAMPLES, RESAMPLES))
         rates = np.concatenate([self._rank(w) for w in draw_weights(self.units, self.repeats, number, seed)])
-        # in the others, units and repeats do not meet: no image has a class
+        # In the other resamples, units and repeats do not overlap, so no image has a class.
         finite: NDArray[np.float64] = rates[np.isfinite(rates).all(1)]
         return finite
 
@@ -168,7 +168,7 @@ class HeldOutRankings:
 
 
 HeldOutResults = HeldOutErrors | HeldOutRankings
-"""What heads of several sizes got wrong on held-out images."""
+"""The errors of heads of several sizes on held-out images."""
 
 
 def _widen(resampled: NDArray[np.float64], other: Interval) -> Interval:
@@ -180,10 +180,10 @@ def _widen(resampled: NDArray[np.float64], other: Interval) -> Interval:
 def draw_weights(
     units: NDArray[np.int64], repeats: NDArray[np.int64], number: int, seed: int
 ) -> Iterator[NDArray[np.float64]]:
-    """Yield `number` resamples of M evaluations in batches, as how often each counts: float64 [r, M].
+    """Yield `number` resamples of M evaluations in batches, as the counts of each: float64 [r, M].
 
-    Units and repeats are drawn at once, since a repeat stands for other training images as well (Owen, 2007, Ann. Appl.
-    Stat. 1:386-411).
+    Units and repeats are both drawn, since a repeat also represents other training images (Owen, 2007, Ann. Appl. Stat.
+    1:386-411).
     """
     num_units, num_repeats = int(units.max()) + 1, int(repeats.max()) + 1
     present = np.unique(units)
@@ -239,7 +239,7 @@ def measure_results(
     values = np.array([
         np.concatenate([results.get((number, size), results[0, size]) for number in range(len(partitions))])
         for size in sizes
-    ])  # fmt: skip  # all images of the same pool: the same head
+    ])  # fmt: skip  # training on all images of the same pool gives the same head
     held_out = np.concatenate([partition.held_out for partition in partitions])
     repeats = np.repeat(np.arange(len(partitions)), [len(partition.held_out) for partition in partitions])
     count = len(np.unique(held_out))

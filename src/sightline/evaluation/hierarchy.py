@@ -28,7 +28,7 @@ METRICS = ("hierarchical_precision", "hierarchical_recall", "hierarchical_f1")
 
 @dataclass(frozen=True, slots=True)
 class LevelMetrics:
-    """The accuracy at a level of the tree, counted from 1 at the top, where it has a number of `classes`.
+    """The accuracy at a level of the tree, counted from 1 at the top, and the number of `classes` there.
 
     The class predicted there is the one with the highest sum of probabilities below it. A class that ends at a higher
     level counts as itself.
@@ -42,10 +42,10 @@ class LevelMetrics:
 
 @dataclass(frozen=True, slots=True)
 class DepthMetrics:
-    """The images whose predicted class is at depth `depth`; 0 is for those without one.
+    """The images whose predicted class is at depth `depth`; depth 0 is for images without a predicted class.
 
-    `fraction` is that of all images, `precision` the fraction of the predicted classes that are the true one or
-    above it; None if there are none.
+    `fraction` is the fraction of all images, `precision` the fraction of the predicted classes that are the true class
+    or above it; None if there are none.
     """
 
     depth: int
@@ -72,7 +72,7 @@ class HierarchyResult(EvaluationResult):
 
 @dataclass(frozen=True, slots=True)
 class HierarchyReport(EvaluationReport):
-    """The evaluation of a hierarchical classifier; thresholds and decisions are those of the predicted nodes."""
+    """The evaluation of a hierarchical classifier; thresholds and decisions apply to the predicted nodes."""
 
     hierarchy: HierarchyMetrics = field(kw_only=True)
 
@@ -113,7 +113,7 @@ def build_report(inputs: EvaluationInputs) -> HierarchyReport:
 def fit_thresholds(
     classes: tuple[str, ...], held_out: ModelOutputs, request: ThresholdRequest, old: Thresholds | None
 ) -> Thresholds:
-    """Fit the requested threshold for nodes on validation images; what is not requested stays as in `old`."""
+    """Fit the requested threshold for nodes on validation images; others stay as in `old`."""
     threshold = _choose_requested(build_tree(classes), held_out, request)
     new = replace(
         old or Thresholds(0),
@@ -142,11 +142,11 @@ def choose_threshold(
     """Return the smallest threshold of node probabilities with at least the precision `target_precision`.
 
     A node is correct if it is the true class or above it. Lower thresholds predict more nodes, and deeper ones.
-    `probabilities` are float32 [N, K], `labels` int32 [N]; the test, and what it says of `groups` int64 [N], is that of
-    `selective.choose_threshold`.
+    `probabilities` are float32 [N, K], `labels` int32 [N]; the test, and its treatment of `groups` int64 [N], are
+    described in `selective.choose_threshold`.
     """
     sums = tree.sum_probabilities(probabilities)
-    images, nodes = np.nonzero(sums >= LEAST_PROBABILITY)  # of an image the nodes of one path, from the top
+    images, nodes = np.nonzero(sums >= LEAST_PROBABILITY)  # for each image the nodes of one path, from the top
     confidences, is_first = sums[images, nodes], tree.depths[nodes] == 1
     correct = tree.are_above(nodes, labels[images]).astype(np.int64)
     gains = correct - np.where(is_first, 0, np.append(0, correct)[:-1])

@@ -23,8 +23,8 @@ from sightline.evaluation.drift import Drift
 from sightline.evaluation.results import Metric
 from sightline.seeding import make_generator
 
-MAX_UNFAMILIAR = 0.1  # of the new masks, with a quality below that of any validation image
-MAX_QUANTILES = 1000  # of the new qualities, which stand for all of them
+MAX_UNFAMILIAR = 0.1  # fraction of the new masks with a quality below that of any validation image
+MAX_QUANTILES = 1000  # quantiles that represent all new qualities
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class IouEstimate:
 
     Attributes:
         count: The number of images.
-        iou: By the IoU of validation images of the same quality, with its 95% interval.
-        by_difference: By the difference of mean qualities, with its 95% interval.
+        iou: Estimated from the IoU of validation images of the same quality, with its 95% interval.
+        by_difference: Estimated from the difference of mean qualities, with its 95% interval.
         validation_iou: The mean IoU of the validation images of the sample.
-        caveats: Why the estimate should not be trusted, one sentence each; empty if there is no such reason.
+        caveats: The reasons not to trust the estimate, one sentence each; empty if there are none.
     """
 
     count: int
@@ -93,13 +93,13 @@ def _estimate(
 def fit_increasing(values: NDArray[np.float64], weights: NDArray[np.integer]) -> NDArray[np.float64]:
     """Return the isotonic regression of `values` [N]: the nearest sequence that never falls, by pooling violators.
 
-    `weights` [N] say how many observations each value is the mean of. Its time grows with the length of the sequence;
+    `weights` [N] are the numbers of observations behind each value. The time grows with the length of the sequence;
     `label_estimate` has a few bins of many resamples, and fits them all at once.
     """
     sums, sizes, lengths = list[float](), list[int](), list[int]()
     for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
         total, size, length = value * weight, weight, 1
-        while sums and sums[-1] * size >= total * sizes[-1]:  # the mean of the block before is no smaller
+        while sums and sums[-1] * size >= total * sizes[-1]:  # the mean of the previous block is not smaller
             total, size, length = total + sums.pop(), size + sizes.pop(), length + lengths.pop()
         sums.append(total)
         sizes.append(size)

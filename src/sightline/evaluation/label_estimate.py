@@ -25,9 +25,9 @@ from sightline.evaluation.drift import Drift
 from sightline.evaluation.results import Metric
 from sightline.seeding import make_generator
 
-MAX_BINS = 30  # of the probabilities of predicted labels, and of the others
-MIN_PER_BIN = 10  # decisions on validation images
-NEARLY_NOTHING = 1e-9  # decisions
+MAX_BINS = 30  # bins for the probabilities of predicted labels, and for the others
+MIN_PER_BIN = 10  # decisions on validation images per bin
+NEARLY_NOTHING = 1e-9  # decisions added to each bin
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class LabelEstimate:
 
     Attributes:
         count: The number of images.
-        micro_f1: By how often validation images have labels of such probabilities, with its 95% interval.
-        by_difference: The micro F1 by the difference of the values expected from the probabilities, with its 95%
+        micro_f1: Estimated from how often validation images have labels of such probabilities, with its 95% interval.
+        by_difference: Estimated from the difference of the values expected from the probabilities, with its 95%
             interval.
         label_accuracy: The fraction of correct decisions, one for each image and class, with its 95% interval.
         validation_micro_f1: The micro F1 on the validation images of the sample.
-        caveats: Why the estimate should not be trusted, one sentence each; empty if there is no such reason.
+        caveats: The reasons not to trust the estimate, one sentence each; empty if there are none.
     """
 
     count: int
@@ -136,7 +136,7 @@ class _Bins:
         thresholds: NDArray[np.float64],
         chosen: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float64]:
-        """Return the number of decisions of each image in each bin, [N, size]; with `chosen`, of these decisions."""
+        """Return the number of decisions of each image in each bin, [N, size]; with `chosen`, only of these."""
         above, below = (np.searchsorted(edges, probabilities, "right") for edges in self.edges)
         numbers = np.where(probabilities >= thresholds, above, self.predicted + below)
         cells = numbers + self.size * np.arange(len(numbers))[:, None]
@@ -179,8 +179,8 @@ def _measure_spread(
 ) -> NDArray[np.float64]:  # fmt: skip
     """Return a root, [2, 2], of the covariance of the right and the missed labels of one new image around their means.
 
-    It is that of validation images, whose labels depend on each other, scaled up by how much less certain the new ones
-    are.
+    It is the covariance of validation images, whose labels depend on each other, scaled up to the uncertainty of the
+    new images.
     """
     residuals = bins.sum_sides(hits - totals * rates)
     variance = rates * (1 - rates)
@@ -216,7 +216,7 @@ def _compute_f1(present: NDArray[np.float64], predicted: NDArray[np.float64]) ->
 
 
 def _sum_promises(probabilities: NDArray[np.float32], thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return for each image the sum of the probabilities of predicted labels, of others, and the number of the first.
+    """Return, for each image, the summed probabilities of predicted labels and of others, and the number predicted.
 
     float64 [N, 3].
     """

@@ -29,13 +29,13 @@ from sightline.tasks.protocol import Task
 
 PURPOSE = "Finding label issues"
 MIN_REPEATS = 2  # images of a class: one to fit to, and one to check
-FOLDS = 5  # also the fewest images that must have a class, and lack it, for several labels per image to be checked
-# C. On 600 photographs of cats and dogs with 5% wrong labels, 0.001 found 0.90 of them and 0.1 found 0.78. The features
-# were those of a network trained on the correct labels, so both are optimistic.
+FOLDS = 5  # also the minimum number of images with and without a class, if images have several labels
+# Inverse strength C. On 600 photographs of cats and dogs with 5% wrong labels, 0.001 found 0.90 of them and 0.1 found
+# 0.78. The features were those of a network trained on the correct labels, so both are optimistic.
 REGULARIZATION = 0.001
-# Of the heads of several labels, for each feature: logits vary as much with many features as with few. Of 468 street
-# scenes with 3% of the labels changed, 0.0008 put a changed one into 0.60 of the images that it listed first, as many
-# as have one; 0.008 and 0.00008 did in 0.52 and 0.53.
+# For the heads of several labels, per feature: logits vary as much with many features as with few. On 468 street scenes
+# with 3% of the labels changed, 0.60 of the images listed first (as many as have a changed label) had one with 0.0008;
+# with 0.008 and 0.00008, it was 0.52 and 0.53.
 PENALTY = 0.0008
 IMPROBABLE = 0.2  # a probability below which a label is questioned in any case
 
@@ -75,8 +75,8 @@ class LabelIssue:
 class LabelSetIssue:
     """An image with several labels, or none, some of which are probably wrong: `quality` in [0, 1], lower is worse.
 
-    Of the classes in `suggested_label`, `label` lacks those in `missing`; those in `wrong` are in `label` alone. Each
-    has the probability that the image has it.
+    `missing` are the classes of `suggested_label` that `label` lacks, and `wrong` the classes that only `label` has,
+    each with the probability that the image has it.
     """
 
     path: str
@@ -104,7 +104,7 @@ class LabelSetIssue:
 
 @dataclass(frozen=True, slots=True)
 class LabelIssueCount:
-    """The number of images that probably have a class but lack its label, and of those with a wrong label of it."""
+    """The number of images that probably have a class but lack its label, and of images with a wrong label of it."""
 
     label: str
     missing: int
@@ -112,9 +112,9 @@ class LabelIssueCount:
 
 
 def count_label_issues(changes: Iterable[tuple[str, str]]) -> tuple[LabelIssueCount, ...]:
-    """Return the counts of each class that is missing or wrong, the most frequent first.
+    """Return the counts of each class that is missing or wrong, highest counts first.
 
-    `changes` are the label of each image, of any number of classes, and the suggested one.
+    `changes` are pairs of the label of an image, with any number of classes, and the suggested label.
 
     >>> [count.label for count in count_label_issues([("a;b", "b"), ("", "c"), ("c", "")])]
     ['c', 'a']
@@ -242,7 +242,7 @@ def select_label_issues(
 def find_checkable_classes(labels: NDArray[np.uint8], groups: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
     """Return the columns of `labels` [N, K] for which each fold has an image with the class and one without it.
 
-    Images of one of the `groups` [N] are in the same fold. Raises `DataError` if there are none.
+    Images of one of the `groups` [N] are in the same fold. Raises `DataError` if there are no such columns.
     """
     units = np.arange(len(labels)) if groups is None else groups
     least = max(MIN_REPEATS, _count_folds(units))
@@ -281,7 +281,7 @@ def predict_labels_out_of_fold(
     folds = _assign_folds(classes, num_folds, seed, groups)
     images = Subset(features, np.arange(count), labels, ("",) * count)
     probabilities = np.zeros((count, num_classes))
-    from sightline.training import linear_head  # only here: a report does not wait for what builds networks
+    from sightline.training import linear_head  # imported here, since a report does not build networks
 
     with process.one_blas_thread():
         for fold in range(num_folds):

@@ -16,10 +16,10 @@ MAX_PAIRS = 20
 
 @dataclass(frozen=True, slots=True)
 class LabelPairErrors:
-    """The numbers of images that two classes are in together.
+    """The numbers of images that have two classes together.
 
-    `true` images have both, and both are predicted for `predicted` images: for `wrong` of these although the image
-    does not have both. For `missed` images that have both, they are not both predicted.
+    `true` images have both classes. For `predicted` images both are predicted, for `wrong` of them although the image
+    does not have both. `missed` images have both, but they are not both predicted.
     """
 
     first: str
@@ -33,7 +33,7 @@ class LabelPairErrors:
 def count_pair_errors(
     classes: Sequence[str], labels: NDArray[np.bool_], predicted: NDArray[np.bool_]
 ) -> tuple[LabelPairErrors, ...]:
-    """Return the `MAX_PAIRS` pairs of classes with the most errors, the most first; those without errors are left out.
+    """Return the `MAX_PAIRS` pairs of classes with the most errors, most first; those without errors are left out.
 
     `labels` and `predicted` are bool [N, K].
     """
@@ -56,7 +56,7 @@ def count_pair_errors(
 def select_pair(
     labels: NDArray[np.bool_], predicted: NDArray[np.bool_], pair: tuple[int, int], kind: PairKind
 ) -> NDArray[np.bool_]:
-    """Return the images that a number of `LabelPairErrors` counts, bool [N]; `pair` are the columns of its classes."""
+    """Return the images in one of the counts of `LabelPairErrors`, bool [N]; `pair` are the columns of its classes."""
     columns = list(pair)
     true, chosen = (np.asarray(of[:, columns].all(1), bool) for of in (labels, predicted))
     selected: NDArray[np.bool_] = {

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from sightline.errors import DataError, plural
 from sightline.seeding import make_generator
 
-REPEATS = 10  # without splits of the source, also the number of folds
-SIZE_RATIO = math.sqrt(2)  # of the number of labels of two neighboring points
-MIN_SIZE, MIN_SIZES, MAX_SIZES = 4, 4, 9  # labels per class of the smallest subset; points of a curve
+REPEATS = 10  # also the number of folds, if the source has no splits
+SIZE_RATIO = math.sqrt(2)  # ratio of the numbers of labels at neighboring points
+MIN_SIZE, MIN_SIZES, MAX_SIZES = 4, 4, 9  # labels per class in the smallest subset; limits on points of a curve
 
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """One repeat: the images to train on, in the order in which subsets take them, and those that are held out."""
+    """One repeat: the images to train on, in the order in which subsets include them, and the held-out images."""
 
     pool: NDArray[np.int64]
     held_out: NDArray[np.int64]
@@ -27,7 +27,7 @@ class Partition:
 def list_strata(labels: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Return the rarest class of each image by its classes uint8 [N, K], and K for an image without any: int32 [N].
 
-    Where each rare class is spread evenly, the common ones are.
+    Spreading each rare class evenly also spreads the common ones.
 
     >>> list_strata(np.array([[1, 1], [1, 0], [0, 0]], np.uint8)).tolist()
     [1, 0, 2]
@@ -42,7 +42,7 @@ def draw_partitions(
 ) -> list[Partition]:
     """Return the repeats: folds of the images if `held_out` is None, else orders of the images not held out.
 
-    Subsets and folds are stratified by `labels` (int32 [N]; of several labels per image, those of `list_strata`).
+    Subsets and folds are stratified by `labels` (int32 [N]; with several labels per image, those of `list_strata`).
     Images to train on that share a unit with one that is always held out are left out.
     """
     everything = np.arange(len(labels))
@@ -63,7 +63,7 @@ def draw_partitions(
 def _order_stratified(
     images: NDArray[np.int64], labels: NDArray[np.int32], units: NDArray[np.int64], seed: int, name: str
 ) -> NDArray[np.int64]:
-    """Return the images in a random order whose every start has about the fractions of the classes, unit by unit.
+    """Return the images in a random order, unit by unit, in which every prefix has about the fractions of the classes.
 
     The first unit of each class comes first, so that every class is in every subset.
     """
@@ -85,7 +85,7 @@ def _order_stratified(
 
 
 def _assign_folds(order: NDArray[np.int64], labels: NDArray[np.int32], units: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the fold of each image: its units go in turn to the fold that has the fewest images of their class."""
+    """Return the fold of each image; units go in turn to the fold that has the fewest images of their class."""
     num_classes = int(labels.max()) + 1
     counts = np.zeros((REPEATS, num_classes))
     folds = np.empty(len(labels), np.int64)

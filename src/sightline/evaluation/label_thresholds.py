@@ -1,6 +1,6 @@
 """Per-class thresholds of multi-label models: when to predict a class, and when to abstain.
 
-Thresholds are chosen on validation images, for the highest F1 of each class, or for a precision or a recall of it.
+Thresholds are chosen on validation images, for the highest F1 of each class, or for its precision or recall.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEFAULT_THRESHOLD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class LabelDecisions:
-    """How one class is decided by thresholds for a target precision, on images that were not used to choose them.
+    """How thresholds for a target precision decide one class, on images that were not used to choose them.
 
     The class is `present` from its threshold upward and `absent` up to another; on the fraction `undecided` between the
     two, the model abstains. Each precision is that of the decision: for `absent`, the fraction without the class.
@@ -36,7 +36,7 @@ class LabelDecisions:
 
 
 def check_request(request: ThresholdRequest) -> None:
-    """Raise `UsageError` for targets that are not those of several labels, or are outside (0, 1)."""
+    """Raise `UsageError` for targets that do not apply to several labels, or are outside (0, 1)."""
     if request.rates or request.positive or request.coverage is not None:
         raise UsageError(
             "A positive class, --target-sensitivity, --target-specificity and --coverage are for single-label "
@@ -62,7 +62,7 @@ def fit_thresholds(
     request: ThresholdRequest,
     old: Thresholds | None,
 ) -> Thresholds:
-    """Return the thresholds for `request` on validation images; what it does not ask for stays as in `old`.
+    """Return the thresholds for `request` on validation images; thresholds that are not requested stay as in `old`.
 
     Without `old` or a target, each class has the threshold with the highest F1.
     """
@@ -102,8 +102,8 @@ def list_limits(thresholds: Thresholds | None, classes: Sequence[str]) -> NDArra
 class DecisionLimits:
     """The lowest probabilities at which classes are `present`, and the highest at which they are `absent`.
 
-    float64 [K], or [N, K] where each image has its own. `in_set` is the lowest of a class in a label set: one number,
-    or float64 [N, 1].
+    float64 [K], or [N, K] if each image has its own. `in_set` is the lowest probability of a class in a label set: one
+    number, or float64 [N, 1].
     """
 
     present: NDArray[np.float64]
@@ -126,7 +126,7 @@ def cross_fit_limits(
     *,
     conservative: bool,
 ) -> DecisionLimits:
-    """Return limits for the targets of `thresholds`: for each of `folds` (int64 [N]), those of the other images.
+    """Return limits for the targets of `thresholds`: for each of `folds` (int64 [N]), from the other images.
 
     Thresholds look better on the images they were fitted on than on others. These limits nearly equal those from all
     images, but are fitted without the image that they decide.
@@ -153,7 +153,7 @@ def cross_fit_limits(
 def list_unreached(thresholds: Thresholds) -> tuple[str, ...]:
     """Return the classes for which no threshold is known to reach the target precision or recall.
 
-    They are never predicted, or for every image.
+    They are either never predicted, or predicted for every image.
     """
     useless = {"precision": None, "recall": 0.0}
     if thresholds.label_target not in useless:
@@ -164,7 +164,7 @@ def list_unreached(thresholds: Thresholds) -> tuple[str, ...]:
 def fit_label_thresholds(
     classes: Sequence[str], probabilities: NDArray[np.float32], labels: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Return the threshold of each class with the highest F1 on these images; the default for a class without any.
+    """Return the threshold of each class with the highest F1 on these images; the default for a class without images.
 
     A threshold lies halfway between two probabilities, or between the lowest one and 0. Among equally good ones, it is
     the nearest to the default.
@@ -175,8 +175,8 @@ def fit_label_thresholds(
 def fit_f1(scores: NDArray[np.float64], positive: NDArray[np.bool_], *, balanced: bool = False) -> float:
     """Return the threshold of N scores of one class with the highest F1; see `fit_label_thresholds`.
 
-    `positive` bool [N] tells which images have the class. `balanced`: those without it count as much as those with it,
-    whatever their numbers.
+    `positive` bool [N] marks the images with the class. `balanced`: images without the class count as much in total as
+    images with it.
     """
     support = int(positive.sum())
     if not support:
@@ -207,7 +207,7 @@ def fit_precision(
     absent: dict[str, float | None] = {}
     for label, p, y in zip(classes, probabilities.T, labels.T, strict=True):
         cut = selective.choose_threshold(p, y, target, conservative=conservative).confidence
-        below = p < (np.inf if cut is None else cut)  # no image is both
+        below = p < (np.inf if cut is None else cut)  # no image has both decisions
         limit = selective.choose_threshold(-p[below], ~y[below], target, conservative=conservative).confidence
         present[label], absent[label] = cut, None if limit is None else -limit
     return present, absent
@@ -220,7 +220,7 @@ def fit_recall(
     target: float,
     conservative: bool,  # noqa: FBT001  # as in the request
 ) -> dict[str, float]:
-    """Return the highest threshold of each class whose recall reaches the target; 0 if too few images show one."""
+    """Return the highest threshold of each class whose recall reaches the target; 0 if there are too few images."""
     points = {
         label: binary.choose_operating_point(
             p.astype(np.float64), y, "sensitivity", target, conservative=conservative
@@ -238,7 +238,7 @@ def evaluate_decisions(
     limits: DecisionLimits | None = None,
     resampling: Resampling = EACH_IMAGE,
 ) -> tuple[LabelDecisions, ...] | None:
-    """Return how each class is decided, by `limits` in place of those of `thresholds`; None if they do not abstain."""
+    """Return how each class is decided, by `limits` instead of those of `thresholds`; None if they do not abstain."""
     limits = limits or DecisionLimits.from_thresholds(thresholds, classes)
     if thresholds is None or limits.absent is None:
         return None

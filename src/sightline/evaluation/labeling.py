@@ -19,7 +19,7 @@ MAX_CANDIDATES = 10_000
 def choose_images(
     features: NDArray[np.float32], probabilities: NDArray[np.float32], count: int, *, several: bool = False
 ) -> list[int]:
-    """Return the positions of up to `count` images to label, the first one first.
+    """Return the positions of up to `count` images to label, the most useful one first.
 
     `features` are float32 [N, F], `probabilities` float32 [N, K]; `several`: an image may have several labels. The
     gradients [N, K, F] are never computed: the product of two is that of their features times that of their errors.
@@ -33,7 +33,7 @@ def choose_images(
     distances = lengths.copy()
     while len(chosen) < min(count, len(x)):
         total = distances.sum()
-        if not total > 0:  # the rest is certain, or like the chosen ones
+        if not total > 0:  # the others are certain, or like the chosen ones
             rest = [i for i in np.argsort(-lengths, kind="stable").tolist() if i not in set(chosen)]
             return [*chosen, *rest[: count - len(chosen)]]
         position = int(rng.choice(len(x), p=distances / total)) if chosen else int(lengths.argmax())

@@ -1,4 +1,4 @@
-"""Simulated labeling of images with known labels: the estimates that it would have shown, and the truth."""
+"""Simulated labeling of images with known labels: the estimates that it would have shown, and the true values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BATCH = 12  # labels after which the head is trained again
 
 @dataclass(frozen=True, slots=True)
 class SimulatedLook:
-    """The estimates after `labels` labels, beside the truth.
+    """The estimates after `labels` labels, and the true values.
 
     `true_accuracy` is that of the head on the images that it was not trained on and that were not chosen: those outside
     the pool and the unlabeled ones of the audit. `accuracy` and `gain` are the estimates; None if there are none. With
@@ -50,15 +50,15 @@ def simulate_labeling(
 ) -> list[SimulatedLook]:
     """Label up to `budget` images of a random pool, batch by batch, and return the true accuracy after each.
 
-    The pool is half of the images; the other half shows the truth.
+    The true accuracy is measured on the half of the images that are not in the pool, and on unlabeled audit images.
 
     Args:
         features: The features of all images, as `active_learning.project_features` returns them.
-        labels: Their classes, int64 [N], which labeling sees only for the images that it asks for; or 1 for each class
+        labels: Their classes, int64 [N], of which labeling sees only the ones that it requests; or 1 for each class
             that an image has, else 0: uint8 [N, K].
         budget: The number of labels.
-        looks: The numbers of labels at which the accuracy is estimated too; rounded up to a whole batch.
-        more: At these looks, the gain of so many labels is predicted as well; 0 for none.
+        looks: The numbers of labels at which the accuracy is also estimated; rounded up to a whole batch.
+        more: The number of further labels for which the gain is predicted at these looks; 0 for none.
         at_random: Label in a random order instead.
         seed: Draws the pool, the audit and the random order.
     """

@@ -1,4 +1,4 @@
-"""Evaluation under data leakage: metrics with and without images that are in an earlier split too."""
+"""Evaluation under data leakage: metrics with and without images that are also in an earlier split."""
 
 from __future__ import annotations
 

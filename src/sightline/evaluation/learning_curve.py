@@ -2,8 +2,8 @@
 
 Linear heads are solved on growing, nested subsets of images, and evaluated on images that they were not trained on. If
 the source defines no splits, every image is held out once, a tenth of them at a time. A power law is fitted to the
-errors, which fall as one toward an asymptote (Cortes et al., 1994, NeurIPS 6; Hestness et al., 2017,
-arXiv:1712.00409); intervals are those of the bootstrap over held-out images and repeats.
+errors, which fall toward an asymptote (Cortes et al., 1994, NeurIPS 6; Hestness et al., 2017, arXiv:1712.00409);
+intervals are those of the bootstrap over held-out images and repeats.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BAND_POINTS = 80
 MIN_FITTED = 3  # points that a law is fitted to: as many as it has parameters
 CHECKED_FACTOR = 2.0  # the predictions are checked up to twice the labels
 EXPONENTS = np.geomspace(0.1, 2.0, 40)
-"""Exponents to choose from. Few curves are steeper or flatter, and a short one does not tell much finer steps apart."""
+"""Exponents to choose from. Few curves are steeper or flatter, and short ones cannot distinguish much finer steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ class LearningCurve:
 
     The `metric` is "accuracy", or "mean_average_precision" for several labels per image; an error is one minus it.
     `errors` counts the misclassified or misranked ones of `held_out` images at the largest size, a mean over the
-    repeats. `no_gain_reason` says why no gain is predicted; there is then no `law` either. `fitted` is the curve of the
-    law, float64 [L, 4]: numbers of labels, values of the metric, and the ends of their 95% intervals.
+    repeats. `no_gain_reason` explains why no gain is predicted; there is then no `law` either. `fitted` is the curve of
+    the law, float64 [L, 4]: numbers of labels, values of the metric, and the ends of their 95% intervals.
     """
 
     num_classes: int
@@ -92,7 +92,7 @@ class LearningCurve:
         return self.points[-1].labels
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the curve as JSON values, in which the metric stands under its own name."""
+        """Return the curve as JSON values, with the metric under its own name."""
         return {
             "metric": self.metric,
             "num_classes": self.num_classes,

@@ -1,7 +1,7 @@
-"""What a mask evaluation keeps of a model's outputs: counts and means per image, and a sample of the pixels.
+"""The data that a mask evaluation keeps of a model's outputs: counts and means per image, and a sample of the pixels.
 
-Only one batch's outputs are in memory at a time. An image leaves its confusion counts, its boundary pixels, a
-reliability diagram and a few means; the masks of the worst images stay for the report, and pixels at random for the
+Only one batch's outputs are in memory at a time. Each image is reduced to its confusion counts, its boundary pixels, a
+reliability diagram and a few means; the masks of the worst images are kept for the report, and random pixels for the
 temperature.
 """
 
@@ -30,7 +30,7 @@ from sightline.inference.runner import iterate_results
 from sightline.preprocessing import PreprocessingSpec
 from sightline.seeding import make_generator
 
-CALIBRATION_PIXELS = 200_000  # of all images: neighbors hardly differ, so that more would show no more
+CALIBRATION_PIXELS = 200_000  # pixels of all images: neighbors hardly differ, so more would add nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class MaskOutputs(ModelOutputs):
 
 
 def sample_masks(outputs: MaskOutputs, groups: NDArray[np.int64] | None = None) -> ValidationSample | None:
-    """Return what a bundle keeps of these validation images, and of their `groups` [N]; None if they are too few."""
+    """Return the sample of these validation images and their `groups` [N] for a bundle; None if they are too few."""
     ious = segmentation_metrics.compute_image_iou(outputs.confusions)
     return ValidationSample.from_masks(outputs.outputs.features, outputs.quality, ious, groups)
 
@@ -86,7 +86,7 @@ def sample_masks(outputs: MaskOutputs, groups: NDArray[np.int64] | None = None) 
 def join_outputs(subsets: Sequence[MaskOutputs]) -> MaskOutputs:
     """Return the outputs for the images of all `subsets`, one after the other; at least one.
 
-    As many sampled pixels and worst masks stay as outputs for all images at once would have.
+    The result keeps as many sampled pixels and worst masks as outputs for all images at once would have.
     """
 
     def join(name: str) -> Any:
@@ -113,7 +113,7 @@ def join_outputs(subsets: Sequence[MaskOutputs]) -> MaskOutputs:
 def collect_mask_outputs(
     predictor: Predictor, samples: Subset, progress: Progress = no_progress, task: str = "evaluating"
 ) -> MaskOutputs:
-    """Run `predictor` on `samples`, whose labels are masks, and return what an evaluation needs of its outputs.
+    """Run `predictor` on `samples`, whose labels are masks, and return the outputs that an evaluation needs.
 
     Raises `DataError` if there are no images, and for probabilities that are not finite or do not sum to 1.
     """
@@ -130,7 +130,7 @@ def collect_mask_outputs(
 class MaskCollector:
     """Collects `MaskOutputs` from batches of outputs for `samples`, each image in one of them.
 
-    Where the images have sizes, the padding that `preprocess` added is not counted.
+    If the images have sizes, the padding that `preprocess` added is not counted.
     """
 
     def __init__(self, classes: int, samples: Subset, preprocess: PreprocessingSpec) -> None:
@@ -193,12 +193,12 @@ class MaskCollector:
         iou = float(segmentation_metrics.compute_image_iou(confusion))
         if not math.isfinite(iou):
             return
-        heapq.heappush(self._worst, (-iou, -position, predicted))  # the best of them first; positions are distinct
+        heapq.heappush(self._worst, (-iou, -position, predicted))  # the best of these first; positions are distinct
         if len(self._worst) > MAX_EXAMPLES:
             heapq.heappop(self._worst)
 
     def finish(self) -> MaskOutputs:
-        """Return what was collected of all images."""
+        """Return the outputs for all images."""
         means = Outputs(*(np.stack(values) for values in zip(*self._means, strict=True)))
         logits, labels, images = (np.concatenate(values) for values in zip(*self._pixels, strict=True))
         return MaskOutputs(

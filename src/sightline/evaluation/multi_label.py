@@ -52,7 +52,7 @@ class MultiLabelResult(TaskResult):
 
 @dataclass(frozen=True, slots=True)
 class LabelPair:
-    """`count` images show `label`, which is missed, and not `predicted`, which is predicted in its place."""
+    """`count` images have `label`, which is missed, but not `predicted`, which is predicted instead."""
 
     label: str
     predicted: str
@@ -114,7 +114,7 @@ def build_report(
     """Return the evaluation of `probabilities` float32 [N, K] for the images `labeled`.
 
     Thresholds that were fitted on out-of-fold predictions are not evaluated on these images: each fold is decided by
-    thresholds of the others, `conservative` ones if those for a target are.
+    thresholds of the others, which are `conservative` if those for a target are.
     """
     limits = DecisionLimits.from_thresholds(thresholds, classes)
     subset, cuts_by_path = labeled.subset, dict[str, NDArray[np.float64]]()
@@ -201,7 +201,7 @@ def _evaluate(
 
 
 def _find_accuracy_interval(hamming: Metric, count: int) -> Interval:
-    """Return the interval of one minus the Hamming loss; Wilson's as of `count` decisions if resampling gave none.
+    """Return the interval of one minus the Hamming loss; Wilson's for `count` decisions if resampling gave none.
 
     The labels of an image depend on each other, and so do the images of a group: each counts as one decision.
     """
@@ -211,7 +211,7 @@ def _find_accuracy_interval(hamming: Metric, count: int) -> Interval:
 
 
 def _check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, ...]) -> None:
-    invalid = np.flatnonzero(~((probabilities >= -1e-5) & (probabilities <= 1 + 1e-5)).all(1))  # NaN is neither
+    invalid = np.flatnonzero(~((probabilities >= -1e-5) & (probabilities <= 1 + 1e-5)).all(1))  # also rejects NaN
     if len(invalid):
         raise DataError(
             f"The predicted probabilities of {len(invalid)} of {len(probabilities)} images are not between 0 and 1, "

@@ -22,8 +22,8 @@ from sightline.evaluation.calibration import BINS, bin_indices
 from sightline.evaluation.results import Metric
 from sightline.intervals import Interval
 
-MAX_PAIRS = 500_000  # of an image and a class; more, for which 200 rankings would take a minute, are drawn in blocks
-MAX_WEIGHTS = 4_000_000  # of pairs in memory at once
+MAX_PAIRS = 500_000  # pairs of image and class; with more, 200 rankings would take a minute, so blocks are drawn
+MAX_WEIGHTS = 4_000_000  # weights of pairs in memory at once
 NO_IMAGES = Metric(None, note="there are no images")
 RANKED = ("mean_average_precision", "micro_average_precision", "auroc", "micro_auroc")
 COUNTED = ("micro_f1", "macro_f1", "micro_precision", "micro_recall", "macro_precision", "macro_recall")
@@ -37,9 +37,9 @@ class LabelMetrics:
 
     `support` images of the `count` have the class. Precision and recall have Wilson's 95% intervals, or those of
     `grouped_proportions`; None where they are not defined: precision if the class was never predicted, recall and F1
-    if no image has it. The interval of F1 is that of the images with the class right among those that have it or are
-    predicted to, J, since F1 is 2 J / (1 + J) (Lam et al., 2023, arXiv:2309.14621); it has a width without any error.
-    The calibration error has the interval of `estimate_calibration_errors`.
+    if no image has it. The interval of F1 comes from the proportion J of images with the class predicted correctly
+    among those that have it or are predicted to, since F1 is 2 J / (1 + J) (Lam et al., 2023, arXiv:2309.14621); it has
+    a positive width even without an error. The calibration error has the interval of `estimate_calibration_errors`.
     """
 
     label: str
@@ -126,7 +126,7 @@ def _rank(
 ) -> tuple[dict[str, Metric], list[tuple[Metric, Metric]]]:
     """Return average precision and AUROC: the metrics `RANKED` over all classes, and both of each class.
 
-    All have the same resamples of the images, since ranking them takes longest.
+    All use the same resamples of the images, since ranking them takes longest.
     """
     count, classes = labels.shape
     scores, supports = probabilities.astype(np.float64), labels.sum(0)
@@ -306,7 +306,7 @@ def _average_examples(
     labels: NDArray[np.bool_],
     resampling: Resampling,
 ) -> dict[str, Metric]:
-    """Return the means over the images of metrics that each image has."""
+    """Return the means over the images of metrics that are defined for each image."""
     p = probabilities.astype(np.float64)
     columns = np.stack([
         compute_example_f1(predicted, labels),
@@ -323,14 +323,14 @@ def _average_examples(
 
 
 def compute_example_f1(predicted: NDArray[np.bool_], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the F1 of the `predicted` classes of each image, bool [N, K], float64 [N]; 1 if it has none, nor any is.
+    """Return the F1 of the `predicted` classes of each image, bool [N, K], float64 [N]; 1 if both sets are empty.
 
     >>> compute_example_f1(np.array([[True, True], [False, False]]), np.array([[True, False], [False, False]])).tolist()
     [0.6666666666666666, 1.0]
     """
     sizes = predicted.sum(1) + labels.sum(1)
     hits = (predicted & labels).sum(1)
-    return np.where(sizes == 0, 1.0, 2 * hits / np.maximum(sizes, 1))  # nothing to find, nothing found
+    return np.where(sizes == 0, 1.0, 2 * hits / np.maximum(sizes, 1))  # nothing to predict, nothing predicted
 
 
 def compute_ranking_losses(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from sightline import metrics
 from sightline.errors import check_installed, require
 
 PURPOSE = "The distance in feature space"
-MAX_MEANS = 1000  # sets of labels, the most frequent ones
+MAX_MEANS = 1000  # the most frequent sets of labels, each with a mean
 LIMIT_QUANTILE = 0.99  # fraction of the validation images below the limit
 
 
@@ -52,7 +52,7 @@ class OODResult:
 
 
 def check_packages() -> None:
-    """Raise `MissingExtraError` if what `fit_distance` needs is not installed."""
+    """Raise `MissingExtraError` if a package that `fit_distance` needs is not installed."""
     check_installed("sklearn", purpose=PURPOSE)
 
 

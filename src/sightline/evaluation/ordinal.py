@@ -19,7 +19,7 @@ QWK, MAE, WITHIN_ONE = "quadratic_weighted_kappa", "mean_absolute_error", "withi
 
 @dataclass(frozen=True, slots=True)
 class OrdinalResult(EvaluationResult):
-    """The metrics of a classifier of grades, whose `classes` are in order: those of any classes, and of distances."""
+    """The metrics of a classifier of grades, whose `classes` are in order: the usual ones, and those of distances."""
 
     headlines = (QWK, MAE)
 
@@ -39,7 +39,7 @@ def compute_ordinal_evaluation(
 ) -> OrdinalResult:
     """Compute the metrics of `probabilities` float32 [N, K] of grades, see `scoring.compute_evaluation`.
 
-    Where `group_by_path` names the group of each image, intervals resample whole groups.
+    If `group_by_path` names the group of each image, intervals resample whole groups.
     """
     evaluation = compute_evaluation(classes, probabilities, samples, unreadable=unreadable, group_by_path=group_by_path)
     groups = bootstrap.number_groups(samples.paths, group_by_path)
@@ -54,7 +54,7 @@ def compute_ordinal_metrics(
     """Return quadratic weighted kappa, mean absolute error and the fraction within one grade, by name.
 
     `labels` and `predictions` [N] are positions in the order of grades, and distances count positions. With `groups`
-    [N], from 0, intervals are those of images that depend on each other within a group.
+    [N], from 0, intervals account for the dependence of images within a group.
     """
     count = len(labels)
     if not count:
@@ -104,7 +104,7 @@ def compare_grades(
 
 
 def list_distance_terms(labels: NDArray[np.int32], predictions: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return float64 [N, 6], whose means are enough for all metrics of true grades y and predicted ones z.
+    """Return float64 [N, 6], whose means determine all metrics of true grades y and predicted ones z.
 
     The columns are the distance of y and z, whether it is at most 1, its square, y² + z², y and z.
     """

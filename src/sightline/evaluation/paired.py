@@ -17,10 +17,10 @@ from sightline.intervals import Interval
 from sightline.seeding import make_generator
 
 LEVEL = 0.05
-MAX_ENUMERATED = 16  # groups that differ, all of whose signs are tried; of more, a sample is drawn
+MAX_ENUMERATED = 16  # differing groups for which all signs are tried; for more, a sample is drawn
 SIGN_DRAWS = 9999
 CHUNK = 1_000_000  # signs in memory at once
-ROUNDING = 1e-9  # by which the same differences may have another sum in another order, relative to it
+ROUNDING = 1e-9  # relative difference of sums of the same differences in another order
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,8 @@ class PairedComparison:
 class ScoreDifference:
     """The mean score of the second of two models minus that of the first, on the same images.
 
-    Its 95% `interval` and its `standard_error` are those of a bootstrap of images, or of their groups; None where these
-    do not determine one. `p_value` is `group_p_value`.
+    Its 95% `interval` and its `standard_error` come from a bootstrap of images, or of their groups; None where these do
+    not determine one. `p_value` is `group_p_value`.
     """
 
     value: float
@@ -64,7 +64,7 @@ def compare_scores(
 ) -> ScoreDifference:
     """Compare two models by the scores of the same images, float64 [N] each, N above 0.
 
-    `groups` int64 [N], from 0, are those of images that depend on each other.
+    `groups` int64 [N], from 0, number the groups of images that depend on each other.
     """
     gains, resampling = second - first, Resampling(groups=groups)
     means = resampling.resample_means(gains[:, None], "paired difference")[:, 0]
@@ -121,7 +121,7 @@ def compare_paired(
     """Compare two classifiers by which images they classified correctly, bool [N] each, in the same order.
 
     `tests` is the number of comparisons in the family: at most 5% for any false verdict among them (Bonferroni).
-    `groups` int64 [N], from 0, are those of images that depend on each other.
+    `groups` int64 [N], from 0, number the groups of images that depend on each other.
     """
     count = len(first)
     only_first_correct, only_second_correct = int((first & ~second).sum()), int((~first & second).sum())
@@ -147,7 +147,7 @@ def _name_verdict(p_value: float, difference: float) -> str:
     return "better" if difference > 0 else "worse"
 
 
-DIGITS = 9  # of an IoU, so that equal ones are equal
+DIGITS = 9  # decimals of an IoU, rounded so that equal ones compare equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +156,8 @@ class MaskComparison:
 
     `first_iou` and `second_iou` are means over the images of the mean IoU of the classes that each has; `difference` is
     the second minus the first, and its interval resamples images, or groups of them; it is None where it would be of
-    zero width. `p_value` is two-sided: whether the sign of each difference, or of that of each of `groups`, is chance.
-    `verdict` is about the second: "better", "worse" or "no significant difference".
+    zero width. `p_value` is two-sided, for the hypothesis that the sign of the difference of each image, or of each of
+    `groups`, is random. `verdict` is about the second: "better", "worse" or "no significant difference".
     """
 
     count: int

@@ -80,8 +80,8 @@ class EvaluationReport:
 
     `selective` are the decisions of `thresholds`, `selective_check` a threshold chosen on validation for the strictest
     target that it reaches, and `validation` how the validation split differs. In the order of `evaluation.paths`,
-    `energies` float64 [N] are the out-of-distribution scores of the images, and `slice_masks`, bool [N] each, say which
-    images belong to a slice.
+    `energies` float64 [N] are the out-of-distribution scores of the images, and `slice_masks`, bool [N] each, mark the
+    images of each slice.
     """
 
     evaluation: EvaluationResult
@@ -325,7 +325,7 @@ def _class_scores(outputs: ModelOutputs, k: int) -> tuple[NDArray[np.float64], N
 
 
 def compare_with_validation(evaluated: ModelOutputs, held_out: ModelOutputs | None, split: str) -> SplitShift | None:
-    """Compare the evaluated images with the validation split, or with the predictions of folds in its place.
+    """Compare the evaluated images with the validation split, or with the predictions of folds instead.
 
     None if they are the same, if there is no such split, or if all images of one of the two are of one group.
     """
@@ -343,7 +343,7 @@ def _list_groups(outputs: ModelOutputs) -> NDArray[np.int64]:
 
 
 def add_groups(outputs: ModelOutputs, paths: Sequence[str], groups: Mapping[str, str]) -> ModelOutputs:
-    """Return the outputs for the images of `paths` with the groups of these, as `compare_with_validation` uses them."""
+    """Return the outputs for the images at `paths` with their groups, as `compare_with_validation` uses them."""
     return replace(outputs, groups=number_groups(paths, groups))
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation returns: metrics with their intervals, per class and overall."""
+"""The results of an evaluation: metrics with their intervals, per class and overall."""
 
 from __future__ import annotations
 
@@ -76,11 +76,11 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """What the evaluation of any task returns: its metrics on labeled images.
+    """The result of evaluating any task: its metrics on labeled images.
 
     `accuracy` and `loss` are None where they are not defined: for masks in which no pixel has a class.
 
-    `probabilities` are float32 [N, K], `labels` [N, ...] as the task encodes them. `metrics` holds, by name, all
+    `probabilities` are float32 [N, K], `labels` [N, ...] as the task encodes them. `metrics` contains, by name, all
     metrics without a field of their own. `groups` is the number of groups that their intervals resample; None if images
     are independent. `leaked` and the fields after it relate the images to those of the run, see `LabeledSubset`.
     """

@@ -47,7 +47,7 @@ def register_metric(name: str) -> Callable[[MetricFunction], MetricFunction]:
         A decorator, which returns the function unchanged.
 
     Raises:
-        UsageError: If another metric has this name, one of Sightline's own included.
+        UsageError: If another metric has this name, including Sightline's own.
     """
     return METRICS.make_decorator(name, lambda function: function)
 
@@ -67,7 +67,7 @@ def check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, ..
 def compute_metrics(
     probabilities: NDArray[np.float32], labels: NDArray[np.int32], resampling: Resampling = EACH_IMAGE
 ) -> dict[str, Metric]:
-    """Return all metrics by name, of float32 [N, K] against int32 [N]; those that cannot be computed have a note."""
+    """Return all metrics by name, of probabilities float32 [N, K] and labels int32 [N]; missing ones have a note."""
     count, classes = probabilities.shape
     tops = [f"top_{k}" for k in ((1, 5) if classes > 5 else (1,))]
     if not count:
@@ -296,7 +296,7 @@ def compute_evaluation(
 
 
 def find_accuracy_interval(accuracy: Metric, count: int) -> Interval:
-    """Return the interval of an accuracy; Wilson's as of one image for each of `count` groups if resampling gave none.
+    """Return the interval of an accuracy; Wilson's for one image in each of `count` groups if resampling gave none.
 
     All images of a perfect classifier are right in every resample.
     """

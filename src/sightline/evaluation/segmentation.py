@@ -49,7 +49,7 @@ class SegmentationResult(TaskResult):
 class MaskExample:
     """Image number `index` of the evaluation: the mean IoU of its own classes, and the classes most confused in it.
 
-    `quality` is the IoU expected from its probabilities, and `mask` the predicted one, uint8 [H, W].
+    `quality` is the IoU expected from its probabilities, and `mask` the predicted mask, uint8 [H, W].
     """
 
     index: int
@@ -61,7 +61,7 @@ class MaskExample:
     mask: NDArray[np.uint8] = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields but the number of the image and its mask as JSON values."""
+        """Return the fields except the number of the image and its mask as JSON values."""
         return jsonio.fields_to_dict(self, skip=["index", "mask"])
 
 
@@ -86,9 +86,9 @@ class MaskErrors:
 class SegmentationReport:
     """The evaluation of split `split`, with the images to look at.
 
-    The risk of `risk_coverage` is one minus the mean IoU of the images of the highest quality. `threshold` is the one
-    requested, on validation images, and `selective` the effect of the model's threshold on the evaluated ones; None
-    without one.
+    The risk of `risk_coverage` is one minus the mean IoU of the images of the highest quality. `threshold` is the
+    requested threshold on validation images, and `selective` the effect of the model's threshold on the evaluated ones;
+    None without one.
     """
 
     evaluation: SegmentationResult
@@ -114,7 +114,7 @@ def list_image_metrics(result: SegmentationResult, thresholds: Thresholds | None
     accuracies = segmentation_metrics.compute_pixel_accuracy(result.confusions)
     columns = (result.paths, ious.tolist(), accuracies.tolist(), result.quality.tolist())
     for path, iou, accuracy, quality in zip(*columns, strict=True):
-        known = math.isfinite(accuracy)  # else no pixel of the image has a class
+        known = math.isfinite(accuracy)  # otherwise no pixel of the image has a class
         row = {"path": path, "iou": iou if known else None, "pixel_accuracy": accuracy if known else None}
         decision = decide_mask(quality, thresholds)
         yield row | {"quality": quality} | ({} if decision is None else {"decision": decision.decision})

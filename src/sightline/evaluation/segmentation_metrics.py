@@ -99,7 +99,7 @@ def compute_mask_metrics(
     mean_iou, iou = measure(compute_iou)
     mean_dice, dice = measure(compute_dice)
     mean_recall, recall = measure(_compute_recall)
-    _, precision = measure(_compute_precision)  # of a class that is never predicted there is none to average
+    _, precision = measure(_compute_precision)  # undefined for a class that is never predicted, so there is no mean
     boundary, boundary_classes = _measure_boundaries(classes, boundaries, present, resampling)
     errors = calibration.compute_binned_ece(_resample(reliability, resampling))
     metrics = {
@@ -157,7 +157,7 @@ def _make_class_metric(label: str, value: float, spread: NDArray[np.float64], *,
 
 
 def compute_image_iou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the mean IoU of each image by itself, float64 [...], over the classes that it has; NaN without any pixel.
+    """Return the mean IoU of each image on its own, float64 [...], over the classes that it has; NaN without any pixel.
 
     `confusions` are int64 [..., K, K].
     """
@@ -181,7 +181,7 @@ def _compute_iou(
 
 
 def _resample(values: NDArray[Any], resampling: Resampling) -> NDArray[np.float64]:
-    """Return the sums over resampled images of the values of each [N, ...], float64 [R, ...]."""
+    """Return the sums of the `values` [N, ...] over resampled images, float64 [R, ...]."""
     cells = values.reshape(len(values), -1).astype(np.float64)
     return resampling.resample_sums(cells, "masks").reshape(-1, *values.shape[1:])
 
@@ -243,9 +243,9 @@ class MaskScores:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], count: int, classes: int) -> MaskScores | None:
-        """Return what `to_arrays` returned for `count` images; None if it is not among the `arrays`.
+        """Return the scores that `to_arrays` saved for `count` images; None if `arrays` has none.
 
-        Raises `KeyError` or `ValueError` for arrays that cannot be these.
+        Raises `KeyError` or `ValueError` for invalid arrays.
         """
         if "mask_cells" not in arrays:
             return None
@@ -270,7 +270,7 @@ class MaskScores:
         return total
 
     def compute_iou(self) -> NDArray[np.float64]:
-        """Return the mean IoU of each image by itself, float64 [N], as `compute_image_iou` does."""
+        """Return the mean IoU of each image on its own, float64 [N], as `compute_image_iou` does."""
         images, true, predicted, pixels = self.cells.T
         shape = (len(self.quality), self.classes)
         hits, of_true, of_predicted = (np.zeros(shape) for _ in range(3))
@@ -281,7 +281,7 @@ class MaskScores:
         return average_iou(hits, of_true, of_predicted)
 
     def count_pixels(self, true: int, predicted: int) -> NDArray[np.int64]:
-        """Return how many pixels of class `true` each image has that are predicted as `predicted`, int64 [N]."""
+        """Return the number of pixels of class `true` in each image that are predicted as `predicted`, int64 [N]."""
         is_meant = (self.cells[:, 1] == true) & (self.cells[:, 2] == predicted)
         counts = np.zeros(len(self.quality), np.int64)
         counts[self.cells[is_meant, 0]] = self.cells[is_meant, 3]
@@ -294,7 +294,7 @@ class MaskScores:
         return is_predicted
 
     def find_most_confused(self) -> dict[int, tuple[int, int]]:
-        """Return the true and the predicted class of most wrong pixels of each image that has some."""
+        """Return the true and the predicted class of the most wrong pixels in each image that has any."""
         wrong = self.cells[self.cells[:, 1] != self.cells[:, 2]][::-1]
-        order = np.argsort(wrong[:, 3], kind="stable")  # the last one of an image is kept: the first of equals
+        order = np.argsort(wrong[:, 3], kind="stable")  # the last one per image is kept: the first of equals
         return {int(image): (int(true), int(predicted)) for image, true, predicted, _ in wrong[order]}

@@ -19,7 +19,7 @@ from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling, count_groups
 from sightline.intervals import Interval
 
 TARGETS = (0.99, 0.95, 0.9)  # target precisions to try for a new run, strictest first
-JSON_POINTS = 101  # of the risk-coverage curve
+JSON_POINTS = 101  # maximum points of the risk-coverage curve in JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class RiskCoverageCurve:
     aurc: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return at most `JSON_POINTS` points of the curve, both ends among them, as JSON values."""
-        at = np.unique(np.linspace(0, len(self.risk) - 1, JSON_POINTS).astype(int))[: len(self.risk)]  # none of none
+        """Return at most `JSON_POINTS` points of the curve, including both ends, as JSON values."""
+        at = np.unique(np.linspace(0, len(self.risk) - 1, JSON_POINTS).astype(int))[: len(self.risk)]  # none if empty
         return {"aurc": self.aurc, "coverage": self.coverage[at].tolist(), "risk": self.risk[at].tolist()}
 
 
@@ -42,8 +42,8 @@ class Threshold:
 
     `precision` has Wilson's 95% `interval` and the exact one-sided 95% `lower_bound`; `coverage` is their fraction.
     A `conservative` threshold is one whose lower bound reaches the target; `coverage_cost` is the coverage lost
-    compared with a threshold for which the precision alone has to reach the target. `note` says how far to trust the
-    threshold.
+    compared with a threshold for which the precision alone has to reach the target. `note` states how reliable the
+    threshold is.
     """
 
     target: float
@@ -64,7 +64,7 @@ class SelectiveMetrics:
     """Selective metrics on images that were not used to choose the threshold.
 
     Of `count` images, `accepted` are above the threshold, a fraction of `coverage`. Their `precision` has Wilson's 95%
-    `interval` and the exact one-sided 95% `lower_bound`, or those of `grouped_proportions` where images come in groups;
+    `interval` and the exact one-sided 95% `lower_bound`, or those of `grouped_proportions` if images come in groups;
     all three are None if no image is above the threshold, the last two also if all above it are of one group. `met`
     says whether the bound reaches the target.
     """
@@ -119,11 +119,12 @@ def choose_threshold(
     starting from the strictest with enough images above it to show anything. The result is the last for which an exact
     binomial test at 5% rejects that the true precision is lower (Clopper and Pearson, 1934; fixed-sequence testing as
     in Angelopoulos et al., 2021, arXiv:2110.01052). It misses the target for one validation split in twenty; a target
-    of 0.99 takes 299 images without an error. If not `conservative`, the observed precision has to reach the target. On
-    new images it then misses about half of the time, and more often if few images were above.
+    of 0.99 requires 299 images without an error. If not `conservative`, the observed precision has to reach the target.
+    On new images it then misses the target about half of the time, and more often if few images were above.
 
-    The test takes images as independent. If they are of `groups`, int64 [N], the note of the threshold says so: a bound
-    that counts groups takes 29 of them without an error for 0.9 and 299 for 0.99, which few validation splits have.
+    The test treats images as independent. If they are of `groups`, int64 [N], the note of the threshold states this: a
+    bound that counts groups requires 29 of them without an error for 0.9 and 299 for 0.99, which few validation splits
+    have.
 
     Raises `UsageError` for a target outside (0, 1).
     """
@@ -191,7 +192,7 @@ def choose_from_counts(
 
 
 def explain_groups(count: int, num_groups: int) -> str:
-    """Return the sentence that says what a bound on `count` validation images of `num_groups` groups is worth."""
+    """Return the sentence on how reliable a bound on `count` validation images of `num_groups` groups is."""
     return (
         f"The bound treats {plural(count, 'validation image')} as independent, but they are in "
         f"{plural(num_groups, 'group')}, so it claims too much: evaluate on other images, whose bound counts groups."
@@ -199,7 +200,7 @@ def explain_groups(count: int, num_groups: int) -> str:
 
 
 def explain_unreached(target: float, count: int, without: float, *, conservative: bool) -> str:
-    """Return the sentence that says why no threshold reaches `target`.
+    """Return the sentence that explains why no threshold reaches `target`.
 
     `without` is what --no-conservative would reach.
     """
@@ -225,7 +226,7 @@ def find_conservative(accepted: NDArray[np.int64], right: NDArray[np.int64], tar
     p_values = intervals.iterate_binomial_cdf((accepted - right).tolist(), counts, 1 - target)
     for i, (count, p_value) in enumerate(zip(counts, p_values, strict=True)):
         if target**count > intervals.ALPHA:
-            continue  # not even without an error
+            continue  # the target is out of reach even without an error
         if p_value > intervals.ALPHA:
             break
         best = i
@@ -237,7 +238,7 @@ def evaluate_threshold(
 ) -> SelectiveMetrics:
     """Return the selective metrics of images that were not used for the threshold.
 
-    `accepted` and `correct` are bool [N]; `resampling` says which of the images depend on each other.
+    `accepted` and `correct` are bool [N]; `resampling` defines which of the images depend on each other.
     """
     count, accepted_count, correct_count = len(accepted), int(accepted.sum()), int((accepted & correct).sum())
     (interval,) = resampling.estimate_proportions(correct[:, None], accepted[:, None])
@@ -256,8 +257,9 @@ def evaluate_selective(
 ) -> SelectiveResult:
     """Choose the threshold for the strictest usual target that is reached on validation, and evaluate it.
 
-    Both are confidences float32 [N] and whether the prediction is correct, bool [N]; `resampling` is of the second. If
-    no target is reached, the threshold is that of the lowest target, with a `confidence` of None.
+    `held_out` and `evaluated` are each the confidences float32 [N] and whether the predictions are correct, bool [N];
+    `resampling` applies to `evaluated`. If no target is reached, the threshold is that of the lowest target, with a
+    `confidence` of None.
     """
     thresholds = [choose_threshold(*held_out, target) for target in TARGETS]
     threshold = next((t for t in thresholds if t.confidence is not None), thresholds[-1])

@@ -18,7 +18,7 @@ from sightline.evaluation.bootstrap import BUDGET, Resampling, sum_by_group
 from sightline.intervals import Interval
 from sightline.seeding import make_generator
 
-LEVEL = 0.05 / 2  # of each of the two tests, so that they warn of one distribution in at most 5% of comparisons
+LEVEL = 0.05 / 2  # per test, so that at most 5% of comparisons within one distribution raise a warning
 NEGLIGIBLE = 0.01  # a difference of calibration errors that changes no decision, however significant
 PERMUTATIONS = 2000
 
@@ -27,8 +27,8 @@ PERMUTATIONS = 2000
 class SplitShift:
     """Metrics of `count` validation images, and how those of the evaluated images differ.
 
-    `split` is ``out-of-fold`` where predictions of folds take the place of those of a validation split.
-    `accuracy_difference` is evaluated minus validation accuracy, with its 95% interval (Newcombe, also of those of
+    `split` is ``out-of-fold`` if predictions of folds replace those of a validation split. `accuracy_difference` is
+    evaluated minus validation accuracy, with its 95% interval (Newcombe's, which may combine those of
     `grouped_proportions`). `ece_difference` is the same for the ECE, and `ece_p_value` the p-value of a permutation
     test of two splits from one distribution, of images or of their groups. `accuracy_differs` and `ece_differs` state
     what differs significantly, at 5% for both tests together (Bonferroni).
@@ -99,8 +99,8 @@ def _permute_groups(
     evaluated: tuple[NDArray[np.float32], NDArray[np.int32]],
     difference: float,
 ) -> float:
-    """Return the p-value as `_permutation_p_value` does, where whole groups of images change their split."""
-    tables = []  # of each group: the sums of the gaps by bin, and the number of its images
+    """Return the p-value of `_permutation_p_value`, but whole groups of images change their split."""
+    tables = []  # for each group: the sums of the gaps by bin, and the number of its images
     for split, of in zip((validation, evaluated), groups, strict=True):
         bins, gaps = _bin_gaps(*split)
         rows = np.zeros((len(bins), calibration.BINS + 1))
@@ -124,7 +124,7 @@ def _permutation_p_value(
     evaluated: tuple[NDArray[np.float32], NDArray[np.int32]],
     difference: float,
 ) -> float:
-    """Return the p-value of a difference of ECEs: how often a random division into two such splits has one as large.
+    """Return the p-value of a difference of ECEs: the fraction of random divisions into such splits with one as large.
 
     The ECE of few images is biased upwards. A permutation keeps both counts and so accounts for the bias; a bootstrap
     of each ECE would not.

@@ -23,7 +23,7 @@ from sightline.intervals import Interval
 
 MIN_IMAGES = 10  # images in a slice and in the rest
 QUANTILES = 4
-MAX_VALUES = 20  # of a column that is not numeric
+MAX_VALUES = 20  # distinct values of a column that is not numeric
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def image_properties(samples: Subset, images: Sequence[ImageRecord]) -> dict[str
 
 
 def _average_channels(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return ``pixels.mean(3, dtype=np.float32)`` of [N, H, W, C], bit by bit, in a tenth of the time."""
+    """Return ``pixels.mean(3, dtype=np.float32)`` of [N, H, W, C], bit for bit, in a tenth of the time."""
     total = pixels[..., 0].astype(np.uint16)
     for channel in range(1, pixels.shape[3]):
         total += pixels[..., channel]
@@ -112,7 +112,7 @@ def slice_masks(name: str, values: Sequence[Any]) -> dict[str, NDArray[np.bool_]
 
 
 def _format_cuts(cuts: Sequence[float]) -> list[str]:
-    """Return distinct numbers with as few digits as tell them apart, at least four, and all before the point.
+    """Return distinct numbers with the fewest digits that distinguish them, at least four, and all before the point.
 
     >>> _format_cuts([1.75, 12345.678]), _format_cuts([202403.0, 202403.2])
     (['1.75', '12346'], ['202403', '202403.2'])
@@ -143,8 +143,9 @@ def evaluate_slices(
     """Return the metrics of the slices that `find_slices` returned, worst gap first; `correct` is bool [N].
 
     The gap between slice and rest has Newcombe's interval (`intervals.difference_interval`), at 95% for all slices
-    together (Bonferroni). With `groups` int64 [N], from 0, both intervals are made of those of `grouped_proportions`,
-    and slices with images of only one group, inside or outside, are left out: they would describe that group.
+    together (Bonferroni). With `groups` int64 [N], from 0, both intervals are built from those of
+    `grouped_proportions`, and slices with images of only one group, inside or outside, are left out: they would
+    describe that group.
     """
     if groups is None:
         z = NormalDist().inv_cdf(1 - TAIL / max(len(masks), 1))

@@ -18,10 +18,10 @@ from sightline.seeding import make_generator
 
 SCHEMA = 1
 MIN_IMAGES = 20  # validation images; with fewer, there is nothing to compare with
-MAX_BYTES = 1 << 20  # of features
-MAX_IMAGES = 1000  # whose features are kept
+MAX_BYTES = 1 << 20  # limit on the size of the features
+MAX_IMAGES = 1000  # limit on images whose features are kept
 MAX_CONFIDENCES = 10_000
-MAX_LABELED = 2000  # images with several labels
+MAX_LABELED = 2000  # limit on images with several labels
 MAX_BANK = 128
 NEIGHBORS = 5
 SCORES = ("distance", "uncertainty", "length")
@@ -34,7 +34,7 @@ class ValidationSample:
     Attributes:
         bank: float32 [B, F]: features of the images that define the scores: a third, at most 128.
         features: float32 [M, F]: features of the other images, with which new images are compared.
-        uncertainties: float64 [M]: one minus the largest probability for each of them, or the quality of its mask.
+        uncertainties: float64 [M]: for each of them, one minus the largest probability or the quality of the mask.
         confidences: float32 [N]: the largest probability, or the quality of the mask, for each image and some more.
         correct: bool [N]: whether their predictions are correct; empty if images may have several labels, or masks.
         ious: float32 [N]: the IoU of each mask; empty for other models.
@@ -62,7 +62,7 @@ class ValidationSample:
         """Return a sample of images with these outputs; `correct` bool [N] as above, None for several labels.
 
         `labels` bool [N, K] are those of images that may have several, `groups` [N] the groups of images, if there are
-        any. Returns None if there are too few images, or a model does not have one row of probabilities for each.
+        any. Returns None if there are too few images, or if the model does not return a row of probabilities for each.
         """
         if len(outputs.features) < MIN_IMAGES or outputs.probabilities.ndim != 2 or outputs.features.ndim != 2:
             return None
@@ -84,7 +84,7 @@ class ValidationSample:
     ) -> ValidationSample | None:  # fmt: skip
         """Return a sample of images with masks, given their features [N, F], the quality [N] and the IoU [N] of masks.
 
-        `groups` [N] are those of the images, if there are any. The IoU of an image without a pixel of a class is NaN.
+        `groups` [N] are the groups of the images, if any. The IoU of an image without a pixel of a class is NaN.
         Returns None if there are too few images.
         """
         if len(features) < MIN_IMAGES:
@@ -173,7 +173,7 @@ def _choose_features(
 def _choose_labels(
     probabilities: NDArray[np.float32], labels: NDArray[np.bool_] | None, rows: NDArray[np.int64]
 ) -> dict[str, NDArray[Any]]:
-    """Return the probabilities and labels of the first of `rows`, as many as may be kept; none for one label."""
+    """Return the probabilities and labels of the first of `rows`, as many as may be kept; none for single labels."""
     if labels is None:
         return {}
     size = max(MIN_IMAGES, min(MAX_LABELED, MAX_BYTES // (5 * labels.shape[1])))
@@ -188,9 +188,9 @@ def _choose_groups(groups: NDArray[np.int64] | None, rows: NDArray[np.int64]) ->
 
 
 def compute_uncertainties(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return one minus the largest of the probabilities [N, K], float64 [N], as the sum of the others.
+    """Return one minus the largest of the probabilities [N, K], float64 [N], computed as the sum of the others.
 
-    The difference would have few digits for a model that is nearly certain.
+    The difference itself would have few digits for a model that is nearly certain.
     """
     others = probabilities.astype(np.float64)
     others[np.arange(len(others)), others.argmax(1)] = 0
