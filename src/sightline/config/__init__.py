@@ -64,8 +64,8 @@ def resolve_config(
 ) -> RunConfig:
     """Merge nested dicts over the defaults, lowest precedence first, then apply ``KEY=VALUE`` assignments.
 
-    `unsolved` are the indices of stages whose solver is ``auto`` and that cannot be solved: where a number of epochs is
-    distributed over the stages, they take more than one.
+    `unsolved` are the indices of stages with solver ``auto`` that cannot be solved; they may get more than one epoch
+    when epochs are distributed over the stages.
 
     >>> resolve_config({"train": {"epochs": 3}}, assignments=["train.batch_size=8"]).train.epochs
     3

@@ -10,7 +10,7 @@ from sightline.config.parse import setting
 
 @dataclass(frozen=True, slots=True)
 class CustomAugmentConfig:
-    """An augmentation that another package registers; see docs/extending.md."""
+    """An augmentation registered by another package; see docs/extending.md."""
 
     name: str = setting("", "name under which it is registered")
     strength: float = setting(1.0, "its strength; 0: off", 0)

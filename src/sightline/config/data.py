@@ -11,17 +11,17 @@ from sightline.errors import ConfigError
 
 
 def check_encoding(name: str, key: str) -> None:
-    """Raise `ConfigError` if `name` is not a text encoding that Python knows; an empty name is allowed."""
+    """Raise `ConfigError` if `name` is not a text encoding supported by Python; an empty name is allowed."""
     try:
         "".encode(name or "utf-8")
-    except (LookupError, ValueError) as error:  # raised for binary codecs such as base64 too
+    except (LookupError, ValueError) as error:  # also raised for binary codecs such as base64
         raise ConfigError(
             f"{key} cannot be {name!r}: expected a text encoding, such as big5, shift_jis or latin-1."
         ) from error
 
 
 def check_label_pattern(pattern: str, key: str) -> None:
-    """Raise `ConfigError` for an invalid regular expression, or one without a group ``label``, unless it is empty."""
+    """Raise `ConfigError` for an invalid regular expression or one without a group ``label``; empty is allowed."""
     try:
         groups = re.compile(pattern).groupindex
     except re.error as error:
@@ -113,5 +113,5 @@ class DataConfig:
 
     @property
     def folder_level(self) -> int | Literal["leaf", "path"] | None:
-        """The folders that name a class: `class_level`, or all of its path for a tree of folders."""
+        """The folders that name a class: `class_level`, or ``path`` for a tree of folders."""
         return "path" if self.class_tree == "folders" else self.class_level

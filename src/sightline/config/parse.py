@@ -44,12 +44,12 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     Raises `ConfigError` naming the key for an unknown key, a wrong type or a value out of range.
     """
     hints = get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # every caller passes a dataclass
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # callers pass a dataclass
     kwargs = {}
     for key, value in values.items():
         path = f"{prefix}{key}"
         if key not in fields:
-            parent = prefix.rpartition(": ")[2]  # what comes before it names a file
+            parent = prefix.rpartition(": ")[2]  # the part before it names a file
             others = [] if prefix else find_settings(cls, key)
             hint = suggest(key, others or fields, parent) if len(others) != 1 else f" Did you mean {others[0]!r}?"
             raise ConfigError(f"There is no setting {path!r}.{hint}")
@@ -61,7 +61,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
 
 
 def find_settings(cls: type[Any], name: str) -> list[str]:
-    """Return the full names of the settings of the dataclass `cls` that end in `name`, but for those in lists.
+    """Return the full names of the settings of the dataclass `cls` that end in `name`, except those in lists.
 
     >>> from sightline.config import RunConfig
     >>> find_settings(RunConfig, "mixup")
@@ -231,7 +231,7 @@ def _get_element(items: list[Any], key: str, path: str) -> Any:
 def _parse_literal(text: str) -> Any:
     with suppress(ValueError):
         values = parse_toml(f"value = {text}")
-        if len(values) == 1:  # a second line would be another setting
+        if len(values) == 1:  # a second line could be another setting
             return values["value"]
     return text
 
@@ -251,7 +251,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             raise ConfigError(f"{path} expects a list, not {_format_value(value)}.")
         if args[-1] is not ... and len(value) != len(args):
             raise ConfigError(f"{path} expects a list of {len(args)} values, not {_format_value(value)}.")
-        are_words = get_origin(args[0]) is Literal  # which name themselves
+        are_words = get_origin(args[0]) is Literal  # messages need no index for words
         return tuple(_convert(args[0], v, path if are_words else f"{path}.{i}") for i, v in enumerate(value))
     return _convert_table(hint, value, path) if dataclasses.is_dataclass(hint) else _convert_value(hint, value, path)
 

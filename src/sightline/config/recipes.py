@@ -31,14 +31,14 @@ def text(name: str) -> str:
 
 
 def load(name: str) -> dict[str, Any]:
-    """Return a recipe's settings as nested dicts, those of its efforts under the key `EFFORTS`."""
+    """Return a recipe's settings as nested dicts, with the settings of its efforts under the key `EFFORTS`."""
     return tomllib.loads(text(name)) | {"recipe": name}
 
 
 def apply_effort(recipe: Mapping[str, Any], effort: Any) -> dict[str, Any]:
-    """Return the settings of a recipe with one of its efforts, None for the default one; those of others are left out.
+    """Return the settings of a recipe with one of its efforts applied and the others removed; None means the default.
 
-    Any table of settings will do; one without efforts is returned as it is.
+    `recipe` may be any table of settings; a table without efforts is returned unchanged.
 
     >>> recipe = {"train": {"epochs": 5}, "efforts": {"balanced": {}, "fast": {"train": {"epochs": 1}}}}
     >>> apply_effort(recipe, "fast"), apply_effort(recipe, None)["train"]["effort"]
@@ -49,7 +49,7 @@ def apply_effort(recipe: Mapping[str, Any], effort: Any) -> dict[str, Any]:
         return dict(recipe)
     settings = {key: value for key, value in recipe.items() if key != EFFORTS}
     effort = DEFAULT_EFFORT if effort is None else effort
-    own = efforts.get(effort, {}) if isinstance(effort, str) else {}  # what else it is, is refused as a setting
+    own = efforts.get(effort, {}) if isinstance(effort, str) else {}  # other types are rejected later, as a setting
     if not isinstance(own, Mapping):
         raise ConfigError(f"{EFFORTS}.{effort} must be a table of settings.")
     return parse.merge_tables(parse.merge_tables(settings, own), {"train": {"effort": effort}})

@@ -15,7 +15,7 @@ from sightline.config.split_groups import parse_group_rule
 from sightline.errors import ConfigError
 
 MAX_EPOCHS = 1_000_000
-MIN_LEARNING_RATE = 1e-12  # at 0, nothing is trained
+MIN_LEARNING_RATE = 1e-12  # 0 would train nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,12 +265,12 @@ class StageConfig:
 
     @property
     def is_solved(self) -> bool:
-        """Whether the stage is solved, not trained by steps; ``auto`` counts as solved until it is chosen."""
+        """Whether the stage is solved instead of trained by steps; ``auto`` counts as solved until it is resolved."""
         return self.solver != "gradient"
 
 
 def _check_stages(stages: tuple[StageConfig, ...], name: str) -> None:
-    """Raise `ConfigError` if there are stages, none of which trains."""
+    """Raise `ConfigError` if there are stages but none of them trains."""
     if stages and all(stage.epochs == 0 and not stage.is_solved for stage in stages):
         raise ConfigError(f"{name} have no epochs, so nothing would be trained: give one of them at least 1.")
 

@@ -14,7 +14,7 @@ GroupKind = Literal["none", "near_duplicates", "folder", "column", "pattern"]
 
 @dataclass(frozen=True, slots=True)
 class GroupRule:
-    """How images are grouped; `argument` is the column name or the regular expression."""
+    """How images are grouped; `argument` is a column name or a regular expression."""
 
     kind: GroupKind
     argument: str = ""

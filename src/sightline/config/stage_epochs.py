@@ -12,10 +12,10 @@ from sightline.errors import plural
 def scale_stage_epochs(train: Any, fixed: Collection[int], unsolved: Collection[int]) -> None:
     """Scale the epochs of the stages in the table [train], in place, so that they sum to its ``epochs``.
 
-    `fixed` holds the indices of stages that keep their epochs. Stages without epochs are skipped too: each of them
+    `fixed` contains the indices of stages that keep their epochs. Stages without epochs are also skipped: each of them
     trains for ``train.epochs``. Proportions are preserved up to rounding, but every stage that had epochs keeps at
-    least one. A stage that is solved takes one epoch, and so does one whose solver is ``auto`` unless it is in
-    `unsolved`, the indices of stages that cannot be solved. Values of the wrong type are left for validation to report.
+    least one. A solved stage takes one epoch, as does a stage with solver ``auto`` unless it is in `unsolved`, the
+    indices of stages that cannot be solved. Values of the wrong type are left for validation to report.
 
     >>> table = {"epochs": 7, "stages": [{"epochs": 12}, {"epochs": 2}]}
     >>> scale_stage_epochs(table, (), ())

@@ -25,12 +25,12 @@ from sightline import process
 from sightline.errors import OutputError, UsageError
 from sightline.seeding import make_generator
 
-# Identifies the images: caches and splits are keyed by it. Increase it whenever the same index, size and seed give
-# other pixels; leave it when only names, comments or the speed change.
+# Caches and splits are keyed by this version. Increase it whenever the same index, size and seed produce other pixels;
+# keep it when only names, comments or the speed change.
 GENERATOR_VERSION = 1
 
 Plane = NDArray[np.floating[Any]]  # always float32, which NumPy's type hints lose in arithmetic
-Range = tuple[float, float]  # from which a value is sampled for each bean
+Range = tuple[float, float]  # a value is sampled from it for each bean
 RGB = tuple[int, int, int]  # pixel values, 0..255
 Grain = tuple[float, float, float]  # noise: cutoff in cycles, slope beyond it, length-to-width ratio of marks
 
@@ -56,16 +56,16 @@ ROASTS = {
     "Medium": Roast((108, 67, 45), (90, 54, 37), (.1, .03), (.2, .7), (.3, 1), (.4, 1), (0, .04), (.03, .16), (10, 30)),
 }  # fmt: skip
 CLASSES: tuple[str, ...] = tuple(ROASTS)
-MASK_CLASSES = ("background", "bean")  # of the values 0 and 1 of a mask
+MASK_CLASSES = ("background", "bean")  # mask values 0 and 1
 SILVERSKIN_COLOR, CHAFF_COLOR = (203, 178, 147), (190, 152, 112)
-TEXTURES: tuple[Grain, ...] = ((2, 0.9, 1), (4, 0.9, 2), (30, 1, 1))  # of a bean: blotches, bumps and pores
+TEXTURES: tuple[Grain, ...] = ((2, 0.9, 1), (4, 0.9, 2), (30, 1, 1))  # blotches, bumps and pores of a bean
 BEAN_EXTENT = 1.15  # the extent to which a bean is drawn, in semi-axes
-SEMI_LENGTH = (0.43, 0.35, 0.31, 0.29, 0.27)  # of a bean, in frame units, by the number of beans in the image
+SEMI_LENGTH = (0.43, 0.35, 0.31, 0.29, 0.27)  # semi-axis of a bean in frame units, by the number of beans in the image
 BEAN_COUNT_PROBABILITIES = (0.44, 0.22, 0.15, 0.11, 0.08)  # probabilities of one, two ... five beans
 WORKING_SIDE = 112  # smaller images are drawn at a multiple of their side and downsampled
 MIN_SIZE, MAX_SIZE, MIN_COUNT = 16, 1024, 8  # side in pixels; images in a data set
 
-# Surfaces under the beans: pattern, the two colors that it mixes, their spread (as for a roast), depth of the relief.
+# Surfaces under the beans: pattern, its two colors, their spread (as in a roast), depth of the relief.
 SURFACES: tuple[tuple[str, RGB, RGB, Range, float], ...] = (
     ("wood", (95, 64, 43), (154, 110, 74), (0.1, 0.04), 0.15),
     ("wood", (165, 134, 101), (206, 177, 140), (0.08, 0.03), 0.1),
@@ -206,7 +206,7 @@ def shape_bean(rng: np.random.Generator, u: Plane, v: Plane, bumps: Plane) -> tu
     bend, egg, curl, offset = rng.normal(0, 0.06, 4).tolist()
     face, width = rng.uniform((0, 0.045), (1, 0.08)).tolist()
     flat = 0.1 if face < 0.28 else 0.45  # the round back or the flat face
-    middle = 2 * offset if face < 0.82 else math.copysign(0.5 + abs(offset), offset)  # sometimes seen from the side
+    middle = 2 * offset if face < 0.82 else math.copysign(0.5 + abs(offset), offset)  # otherwise seen from the side
     v = (v - bend * (u * u - 0.3)) / (1 + egg * u)
     square = u * u + v * v
     inside = 1 - square * (1 - flat + flat * square)

@@ -29,8 +29,8 @@ def list_array_items(
 ) -> list[SourceItem]:
     """Return an entry for each image of an array; `labels` are class names, or integer indices into `classes`.
 
-    `pixels` are uint8 [N, H, W] or [N, H, W, 1, 3 or 4]; raises `DataError` for others, and for labels that do not fit.
-    Without `classes`, an integer is its own name, whatever others there are.
+    `pixels` are uint8 [N, H, W] or [N, H, W, 1, 3 or 4]; raises `DataError` for other arrays, and for labels that do
+    not fit. Without `classes`, each integer is its own class name.
     """
     if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[3:] not in ((), (1,), (3,), (4,)):
         hint = suggest_conversion(pixels) or ": for rows of pixels, use x.reshape(len(x), height, width)" * (
@@ -42,7 +42,7 @@ def list_array_items(
         )
     store = ArrayStore(pixels, name)
     class_names = None if classes is None else _list_classes(classes)
-    if isinstance(labels, list | tuple):  # as an array of text, a missing label would be 'None' or 'nan'
+    if isinstance(labels, list | tuple):  # in a text array, a missing label would become 'None' or 'nan'
         for i, label in enumerate(labels):
             _name_label(label, i, name)
     labels = _to_label_array(labels, name)
@@ -74,7 +74,7 @@ def _name_texts(labels: NDArray[Any], name: str, classes: Sequence[str] | None) 
 
 
 def _list_classes(classes: Sequence[str]) -> list[str]:
-    """Return the names of the classes, also of an array, which has no truth value."""
+    """Return the class names as a list; `classes` may be an array, which has no truth value."""
     if isinstance(classes, str | AbstractSet | Mapping) or not hasattr(classes, "__iter__"):
         raise UsageError(f"classes must be a list of names in the order of their numbers, not {classes!r}.")
     classes = list(classes)
@@ -95,9 +95,9 @@ def _to_label_array(labels: NDArray[Any] | Sequence[Any], name: str) -> NDArray[
 
 
 def to_numpy(values: Any, name: str) -> NDArray[Any]:
-    """Return arrays, tensors and lists of them as a NumPy array, except lists of different lengths: `ValueError`.
+    """Convert arrays, tensors and lists of them to a NumPy array; raises `ValueError` for lists of different lengths.
 
-    Raises `UsageError` for a tensor that does not convert: one on a GPU, of bfloat16 or with gradients.
+    Raises `UsageError` for a tensor that cannot be converted: one on a GPU, of bfloat16 or with gradients.
     """
     try:
         return np.asarray(values)
@@ -106,7 +106,7 @@ def to_numpy(values: Any, name: str) -> NDArray[Any]:
 
 
 def explain_no_array(x: Any) -> str:
-    """Return why the images `x` are not one array.
+    """Explain why the images `x` are not one array.
 
     >>> explain_no_array([("image", "label")])[:26]
     'The items of x are tuples,'
@@ -141,7 +141,7 @@ def _name_label(label: Any, position: int, name: str) -> str:
 
 
 def name_class(label: Any) -> str:
-    """Return a label as the name of a class; bytes, as of a NumPy array of fixed width, are UTF-8.
+    """Return a label as a class name; bytes, such as from a fixed-width NumPy array, are decoded as UTF-8.
 
     >>> name_class(b"cat"), name_class("cat"), name_class(True)
     ('cat', 'cat', 'True')
@@ -150,7 +150,7 @@ def name_class(label: Any) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value is None, NaN, or the ``NA`` or ``NaT`` of pandas, which is not imported for it."""
+    """Return whether a value is None, NaN, or the ``NA`` or ``NaT`` of pandas, without importing pandas."""
     if isinstance(value, float | np.floating):
         return math.isnan(value)
     return value is None or type(value).__name__ in {"NAType", "NaTType"}

@@ -13,23 +13,24 @@ IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "rgb"}
 MASK_FOLDER_NAMES = {
     "masks", "mask", "labels", "label", "annotations", "annotation", "segmentations", "gt", "groundtruth",
 }  # fmt: skip
-_LOSSLESS = {"png", "bmp", "gif", "tif", "tiff"}  # what masks are; a face with a mask is a photograph
+_LOSSLESS = {"png", "bmp", "gif", "tif", "tiff"}  # formats of masks; a photograph of a face mask is usually a JPEG
 _MASK_NAME = re.compile(r"(.+)_(?:mask|segmentation|gt)(?:_\d+)?", re.IGNORECASE)
 
 
 def find_class_masks(paths: Mapping[str, PathParts]) -> frozenset[str]:
-    """Return the keys of the masks among the images of class folders, whose keys have their parts in `paths`.
+    """Return the keys of the masks among the images of class folders; `paths` maps each key to its path components.
 
-    A mask is beside its image, as ``benign/1_mask.png`` and ``benign/1.png`` of the breast ultrasound images BUSI, if
-    at least half of the images of the folder have one and its name does not contain "mask", as ``with_mask`` does; or,
-    in two classes or more, in a folder beside that of its image: ``COVID/masks/1.png`` and ``COVID/images/1.png``.
+    A mask may be next to its image, such as ``benign/1_mask.png`` next to ``benign/1.png`` in the breast ultrasound
+    data set BUSI, if at least half of the images in the folder have a mask and the folder name does not contain "mask",
+    unlike ``with_mask``. In two or more classes, masks may also be in a folder next to that of the images:
+    ``COVID/masks/1.png`` for ``COVID/images/1.png``.
     """
     candidates = {key: parts for key, parts in paths.items() if _may_be_mask(parts)}
     if not candidates:
         return frozenset()
     stems = {(parts[:-1], parts[-1].rpartition(".")[0]) for parts in paths.values()}
     images = {(folder[:-1], stem) for folder, stem in stems if folder and folder[-1].casefold() in IMAGE_FOLDERS}
-    beside: dict[PathParts, dict[str, str]] = defaultdict(dict)  # folder -> key of mask -> name of image
+    beside: dict[PathParts, dict[str, str]] = defaultdict(dict)  # folder -> mask key -> image name
     by_class: dict[PathParts, list[str]] = defaultdict(list)
     for key, (*parts, name) in candidates.items():
         folder, stem = tuple(parts), name.rpartition(".")[0]

@@ -22,10 +22,10 @@ from sightline.data.types import SourceNote
 from sightline.errors import ImageError
 
 CLASS_NAMES = "class-names"
-"""Finding: a file gives the names of classes that are numbers."""
+"""Finding: a file names the classes, which are numbers."""
 
 UNREAD_CLASS_NAMES = "unread-class-names"
-"""Finding: a table has a row for each class, and none of its columns has the name of a column of names."""
+"""Finding: a table has a row for each class, but no column is recognized as their names."""
 
 FILES = (
     "classes.txt", "class_names.txt", "labels.txt", "synset_words.txt", "LOC_synset_mapping.txt", "words.txt",
@@ -40,20 +40,20 @@ _NAME_COLUMNS = frozenset({
 _WORDNET_ID = r"n\d{8}"
 _NUMBER = re.compile(rf"\d+|{_WORDNET_ID}")
 _NO_NAME = re.compile(r"[-+\d.,\s]*")
-_WORDS = re.compile(r"[^\W\d_][^/]*")  # neither a color, a date, a fraction nor a path
-_YAML_NAMES = re.compile(r"^names[ \t]*:(.*(?:\n(?:[ \t-].*)?)*)", re.MULTILINE)  # and the lines below it
+_WORDS = re.compile(r"[^\W\d_][^/]*")  # not a color, a date, a fraction or a path
+_YAML_NAMES = re.compile(r"^names[ \t]*:(.*(?:\n(?:[ \t-].*)?)*)", re.MULTILINE)  # and the lines after it
 _YAML_NAME = re.compile(
     r"""(?:-\s+|(?P<number>\d+)\s*:\s+)?(?:'(?P<one>[^'\n]+)'|"(?P<two>[^"\\\n]+)"|(?P<bare>\w[^'"#:,\[\]{}\n]*))"""
 )
 
 
 def find_class_names(listing: SourceListing, store: FileStore | None, folder: Path | None) -> ClassNames | None:
-    """Return the names of the classes of a listing, if all of these are numbers that one of `FILES` names.
+    """Return the names of the classes of a listing, if all classes are numbers that one of `FILES` names.
 
-    It is in `store`, at most in one of its folders, else in `folder`. Lines without a number name classes from 0 or 1,
-    if there are as many as classes. Names that are numbers themselves, or equal, are not clear, and passed over, as are
-    lists of images and of splits. If there are no names, but a table of these classes may have them in a column, its
-    columns are returned.
+    The file is in `store`, at most one folder deep, else in `folder`. Lines without a number name the classes from 0 or
+    1 on, if there are as many lines as classes. Names that are numbers themselves, or not distinct, are ambiguous and
+    ignored, as are lists of images and of splits. If there are no names, but a table of these classes may have them in
+    a column, its columns are returned.
     """
     unread: ClassNames | None = None
     labels = {name for label in {item.label for item in listing.items} for name in LABEL_SETS.list_classes(label)}
@@ -81,17 +81,17 @@ def find_class_names(listing: SourceListing, store: FileStore | None, folder: Pa
 
 
 def are_numbers(labels: Collection[str]) -> bool:
-    """Return whether all labels are numbers, or identifiers of WordNet."""
+    """Return whether all labels are numbers or WordNet identifiers."""
     return all(map(_NUMBER.fullmatch, labels))
 
 
 def is_wordnet_id(text: str) -> bool:
-    """Return whether a text is an identifier of WordNet, as the classes of ImageNet have them: ``n01440764``."""
+    """Return whether a text is a WordNet identifier, as used for the classes of ImageNet: ``n01440764``."""
     return re.fullmatch(_WORDNET_ID, text) is not None
 
 
 def apply_class_names(listings: Sequence[SourceListing]) -> list[SourceListing]:
-    """Return the listings with the names of their classes, unless one of them has classes that no file names."""
+    """Return the listings with their classes named, unless one of them has classes that no file names."""
     names = [listing.class_names for listing in listings]
     are_named = all(each and each.names for each, listing in zip(names, listings, strict=True) if listing.items)
     return [
@@ -111,7 +111,7 @@ def _apply(listing: SourceListing, class_names: ClassNames) -> SourceListing:
 
 
 def _name(labels: Collection[str], text: str, suffix: str) -> dict[str, str]:
-    """Return the name of each label by the content of a file of this suffix; empty if they are not clear."""
+    """Return the name of each label according to the text of a file with this suffix; empty if ambiguous."""
     lines = [] if suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith("#")]
     if any(is_image_name(word.strip('"')) for line in lines for word in re.split(r"[\s,;]+", line)):
@@ -126,12 +126,12 @@ def _name(labels: Collection[str], text: str, suffix: str) -> dict[str, str]:
         cells = [re.split(r"[\s:,]+", line, maxsplit=1) for line in lines]
         named = {row[0]: row[1] for row in cells if len(row) > 1}
     named = {_fold(key): name for key, name in named.items()}
-    if 2 * len(set(named.values())) < len(named):  # the classes of numbered images
+    if 2 * len(set(named.values())) < len(named):  # a list of numbered images with their classes
         return {}
     if not {_fold(label) for label in labels} <= set(named) and all(map(str.isdecimal, labels)):
         first = min(map(int, labels))
         lines = [re.sub(r"^n\d{8}\s+", "", line) for line in lines]
-        is_keyed = bool(named) and all(map(str.isdecimal, named))  # by other numbers
+        is_keyed = bool(named) and all(map(str.isdecimal, named))  # the lines have other numbers
         is_whole = not is_keyed and first < 2 and max(map(int, labels)) - first + 1 == len(set(lines)) == len(lines)
         named = {str(i): line for i, line in enumerate(lines, first)} if is_whole else {}
     names = {label: named[_fold(label)] for label in labels if named.get(_fold(label))}
@@ -145,7 +145,7 @@ def _fold(label: str) -> str:
 
 
 def _read_csv(lines: Sequence[str]) -> dict[str, str]:
-    """Return the names by the first cells of rows: those in the column of names, without a header in the second one."""
+    """Map the first cell of each row to the cell in the name column; without a header, the second column is used."""
     rows = [row for row in csv.reader(lines, skipinitialspace=True) if len(row) > 1]
     titles = list(map(normalize_name, rows[0])) if rows and not _NUMBER.fullmatch(rows[0][0].strip()) else ["", "name"]
     column = next((i for i, title in enumerate(titles) if i and title in _NAME_COLUMNS), None)
@@ -153,7 +153,7 @@ def _read_csv(lines: Sequence[str]) -> dict[str, str]:
 
 
 def _list_columns(labels: Collection[str], text: str) -> str:
-    """Return the columns of a table with a row for each of `labels`, if another may have their names; else ""."""
+    """Describe the columns of a table with a row for each of `labels`, if a column may contain their names; else ""."""
     rows = [row for row in csv.reader(text.splitlines(), skipinitialspace=True) if len(row) > 1]
     numbers, *others = zip(*rows[1:], strict=False) if rows[1:] else [()]
     is_keyed = {_fold(label) for label in labels} <= {_fold(cell.strip()) for cell in numbers}
@@ -162,7 +162,7 @@ def _list_columns(labels: Collection[str], text: str) -> str:
 
 
 def _read_mapping(value: object) -> dict[str, str]:
-    """Return the names by their numbers, of JSON that maps one to the other."""
+    """Return the names by number, from JSON that maps numbers to names or names to numbers."""
     if not isinstance(value, Mapping):
         return {}
     pairs = [(name, key) if isinstance(name, int) else (key, name) for key, name in value.items()]
@@ -170,11 +170,11 @@ def _read_mapping(value: object) -> dict[str, str]:
 
 
 def _read_yaml(text: str) -> dict[str, str]:
-    """Return the ``names`` of YAML, as Ultralytics has them, by number: a list or a mapping, on one line or on several.
+    """Return the ``names`` in an Ultralytics YAML file by number: a list or a mapping, on one line or several.
 
-    Where they are written in another way, they are passed over: no package that reads YAML is needed to train.
+    Other notations are ignored, so that training needs no YAML package.
     """
-    block = _YAML_NAMES.search(re.sub(r"(?m)(^|[ \t])#.*", "", text))  # without comments
+    block = _YAML_NAMES.search(re.sub(r"(?m)(^|[ \t])#.*", "", text))  # comments removed
     content = block.group(1).strip() if block else ""
     is_inline = content[:1] + content[-1:] in {"[]", "{}"}
     entries = content[1:-1].split(",") if is_inline else content.split("\n")

@@ -17,10 +17,10 @@ NAME, PARENT = "name", "parent"
 
 
 def apply_class_tree(listings: Sequence[SourceListing], options: DataConfig) -> list[SourceListing]:
-    """Return the listings with the paths of the table ``data.class_tree`` as their labels, if it is a file.
+    """Return the listings with labels replaced by their paths in the table ``data.class_tree``, if that is a file.
 
-    A label that is a path of the tree already stays. Raises `DataError` for a table that is not a tree, and for a label
-    that it does not name.
+    A label that already is a path of the tree is kept. Raises `DataError` for a table that is not a tree, and for a
+    label that the table does not name.
     """
     if not options.reads_tree_file:
         return list(listings)
@@ -39,7 +39,7 @@ def apply_class_tree(listings: Sequence[SourceListing], options: DataConfig) -> 
 
 
 def read_parents(path: Path, options: DataConfig) -> dict[str, str]:
-    """Return the path of each class in a table with the columns ``name`` and ``parent``, by its name."""
+    """Map the name of each class to its path, from a table with the columns ``name`` and ``parent``."""
     try:
         content = read_untrusted_file(path, options.limits)
     except ImageError as error:
@@ -69,10 +69,10 @@ def read_parents(path: Path, options: DataConfig) -> dict[str, str]:
 
 
 def label_by_parents(listing: SourceListing, table: Table) -> SourceListing:
-    """Return the listing of a manifest with paths as labels: below the class that its column ``parent`` names.
+    """Return the listing of a manifest with paths as labels, built from the parents in its column ``parent``.
 
-    A parent may be a path itself, such as ``living/animal``. Raises `DataError` without such a column, for a class with
-    two parents, and for parents in a cycle.
+    A parent may itself be a path, such as ``living/animal``. Raises `DataError` if there is no such column, for a class
+    with two parents, and for parents in a cycle.
     """
     column = _find_column(table, PARENT)
     if not column:

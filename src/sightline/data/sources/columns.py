@@ -13,13 +13,13 @@ from sightline.data.sources.table import IsFile, NestedName, Row, Table, normali
 from sightline.data.types import Split
 from sightline.errors import DataError
 
-_SPLIT_FLAGS: Mapping[str, tuple[Split, Split]] = {  # the splits of images that a column says this of, and of others
+_SPLIT_FLAGS: Mapping[str, tuple[Split, Split]] = {  # the splits where such a column is true, and where it is false
     "istrain": ("train", "test"), "istraining": ("train", "test"),
     "istrainingimg": ("train", "test"), "istrainingimage": ("train", "test"),
     "istest": ("test", "train"), "isvalid": ("validation", "train"), "isval": ("validation", "train"),
 }  # fmt: skip
-_NUMBERED_SPLITS: Mapping[str, Split] = {"0": "train", "1": "validation", "2": "test"}  # of CelebA and WILDS
-_COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as `normalize_name` returns them, the most specific first
+_NUMBERED_SPLITS: Mapping[str, Split] = {"0": "train", "1": "validation", "2": "test"}  # as in CelebA and WILDS
+_COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # normalized by `normalize_name`, most specific first
     "path": (
         "path", "filepath", "filename", "file", "imagepath", "imgpath", "imagefile", "imagename", "imgname", "image",
         "img", "images", "imageid", "imgid", "name", "id",
@@ -41,18 +41,17 @@ _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # as `normalize_name` returns 
 }  # fmt: skip
 KNOWN_COLUMNS = frozenset(name for names in _COLUMN_NAMES.values() for name in names)
 UNASSIGNED = "unassigned"
-"""What Vertex AI writes in place of the split of an image that has none."""
+"""The value that Vertex AI writes for an image without a split."""
 _SAMPLE_ROWS = 50  # rows read to decide which column holds file names
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns in use; with `one_hot`, each of those columns is a class, and there is no label column.
+    """The columns in use. Each of the `one_hot` columns is a class; there is then no label column.
 
-    With `labels`, each cell of those columns is a label, as in rows of different lengths; there is no label column.
-    `splits` are the splits that the cells of the column `split` state. `mask` is the column of the files that hold the
-    class of each pixel, in a table without labels. Where `confidence` is 0, as in Open Images, people have said that
-    the image does not have the label.
+    Each cell of the `labels` columns is a label, as in rows of different lengths; there is then no label column either.
+    `splits` maps the cells of the column `split` to splits. `mask` is the column of mask files in a table without
+    labels. Where `confidence` is 0, as in Open Images, people have confirmed that the image does not have the label.
     """
 
     path: str
@@ -65,7 +64,7 @@ class Columns:
     splits: Mapping[str, Split] = field(default_factory=dict)
 
     def read_label(self, row: Row) -> str | tuple[str, ...]:
-        """Return the label of a row, or a tuple where the row has a list of labels."""
+        """Return the label of a row, or a tuple if the row has a list of labels."""
         if self.confidence and _parse_bool(row.get_text(self.confidence)) is False:
             return ""
         if self.one_hot:
@@ -76,9 +75,9 @@ class Columns:
 
 
 def join_split_flags(table: Table) -> Table:
-    """Return a table with a column ``split`` for several such as ``is_train`` and ``is_test``, if they agree.
+    """Return a table with a column ``split`` that joins several such as ``is_train`` and ``is_test``, if they agree.
 
-    As for a column alone, some images are of the training split and others are not.
+    As with a single column, some images must be in the training split and others not.
     """
     names = {c: normalize_name(c) for c in table.columns}
     flags = {c: _SPLIT_FLAGS[name][0] for c, name in names.items() if name in _SPLIT_FLAGS}
@@ -94,7 +93,7 @@ def join_split_flags(table: Table) -> Table:
 def choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Columns:
     """Choose the column for each role: from `options`, else by column name, else by content.
 
-    Raises `DataError`, listing the columns, if there is none for the image or the label, or two have its name.
+    Raises `DataError`, listing the columns, if the image or the label has no column, or if two columns share a name.
     """
     columns = _choose_columns(table, options, is_file)
     for name in (columns.path, columns.label, columns.split, columns.mask, *columns.one_hot):
@@ -162,9 +161,9 @@ def _find_label_column(table: Table, used_columns: Collection[str]) -> str:
 
 
 def _find_ragged_labels(table: Table, path: str, split: str) -> tuple[str, ...]:
-    """Return the columns after that of the image, in rows of different lengths without a header, as of Vertex AI.
+    """Return the columns after the image column in headerless rows of different lengths, as in Vertex AI.
 
-    Numbers, as of boxes, are no labels.
+    Rows with numbers, such as the coordinates of boxes, do not count as labels.
     """
     at = table.columns.index(path) + 1
     first, others = table.columns[at : at + 1], table.columns[at + 1 :]
@@ -179,17 +178,17 @@ def _find_ragged_labels(table: Table, path: str, split: str) -> tuple[str, ...]:
 
 
 def _find_confidence_column(table: Table, label: str) -> str:
-    """Return the column that says by 1 and 0 whether an image has the label of a row, beside ``LabelName``."""
+    """Return the column next to ``LabelName`` in which 1 or 0 states whether the image has the label of the row."""
     columns = [c for c in table.columns if normalize_name(c) == "confidence" and _is_one_hot(table, c)]
     return _first_or_empty(columns) if normalize_name(label) == "labelname" else ""
 
 
 def find_other_classes(table: Table, columns: Columns) -> list[str]:
-    """Return the columns that may be the classes in place of the column of labels, which says something else.
+    """Return the columns that may be the classes instead of the label column, which disagrees with them.
 
-    Each row has exactly one of them, and the rows of one label have different ones.
+    Exactly one of them is true in each row, and not always the same one for each label.
     """
-    sample = replace(table, rows=table.rows[:_SAMPLE_ROWS])  # most columns are no candidates
+    sample = replace(table, rows=table.rows[:_SAMPLE_ROWS])  # quickly rules out most columns
     others = [c for c in table.columns if c not in {columns.path, columns.label, columns.split}]
     others = [c for c in others if normalize_name(c) not in _SPLIT_FLAGS and _is_one_hot(sample, c)]
     if len(others) < 2 or not all(_is_one_hot(table, c) for c in others):
@@ -209,14 +208,14 @@ def _resolve_requested(table: Table, role: str, name: str) -> str:
 
 
 def find_by_name(table: Table, role: str, used_columns: Collection[str]) -> list[str]:
-    """Return the columns of a table that have a usual name of a role, the most specific first."""
+    """Return the columns of a table with a usual name for a role, most specific first."""
     normalized = {normalize_name(column): column for column in reversed(table.columns)}
     named = [normalized[name] for name in _COLUMN_NAMES[role] if name in normalized]
     return [c for c in named if c not in used_columns and not _is_coordinate(table, c, used_columns)]
 
 
 def _is_coordinate(table: Table, column: str, used_columns: Collection[str]) -> bool:
-    """Return whether ``y`` is of a point: beside ``x`` with numbers, or in ``PixelSpacing[x,y]`` of NIH ChestX-ray."""
+    """Return whether ``y`` is a coordinate: next to ``x`` with numbers, or NIH ChestX-ray's ``PixelSpacing[x,y]``."""
     if normalize_name(column) != "y":
         return False
     x = [c for c in table.columns if c.strip().casefold() == "x" and c not in used_columns]
@@ -229,7 +228,7 @@ def _first_or_empty(names: Sequence[str]) -> str:
 
 
 def _is_split_column(table: Table, column: str) -> bool:
-    """Return whether a column holds splits; one named `split` always does, so that a wrong value in it is an error."""
+    """Return whether a column contains splits; one named `split` always does, so that a wrong value is an error."""
     cells = {text for row in table.rows if (text := row.get_text(column))}
     splits = _read_splits(table, column)
     is_named = normalize_name(column) == "split"
@@ -241,12 +240,12 @@ def _read_splits(table: Table, column: str) -> dict[str, Split]:
 
 
 def read_splits(table: Table, column: str, cells: Sequence[str]) -> dict[str, Split]:
-    """Return the split that each cell of a column states, without those that state none.
+    """Map the cells of a column to the splits that they state, leaving out cells that state none.
 
-    A column such as ``is_train`` says so by 1 and 0, if it has both and is the only one; where it is not ``is_train``,
-    most images are of the training split, as ``is_valid`` may also say that a row is in order. The numbers 0, 1 and 2,
-    if all are there, are splits in a column, or a table without a header, called split or partition, if most images are
-    of the training split: those of three folds are as many.
+    A column such as ``is_train`` states splits by 1 and 0, if it has both and is the only such column. Unless it is
+    ``is_train``, most images must be in the training split, because ``is_valid`` may also mean that a row is correct.
+    The numbers 0, 1 and 2, if all occur, are splits in a column (or in a table without a header) named split or
+    partition, if most images are in the training split; otherwise they may be three folds of equal size.
     """
     name, texts = normalize_name(column), set(cells) - {""}
     title = name if table.has_header else normalize_name(PurePosixPath(table.name).stem)
@@ -271,9 +270,9 @@ def _parse_bool(text: str) -> bool | None:
 
 
 def _is_one_hot(table: Table, column: str) -> bool:
-    """Return whether a column says of each image whether it has a class: by 1 and 0, or as CelebA by 1 and -1.
+    """Return whether a column states whether each image has a class, by 1 and 0, or by 1 and -1 as in CelebA.
 
-    Beside zeros and empty cells, -1 may mean that it is uncertain, as in CheXpert.
+    Together with zeros or empty cells, -1 may mean uncertain, as in CheXpert.
     """
     texts = {row.get_text(column) for row in table.rows}
     if texts & {"-1", "-1.0"} and (not texts <= {"1", "1.0", "-1", "-1.0"} or len(texts) < 2):
@@ -282,7 +281,7 @@ def _is_one_hot(table: Table, column: str) -> bool:
 
 
 def _is_uncertain(table: Table, column: str) -> bool:
-    """Return whether a column says by -1 that it is uncertain whether some images have a class, as in CheXpert."""
+    """Return whether -1 in a column means that it is uncertain whether an image has a class, as in CheXpert."""
     texts = {row.get_text(column).removesuffix(".0") for row in table.rows}
     return texts <= {"", "0", "1", "-1"} and "-1" in texts and bool(texts & {"0", "1"})
 

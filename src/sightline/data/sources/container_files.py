@@ -1,4 +1,4 @@
-"""Labeled images in tables such as Parquet files, and in several sources that are parts of one set."""
+"""Labeled images in tables such as Parquet files, and in several files that are parts of one data set."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ T = TypeVar("T")
 
 def read_image_table(store: ImageTable, name: str, options: DataConfig, prefix: str = "") -> SourceListing:
     """List the images of a table with the labels and splits of their rows; messages call the table `name`."""
-    if not len(store):  # as Spark and Dask write an empty part of a table
+    if not len(store):  # Spark and Dask write empty parts of a table
         return SourceListing([])
     columns = replace(options.columns, path=store.column)
     return read_rows(store.read_rows(), name, replace(options, columns=columns), FileFinder(store), prefix)
 
 
 def find_container_files(store: FileStore) -> list[str]:
-    """Return the Parquet and Arrow files, else the archives, in a folder that has no images of its own.
+    """Return the Parquet and Arrow files, or else the archives, in a folder that has no images of its own.
 
-    Data sets of Hugging Face are folders of the one, and those of WebDataset of the other.
+    Hugging Face data sets are folders of tables, WebDataset ones are folders of archives.
     """
     keys = [key for key in skip_predictions(store.keys(), str) if not is_hidden(key)]
     if any(is_image_name(key) for key in keys):
@@ -52,9 +52,9 @@ def read_container_files(
 ) -> SourceListing:
     """List the images of several tables or archives in a folder, as parts of one set; see `join_parts`.
 
-    Archives without a folder inside, as ``cat.zip`` and ``dog.zip``, are classes. `files` are their relative paths and
-    where they are; each is opened before the next one is asked for. `read` lists one of them, with what comes before
-    its keys.
+    Archives without a folder inside, such as ``cat.zip`` and ``dog.zip``, are classes. `files` are pairs of a relative
+    path and a location; each file is opened before the next pair is requested. `read` lists one file, given its
+    location and the prefix of its keys.
     """
     keys, listings = [], []
     for key, path in files:
@@ -74,7 +74,7 @@ def _are_class_names(names: Collection[str]) -> bool:
 
 
 def _label_images(listing: SourceListing, label: str) -> SourceListing:
-    """Return the listing of an archive without folders, whose images all have this label."""
+    """Return the listing of an archive without folders, with this label for all images."""
     items = [replace(item, label=normalize_label(label)) for item in listing.to_label]
     notes = [SourceNote("labels-from-names", item.label, f"such as {item.path}") for item in items[:1]]
     paths = {item.path for item in items}
@@ -94,7 +94,7 @@ def join_parts(names: Sequence[str], listings: Sequence[SourceListing], prefix: 
     parts = [assign_split(listing, split) for listing, split in zip(listings, splits, strict=True)]
     is_certain = any("table" in each.origins or any(item.split for item in each.items) for each in parts)
     places = {(item.label, item.split) for each in parts for item in each.items if parse_split(item.label)}
-    counts = Counter(label for label, _ in places)  # `train` of `train/train.zip` and `test/train.zip` is a class
+    counts = Counter(label for label, _ in places)  # `train` in `train/train.zip` and `test/train.zip` is a class
     has_classes = [_has_classes(each, {label for label, count in counts.items() if count > 1}) for each in parts]
     if not (is_certain and any(has_classes)):
         return parts
@@ -105,11 +105,11 @@ def join_parts(names: Sequence[str], listings: Sequence[SourceListing], prefix: 
 
 
 def _names_other_folder(label: str) -> bool:
-    """Return whether the only folder in an archive is no class, by its name: that of a split or of images."""
+    """Return whether the only folder in an archive is named after a split or images, and so is not a class."""
     return parse_split(label) is not None or label.casefold() in WRAPPER_NAMES | UNLABELED_WORDS
 
 
 def _has_classes(listing: SourceListing, classes: Collection[str]) -> bool:
-    """Return whether the labels of a listing are classes, and not the name of the only folder in it."""
+    """Return whether the labels of a listing are classes, rather than the name of the only folder in it."""
     labels = {item.label for item in listing.items}
     return "folders" not in listing.origins or any(each in classes or not _names_other_folder(each) for each in labels)

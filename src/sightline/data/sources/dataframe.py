@@ -16,11 +16,11 @@ from sightline.errors import DataError, UsageError
 
 
 def list_frame_items(frame: Any, options: DataConfig) -> SourceListing:
-    """Return the listing of a DataFrame, as of a table; raises `UsageError` for anything else."""
+    """Return the listing of a DataFrame, read like a table; raises `UsageError` for other objects."""
     if not hasattr(frame, "columns") or not hasattr(frame, "isna"):
         module = type(frame).__module__.partition(".")[0]
-        hint = ": use frame.to_pandas()" if hasattr(frame, "to_pandas") else ""  # of polars, PyArrow
-        if module == "datasets":  # whose images a DataFrame would hold as dicts
+        hint = ": use frame.to_pandas()" if hasattr(frame, "to_pandas") else ""  # polars, PyArrow
+        if module == "datasets":  # in a DataFrame, its images would be dicts
             hint = ": use frame.save_to_disk('folder/') and Dataset.from_folder('folder/')"
         raise UsageError(f"frame is of the type {module}.{type(frame).__qualname__}, not a pandas DataFrame{hint}.")
     if frame.empty:
@@ -49,4 +49,4 @@ def list_frame_items(frame: Any, options: DataConfig) -> SourceListing:
                     f"The column {name!r} of the DataFrame holds images, not paths: save them as files{stack}."
                 ) from error
         advice = re.sub(r"--column (\w+)=NAME( \(data\.columns\.\w+\))?", r"column={'\1': NAME}", str(error))
-        raise DataError(advice.replace("--set data.root=FOLDER", "root=FOLDER")) from error  # of a call, not a command
+        raise DataError(advice.replace("--set data.root=FOLDER", "root=FOLDER")) from error  # advice for Python

@@ -9,7 +9,7 @@ GUESSED_ENCODING = "gb18030"
 """The encoding that cannot be detected with certainty."""
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # starts with the mark of UTF-16, so it is tried first
+    (codecs.BOM_UTF32_LE, "utf-32"),  # starts with the mark of UTF-16, so tried first
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
@@ -18,12 +18,12 @@ _CONTROL = re.compile(r"[\0-\x08\x0e-\x1f]")
 
 
 def has_byte_order_mark(data: bytes) -> bool:
-    """Return whether bytes start with a byte order mark, as no image does."""
+    """Return whether bytes start with a byte order mark, which no image does."""
     return any(data.startswith(mark) for mark, _ in _BYTE_ORDER_MARKS)
 
 
 def decode_text(data: bytes, encoding: str = "") -> str:
-    """Decode bytes in `encoding`, by default the one that `detect_encoding` detects, without a byte order mark.
+    """Decode bytes in `encoding`, by default the one found by `detect_encoding`, without a byte order mark.
 
     Raises `ValueError` if they cannot be decoded.
     """

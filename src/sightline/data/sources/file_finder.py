@@ -17,11 +17,12 @@ from sightline.data.types import Split
 
 @dataclass(slots=True)
 class FileFinder:
-    """Resolves a cell to a file in `store`: by its path or the end of it, also without extension or with backslashes.
+    """Resolves a table cell to a file in `store`, by its path or the end of its path.
 
-    Neither case nor the Unicode form of a name matters, and a name may be percent-encoded as in an address.
-    Where a name is in the folders of several splits, as in ``train/1.jpg`` and ``test/1.jpg``, that of `split` is
-    meant. In a list of some `images`, a cell names one of these alone, also by its folder and name with others above.
+    The extension may be missing, slashes may be backslashes, case and Unicode form do not matter, and names may be
+    percent-encoded as in an address. If several splits have a file of the same name, as in ``train/1.jpg`` and
+    ``test/1.jpg``, the file of `split` is used. With `images`, only these files are matched, even if other folders
+    precede the folder and name in the cell.
     """
 
     store: FileStore
@@ -51,16 +52,16 @@ class FileFinder:
         return self.store.contains(key) if self.images is None else key in self.images
 
     def _find_from_above(self, text: str) -> str | None:
-        """Return the file whose path begins with the folders around the store: ``set/1.jpg`` of ``/home/me/set``."""
+        """Return the file for a path from a folder above the store: ``set/1.jpg`` if the store is ``/home/me/set``."""
         parts = PurePosixPath(text).parts
         keys = ("/".join(parts[n:]) for n in range(1, len(parts)) if parts[:n] == self._around[-n:])
         return next((key for key in keys if self._contains(key)), None)
 
     def _find_by_suffix(self, text: str) -> str | None:
-        """Return the file that has the longest end in common with a path from elsewhere, or an address.
+        """Return the file that shares the longest end with an external path or an address.
 
-        A path is from elsewhere if it is absolute, or begins with ``..``. A name alone is not enough if the path names
-        a folder that is here, from which its file is missing: ``/home/me/dog/1.jpg`` is not ``cat/1.jpg``.
+        A path is external if it is absolute or begins with ``..``. The name alone is not enough if the path names a
+        folder that exists here but lacks the file: ``/home/me/dog/1.jpg`` does not match ``cat/1.jpg``.
         """
         path = PureWindowsPath(text)  # accepts both kinds of slashes
         is_foreign = bool(path.root) or "://" in text or path.parts[:1] == ("..",)
@@ -76,7 +77,7 @@ class FileFinder:
         return None
 
     def _index_names(self) -> dict[str, str | None]:
-        """Return the files by their paths and the ends of these, None where ambiguous; built at the first lookup."""
+        """Map paths and ends of paths to files, None if ambiguous; built at the first lookup."""
         if not self._keys_by_name:
             stored = self.store.keys() if self.images is None else self.images
             keys = [key for key in stored if not is_hidden(key) and not key.lower().endswith(TABLE_SUFFIXES)]
@@ -89,12 +90,12 @@ class FileFinder:
         return self._keys_by_name
 
     def is_file(self, text: str) -> bool:
-        """Return whether a cell names an image; after a ``#``, which may begin a comment, only if it exists."""
+        """Return whether a cell names an image; after ``#``, which may begin a comment, only if the file exists."""
         return (is_image_name(text) and not text.startswith("#")) or self.find(text) is not None
 
 
 def _list_spellings(text: str) -> Iterator[str]:
-    """Yield a cell as it is, then with slashes, then decoded as an address, of which the query is left out."""
+    """Yield a cell unchanged, with forward slashes, without the query of an address, and percent-decoded."""
     yield text
     if "\\" in text:
         yield PureWindowsPath(text).as_posix()
@@ -106,9 +107,9 @@ def _list_spellings(text: str) -> Iterator[str]:
 
 
 def _index_ends(keys: Iterable[str]) -> dict[str, str | None]:
-    """Return the files by each end of their path, such as ``cat/1.jpg`` of ``images/cat/1.jpg``, None if ambiguous.
+    """Map each end of a path to its file, such as ``cat/1.jpg`` to ``images/cat/1.jpg``; None if ambiguous.
 
-    A whole path is not: it is that of the file itself, not the end of another one.
+    A whole path is never ambiguous: it means the file itself, even if another path ends the same way.
     """
     paths: dict[str, str | None] = {}
     ends: dict[str, str | None] = {}

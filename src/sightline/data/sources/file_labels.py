@@ -17,7 +17,7 @@ _GENERIC_WORDS = {
     "foto", "mvi", "pxl", "p", "capture", "snap", "export", "page", "untitled", "sample",
     "图片", "图像", "照片", "截图", "屏幕截图", "微信图片", "未命名",
 }  # fmt: skip
-MIN_IMAGES_PER_CLASS = 2  # images of each class before file names are used as labels without a pattern
+MIN_IMAGES_PER_CLASS = 2  # least images per class for file names to be used as labels without a pattern
 
 
 def compile_pattern(text: str) -> Callable[[str], str | None]:

@@ -29,19 +29,19 @@ from sightline.data.types import SourceNote, Split
 from sightline.errors import DataError, ImageError, plural
 
 Memberships = Mapping[str, set[Split]]
-"""The splits in which lists name each image."""
+"""Maps each image to the splits whose lists name it."""
 
-MIN_AGREEMENT = 0.9  # of the labels in a table with the class folders; below, they mean something else
+MIN_AGREEMENT = 0.9  # fraction of labels in a table that agree with the class folders; below, they mean something else
 _TRAIN_VAL = re.compile(r"train[\W_]*val(?![a-z])", re.IGNORECASE)
 _SUBJECT = re.compile("patient|site|hospital", re.IGNORECASE)
-_DEPTH = 4  # folders around a list, such as archive/food-101/meta
+_DEPTH = 4  # most path components of a list, such as archive/food-101/meta/train.txt
 
 
 @dataclass(frozen=True, slots=True)
 class _List:
-    """A list of images: its table, and the cells of its rows, of a line alone also its parts at a space.
+    """A list of images: its table, and the cells of its rows; a line with one cell is also split at spaces.
 
-    `images` are those that rows name, by row, in the `column` of cells that names most.
+    `images` maps rows to the images that they name in `column`, the column that names the most images.
     """
 
     table: Table
@@ -51,9 +51,9 @@ class _List:
 
 
 class _Lists:
-    """The files `keys` of a store, which may be lists of some images; each is read once.
+    """The files `keys` of a store, which may be lists of images; each is read once.
 
-    `labels` are the labels that the images have without lists, by key.
+    `labels` maps the key of each image to its label without lists.
     """
 
     def __init__(self, store: FileStore, keys: Sequence[str], labels: Mapping[str, str]) -> None:
@@ -92,7 +92,7 @@ class _Lists:
         return any(self._finder.find(cell) is not None for cell in _part_line(text))
 
     def _find_images(self, rows: Sequence[tuple[str, ...]]) -> tuple[int, dict[int, str]]:
-        """Return the column that names most images, and the image that each row names there."""
+        """Return the column that names the most images, and the image named there in each row."""
         best: tuple[int, dict[int, str]] = 0, {}
         for column in range(max(map(len, rows), default=0)):
             cells = ((i, self._finder.find(row[column])) for i, row in enumerate(rows) if column < len(row))
@@ -110,9 +110,9 @@ def apply_file_lists(
 ) -> SourceListing:
     """Return the listing of class folders with the splits and labels of the lists beside them.
 
-    Lists give the splits if each image is in one of them, and no folder gives any. They give labels to a split of
-    images alone if each of these has one, and the class folders of other splits have the same classes. Where they name
-    most images and others not, a note says so. `is_stated`: the user says which folders are the classes.
+    Lists define the splits if each image is in exactly one of them and no folder states a split. They define the labels
+    of a split without class folders if they label each of its images with classes of the other splits. If lists name
+    most images but not all, a note reports it. `is_stated`: the user states which folders are the classes.
     """
     keys = _list_candidates(listing, store)
     if not keys:
@@ -120,7 +120,7 @@ def apply_file_lists(
     labels = {item.key: item.label for item in (listing.items or listing.to_label) if is_image_name(item.key)}
     lists = _Lists(store, keys, labels)
     _note_unread(listing, lists, prefix, is_stated=is_stated)
-    if any(note.kind == SPLIT_FOLDERS for note in listing.notes):  # which are an error
+    if any(note.kind == SPLIT_FOLDERS for note in listing.notes):  # reported as an error
         return listing
     if any(item.split for item in listing.items):
         return _label_splits(listing, store, prefix, keys)
@@ -128,7 +128,7 @@ def apply_file_lists(
 
 
 def apply_split_lists(listing: SourceListing, store: FileStore, prefix: str) -> SourceListing:
-    """Return the listing of images that a table labels with the splits of the lists beside it, if it states none.
+    """Return the listing of images labeled by a table, with the splits of lists next to it if the table states none.
 
     NIH ChestX-ray has ``train_val_list.txt`` and ``test_list.txt``, CelebA ``list_eval_partition.txt``.
     """
@@ -140,8 +140,8 @@ def apply_split_lists(listing: SourceListing, store: FileStore, prefix: str) -> 
 
 
 def _list_candidates(listing: SourceListing, store: FileStore) -> list[str]:
-    """Return the files that may be lists, outside of the folders that hold labeled images."""
-    folders = {item.key.rpartition("/")[0] for item in listing.items}  # whose text may describe an image
+    """Return the files that may be lists, outside the folders that contain labeled images."""
+    folders = {item.key.rpartition("/")[0] for item in listing.items}  # text files there may describe an image
     keys = [key for key in filter(may_be_table, store.keys()) if key.count("/") < _DEPTH]
     return [key for key in keys if folders.isdisjoint(map(str, PurePosixPath(key).parents))]
 
@@ -165,7 +165,7 @@ def _apply_splits(listing: SourceListing, lists: _Lists, prefix: str) -> SourceL
 
 def _assign_splits(listing: SourceListing, splits: Mapping[str, Split], notes: Sequence[SourceNote]) -> SourceListing:
     items = [replace(item, split=splits[item.key]) for item in listing.items if item.key in splits]
-    skipped = [item.path for item in listing.items if item.key not in splits]  # whose names are not those of images
+    skipped = [item.path for item in listing.items if item.key not in splits]  # files not named like images
     places: dict[str, dict[Split | None, None]] = defaultdict(dict)
     for item in items:
         places[item.label][item.split] = None
@@ -182,16 +182,16 @@ def _assign_splits(listing: SourceListing, splits: Mapping[str, Split], notes: S
 
 
 def _note_unread(listing: SourceListing, lists: _Lists, prefix: str, *, is_stated: bool) -> None:
-    """Add a note on each table of most images that may give their labels, where the folders may not be classes.
+    """Add a note on each table that names most images and may contain their labels, if the folders may not be classes.
 
-    They may not be if there is none or one, if their names differ only in a number (``images_1``, ``images_2``) or look
-    like splits, or if the images of one label in the table are in several of them. Folders that number the parts of a
-    set are an error, unless it `is_stated` which folders are the classes. Text files count where there is at most one
-    class.
+    This is in doubt if there is at most one folder, if the names of the folders differ only in a number (``images_1``,
+    ``images_2``) or look like splits, or if images with one label in the table are in several folders. Folders that
+    number the parts of a data set are an error, unless the user states the class folders (`is_stated`). Text files
+    count only if there is at most one class.
     """
     looks_split = any(note.kind == SPLIT_FOLDERS for note in listing.notes)
     in_doubt = looks_split or len({re.sub(r"\d+", "", label) for label in lists.labels.values()}) < 2
-    may_be_incomplete = any(item.split for item in listing.items)  # whose other images a table may name
+    may_be_incomplete = any(item.split for item in listing.items)  # a table may name the remaining images
     is_numbered = not is_stated and are_numbered({c.label for c in listing.classes})
     reasons: dict[str, str] = {}
     for key in lists.select_top():
@@ -214,12 +214,12 @@ def _note_unread(listing: SourceListing, lists: _Lists, prefix: str, *, is_state
                 note = f"{prefix}{key}, whose columns are {columns}, names its images"
                 reasons_by_folder = zip(listing.classes, chain([note], repeat("")), strict=False)
                 listing.notes.extend(SourceNote(NUMBERED_FOLDERS, c.path, why) for c, why in reasons_by_folder)
-                is_numbered = False  # once
+                is_numbered = False  # noted only once
     listing.notes.extend(SourceNote(UNREAD_LABELS, prefix + key, reason) for key, reason in reasons.items() if reason)
 
 
 def _describe_text_list(lists: _Lists, key: str) -> str:
-    """Return what a text file is that says more of most images than their names, "" for others."""
+    """Describe a text file that contains more about most images than their names; "" for other files."""
     if len(set(lists.labels.values())) > 1:
         return ""
     with suppress(DataError):
@@ -230,7 +230,7 @@ def _describe_text_list(lists: _Lists, key: str) -> str:
 
 
 def _describe_foreign(table: Table) -> str:
-    """Return what a table of labels is that names no image, "" for other tables."""
+    """Describe a table of labels that names no image; "" for other tables."""
     names, paths = (find_by_name(table, role, ()) for role in ("label", "path"))
     if not (names and paths and table.rows):
         return ""
@@ -238,9 +238,9 @@ def _describe_foreign(table: Table) -> str:
 
 
 def _describe_subjects(table: Table, folders: Collection[str]) -> str:
-    """Return what a table is that names `folders` which may be no classes, "" for others.
+    """Describe a table that names `folders` which may not be classes; "" for other tables.
 
-    They may not be if it calls them patients or sites, or gives several labels to one of them.
+    This is in doubt if the column is named after patients or sites, or if one folder has several labels.
     """
     names = find_by_name(table, "label", ())
     for column in table.columns:
@@ -252,7 +252,7 @@ def _describe_subjects(table: Table, folders: Collection[str]) -> str:
 
 
 def _describe_unknown_labels(each: _List, count: int, classes: Collection[str], split: Split) -> str:
-    """Return what a list of most of the `count` images of a split is that has other labels than `classes`, else ""."""
+    """Describe a list of most of the `count` images of a split if its labels are not in `classes`, else ""."""
     names = find_by_name(each.table, "label", ())
     column = each.table.columns.index(names[0]) if names else each.column + 1
     has_labels = bool(names or not each.table.has_header) and (each.column % 2 or len(each.table.columns) > 1)
@@ -264,7 +264,7 @@ def _describe_unknown_labels(each: _List, count: int, classes: Collection[str], 
 
 
 def _describe_labels(each: _List, labels: Mapping[str, str], *, in_doubt: bool) -> str:
-    """Return what a table of most images is that may have other labels than the folders, "" if they agree."""
+    """Describe a table of most images whose labels may differ from the folders; "" if they agree."""
     names = find_by_name(each.table, "label", ())
     if not names:
         return f"a table whose columns are {describe_names(each.table.columns)}" if in_doubt else ""
@@ -279,9 +279,10 @@ def _describe_labels(each: _List, labels: Mapping[str, str], *, in_doubt: bool) 
 
 
 def _read_splits(lists: _Lists) -> Iterator[tuple[Sequence[str], Memberships]]:
-    """Yield the names of lists that belong together, and the splits in which they name each image.
+    """Yield the names of lists that belong together, and the splits to which they assign each image.
 
-    They are in one folder; of several sets, as ``train1.txt`` and ``train2.txt`` of DTD, one after the other.
+    Lists that belong together are in one folder. Several sets, such as ``train1.txt`` and ``train2.txt`` of DTD, are
+    yielded one after the other.
     """
     paths = {key: PurePosixPath(key) for key in lists.keys}
     stems = _find_list_splits({path.stem for path in paths.values() if not path.stem.endswith("partition")})
@@ -299,7 +300,7 @@ def _read_splits(lists: _Lists) -> Iterator[tuple[Sequence[str], Memberships]]:
         if may_have_column and path.stem not in stems:
             with suppress(DataError):
                 yield [key], _read_split_column(lists.read(key))
-    for group in dict.fromkeys(map(tuple, groups.values())):  # of one set, both are the same lists
+    for group in dict.fromkeys(map(tuple, groups.values())):  # with one set, both groups are the same lists
         memberships: dict[str, set[Split]] = defaultdict(set)
         for key, each in lists.read_all(group):
             for image in each.images.values():
@@ -308,7 +309,7 @@ def _read_splits(lists: _Lists) -> Iterator[tuple[Sequence[str], Memberships]]:
 
 
 def _find_list_splits(names: Collection[str]) -> dict[str, SplitName]:
-    """Return the splits of lists by their names; where none is of validation, ``trainval`` is of training."""
+    """Return the splits of lists by their names; without a validation list, ``trainval`` means the training split."""
     splits = find_splits(names)
     if any(name.split == "validation" for name in splits.values()):
         return splits
@@ -318,7 +319,7 @@ def _find_list_splits(names: Collection[str]) -> dict[str, SplitName]:
 
 
 def _read_numbered(numbered: _List, flags: str) -> Memberships:
-    """Return the splits of lists of ``17 CLASS/NAME.jpg`` and ``17 1``, where 1 is training."""
+    """Return the splits from lists with lines such as ``17 CLASS/NAME.jpg`` and ``17 1``, where 1 means training."""
     splits: Mapping[str, Split] = {"1": "train", "0": "test"}
     by_number = {words[0]: splits.get(words[1]) for line in flags.splitlines() if len(words := line.split()) == 2}
     named = ((image, by_number.get(numbered.rows[i][1])) for i, image in numbered.images.items())
@@ -326,7 +327,7 @@ def _read_numbered(numbered: _List, flags: str) -> Memberships:
 
 
 def _read_split_column(each: _List) -> Memberships:
-    """Return the splits of a table with a column of nothing else."""
+    """Return the splits from the first column of a table that contains nothing but splits."""
     rows = [each.rows[i] for i in each.images]
     for column in range(min(map(len, rows), default=0)):
         name = each.table.columns[column] if len(each.table.columns) > 1 else ""
@@ -341,7 +342,7 @@ def _read_split_column(each: _List) -> Memberships:
 
 
 def _label_splits(listing: SourceListing, store: FileStore, prefix: str, keys: Sequence[str]) -> SourceListing:
-    """Return the listing with the labels of splits without class folders, if a list in or beside them has them all."""
+    """Label the images of splits without class folders, if a list in or next to the split has all their labels."""
     classes = {item.label for item in listing.items}
     by_split: dict[Split, dict[str, str]] = defaultdict(dict)
     for path in listing.unlabeled:
@@ -360,16 +361,16 @@ def _label_splits(listing: SourceListing, store: FileStore, prefix: str, keys: S
 
 
 def _read_labels(each: _List, classes: set[str]) -> dict[str, str]:
-    """Return the classes of the images in a table: those in its column of labels, else in any of classes alone.
+    """Return the classes of the images in a table, from its label column, else from a column of nothing but classes.
 
-    In the column of labels, the zeros before a number do not matter: GTSRB has 7 for the folder 00007.
+    In the label column, leading zeros of a number do not matter: GTSRB has 7 for the folder 00007.
     """
     named = [each.table.columns.index(name) for name in find_by_name(each.table, "label", ())]
     numbers = {strip_zeros(name): name for name in classes}
     numbers = numbers if len(numbers) == len(classes) else {}
 
     def parse(cell: str, column: int) -> str:
-        label = cell if cell in classes else cell.split(" ", maxsplit=1)[0]  # of ImageNet's class with boxes
+        label = cell if cell in classes else cell.split(" ", maxsplit=1)[0]  # ImageNet: a class followed by boxes
         return numbers.get(strip_zeros(label), label) if column in named else label
 
     rows = {image: each.rows[i] for i, image in each.images.items()}

@@ -77,7 +77,7 @@ def read_class_folders(
 
 
 def is_flat(paths: Mapping[str, PathParts]) -> bool:
-    """Return whether files have no class folders, so that their labels must come from elsewhere."""
+    """Return whether files are in no class folders, so that their labels must come from elsewhere."""
     return infer_layout(_list_image_paths(paths)).flat
 
 
@@ -105,14 +105,14 @@ def _list_by_folder(
     level: int | str | None,
     paths: Mapping[str, PathParts],
 ) -> SourceListing:
-    """List the entries of `paths`, the class folders and the remaining files."""
+    """List the images in `paths`, the class folders and the remaining files."""
     listing = SourceListing([], origins=frozenset({"folders"}))
     classes: dict[tuple[Split | None, str], ClassFolder] = {}
     is_deepest = level in ("leaf", "path")
-    depth = 1 if level is None or isinstance(level, str) else level  # of class folders, unless the deepest ones are
+    depth = 1 if level is None or isinstance(level, str) else level  # of class folders, unless these are the deepest
 
     def find_class_folder(path: PathParts, *, is_folder: bool = False) -> ClassFolder | None:
-        """Return the class folder of a file, or of a folder that is one itself."""
+        """Return the class folder of a file, or of a folder, which may itself be one."""
         location = layout.locate((*path, "") if is_folder else path)
         if location is None:
             return None
@@ -155,7 +155,7 @@ def list_by_file_name(
     extract_label: LabelParser,
     inferred_classes: Collection[str] = (),
 ) -> SourceListing:
-    """List images with labels from their names; `inferred_classes` are the classes if the user gave no pattern.
+    """List images with labels from their names; `inferred_classes` are the classes if the user has set no pattern.
 
     A split without any labeled image is left out.
     """
@@ -196,7 +196,7 @@ def list_by_file_name(
 
 
 def _infer_classes(image_paths: Sequence[PathParts]) -> set[str]:
-    """Return the classes in the names of the training images, else of all images; empty if ambiguous."""
+    """Return the classes in the names of the training images, or else of all images; empty if ambiguous."""
     layout = infer_layout(image_paths, by_folder=False)
     path_splits = [("/".join(p), location[0]) for p in image_paths if (location := layout.locate(p)) is not None]
     train = [path for path, split in path_splits if split in (None, "train")]
@@ -204,7 +204,7 @@ def _infer_classes(image_paths: Sequence[PathParts]) -> set[str]:
 
 
 def _note_layout(layout: FolderLayout, paths: Mapping[str, PathParts], prefix: str) -> Iterator[SourceNote]:
-    """Yield the notes on the folders at the top: those in doubt, those without labels, and those beside the splits."""
+    """Yield notes on top folders: those in doubt, those without labels, and those next to the splits."""
     depth, parent = len(layout.wrapper), prefix + "".join(f"{folder}/" for folder in layout.wrapper)
     for note in layout.notes:
         yield replace(note, path=parent + note.path)
@@ -216,7 +216,7 @@ def _note_layout(layout: FolderLayout, paths: Mapping[str, PathParts], prefix: s
 
 
 def _note_nested_classes(layout: FolderLayout, image_paths: Sequence[PathParts], prefix: str) -> Iterator[SourceNote]:
-    """Yield a note for each class folder whose images are all in two or more subfolders, also of its only one.
+    """Yield a note for each class folder whose images are all in two or more subfolders, or in those of its only one.
 
     Subfolders that are splits, as in ``casting_data/casting_data/train/``, are an error.
     """
@@ -238,7 +238,7 @@ def _note_nested_classes(layout: FolderLayout, image_paths: Sequence[PathParts],
 
 
 def _note_copied_folders(listing: SourceListing) -> Iterator[SourceNote]:
-    """Yield a note for each class folder whose images are beside it too: ``set/cat/1.jpg`` as ``cat/1.jpg``."""
+    """Yield a note for each class folder whose images also exist next to it: ``set/cat/1.jpg`` and ``cat/1.jpg``."""
     items = {item.path: item for item in listing.items}
     by_class: dict[tuple[str, Split | None], list[str]] = defaultdict(list)
     for item in listing.items:
@@ -250,7 +250,7 @@ def _note_copied_folders(listing: SourceListing) -> Iterator[SourceNote]:
         copies = sorted(path for path, twin in twins.items() if twin in items)
         if 2 * len(copies) > len(images) and all("/" in path[len(folder.path) + 1 :] for path in images):
             samples = [(items[path], items[twins[path]]) for path in copies[:3]]
-            if any(_is_equal(item, twin) for item, twin in samples):  # others have equal names by chance
+            if any(_is_equal(item, twin) for item, twin in samples):  # otherwise the names are equal by chance
                 yield SourceNote(COPIED_FOLDERS, folder.path, f"has {twins[copies[0]]} too")
 
 
@@ -261,7 +261,7 @@ def _is_equal(item: SourceItem, twin: SourceItem) -> bool:
 
 
 def _note_masks(listing: SourceListing) -> Iterator[SourceNote]:
-    """Yield a note for each class folder if they look like the images and masks of a segmentation data set."""
+    """Yield a note for each class folder if the folders look like the images and masks of a segmentation data set."""
     images = (item for item in listing.items if is_image_name(item.key) or not PurePosixPath(item.key).suffix)
     labels = {item.label.casefold() for item in images}
     if labels & IMAGE_FOLDERS and labels & MASK_FOLDER_NAMES and labels <= IMAGE_FOLDERS | MASK_FOLDER_NAMES:

@@ -20,7 +20,7 @@ SPLIT_NAMED_CLASS = "split-named-class"
 """Finding: one class folder has the name of a split, as a class may."""
 
 WRAPPER_NAMES = {"images", "image", "imgs", "img", "data", "dataset", "pictures", "photos", "jpg", "jpeg", "png"}
-"""Folders below a split that carry no meaning where they are the only one."""
+"""Names without a meaning for the only folder below a split."""
 
 NUMBERED_FOLDERS = "numbered-folders"
 """Finding: folders read as classes are parts of one set of images. Naming it in `--allow` confirms that they are."""
@@ -28,20 +28,20 @@ NUMBERED_FOLDERS = "numbered-folders"
 PART_WORDS = WRAPPER_NAMES | {
     "part", "batch", "chunk", "shard", "volume", "vol", "disk", "folder", "archive", "fold", "patient",
 }  # fmt: skip
-"""Words in the names of folders that number the parts of one set of images: ``HAM10000_images_part_1``."""
+"""Words in the names of folders that number the parts of one data set: ``HAM10000_images_part_1``."""
 
 UNLABELED_WORDS = {"pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled", "unsup", "submission"}
-"""Words in the name of a folder next to the splits that holds unlabeled images."""
+"""Words in the names of folders of unlabeled images next to the splits."""
 
 
 @dataclass(frozen=True, slots=True)
 class FolderLayout:
-    """The layout of the folders below `wrapper`, the outer folders that hold everything else.
+    """The layout of the folders below `wrapper`, the outer folders that contain everything else.
 
     `splits` are the top folders that are splits; `inner_wrappers` maps a split to the folders that wrap its content.
-    `unlabeled` are splits without class folders next to others that have them; `unexpected` are other folders next to
-    the splits. With `split_below` each class contains the splits
-    (``cat/train/1.jpg``). A `flat` tree has no class folders. `notes` name what is in doubt.
+    `unlabeled` are splits without class folders next to splits that have them; `unexpected` are other folders next to
+    the splits. With `split_below`, each class contains the splits (``cat/train/1.jpg``). A `flat` tree has no class
+    folders. `notes` report what is in doubt.
     """
 
     wrapper: PathParts = ()
@@ -54,7 +54,7 @@ class FolderLayout:
     notes: tuple[SourceNote, ...] = ()
 
     def locate(self, path: PathParts) -> tuple[Split | None, PathParts] | None:
-        """Return the split of a file and its path from the class folder on, or None if it is in no split."""
+        """Return the split of a file, and its path starting at the class folder; None if it is in no split."""
         if path[: len(self.wrapper)] != self.wrapper:
             return None
         below = path[len(self.wrapper) :]
@@ -83,13 +83,13 @@ def infer_layout(
     """Work out the layout of the folders in `paths`, the paths of the images.
 
     Without `by_folder`, labels come from elsewhere and splits need no class folders. With `as_classes`, no folder is a
-    split, whatever its name. `level`: the user states which level names the classes, so nothing is in doubt.
+    split, whatever its name. `level`: the user states which folder level names the classes, so nothing is in doubt.
     """
     wrapper = _find_wrapper(paths)
     if as_classes:
         return FolderLayout(wrapper)
     below = [p[len(wrapper) :] for p in paths]
-    tops: dict[str, list[PathParts]] = defaultdict(list)  # the paths in each top folder, from there on
+    tops: dict[str, list[PathParts]] = defaultdict(list)  # the paths in each top folder, relative to it
     for path in below:
         if len(path) > 1:
             tops[path[0]].append(path[1:])
@@ -115,14 +115,14 @@ def infer_layout(
     has_classes = bool(labeled) or any(
         children[top] for top in tops if top not in split_names or inner_wrappers[top] == ()
     )
-    is_one_folder = len(tops) == 1 or is_split  # or one that is split
+    is_one_folder = len(tops) == 1 or is_split  # or one folder of splits
     flat = not has_classes and (not tops or (not has_direct_files and is_one_folder))
     notes = _note_suspected_splits(split_names, tops, children, level=level)
     return FolderLayout(wrapper, flat=flat, notes=tuple(notes))
 
 
 def are_numbered(names: Collection[str]) -> bool:
-    """Return whether names of folders differ only in a number, and say that it is that of a part.
+    """Return whether folder names differ only in a number and contain a word for parts.
 
     >>> are_numbered(["images_001", "images_002"]), are_numbered(["grade 1", "grade 2"])
     (True, False)
@@ -132,7 +132,7 @@ def are_numbered(names: Collection[str]) -> bool:
 
 
 def select_top_files(keys: Iterable[str], images: Iterable[str]) -> list[str]:
-    """Return the files in at most one folder, besides the outer ones that hold all of `images`, the outermost first.
+    """Return the files in at most one folder below the wrapper of all `images`, outermost first.
 
     >>> images = ["a/b/cat/1.jpg", "a/b/dog/2.jpg"]
     >>> select_top_files(["a/b/out/1.csv", "a/b/train.csv", "a/b/cat/notes/1.csv"], images)
@@ -160,7 +160,7 @@ def _find_wrapper(paths: Sequence[PathParts]) -> PathParts:
 
 
 def _find_inner_wrapper(top: str, rest: Sequence[PathParts]) -> PathParts:
-    """Return the folders in a split that wrap its content: ``seg_train/seg_train/``, ``train/images/``."""
+    """Return the folders within a split that wrap its content: ``seg_train/seg_train/``, ``train/images/``."""
     inner: PathParts = ()
     while True:
         depth = len(inner)
@@ -174,12 +174,12 @@ def _find_inner_wrapper(top: str, rest: Sequence[PathParts]) -> PathParts:
 
 
 def _holds_folders(inner: PathParts, rest: Sequence[PathParts]) -> bool:
-    """Return whether a folder of the paths `rest` holds further folders below `inner`, which wraps its content."""
+    """Return whether a folder with the paths `rest` contains folders below `inner`, which wraps its content."""
     return any(len(path) > len(inner) + 1 for path in rest)
 
 
 def _is_unlabeled_folder(top: str, rest: Sequence[PathParts]) -> bool:
-    """Return whether a folder is named like one of unlabeled images, and holds no folders."""
+    """Return whether a folder is named like one of unlabeled images and contains no folders."""
     is_called = UNLABELED_WORDS & set(re.split(r"[\W_]+", top.casefold()))
     return bool(is_called) and not _holds_folders(_find_inner_wrapper(top, rest), rest)
 
@@ -190,7 +190,7 @@ def _denote_splits(names: Mapping[str, SplitName]) -> bool:
 
 
 def _are_splits(names: Mapping[str, SplitName], labeled: Collection[str], count: int) -> bool:
-    """Return whether folders named as splits are splits; those in `labeled` hold class folders.
+    """Return whether folders named like splits are splits; those in `labeled` contain class folders.
 
     A folder ``test`` next to folders that are not splits is a class (``test``, ``control``), and so is a folder with a
     longer name (``train_station``), unless there is a folder of another split.
@@ -199,7 +199,7 @@ def _are_splits(names: Mapping[str, SplitName], labeled: Collection[str], count:
 
 
 def _has_splits_in_classes(tops: Mapping[str, Sequence[PathParts]]) -> bool:
-    """Return whether every top folder holds only folders named as splits: ``cat/train/``, ``cat/test/``."""
+    """Return whether every top folder contains only folders named like splits: ``cat/train/``, ``cat/test/``."""
     splits: set[Split] = set()
     for rest in tops.values():
         names = {p[0] for p in rest if len(p) > 1}
@@ -217,7 +217,7 @@ def _note_suspected_splits(
     *,
     level: bool,
 ) -> list[SourceNote]:
-    """Return a note for each class folder that looks like a split: by name, or because all hold the same folders."""
+    """Return a note for each class folder that looks like a split, by name or because all contain the same folders."""
     splits = {s.split for s in names.values()}
     if len(splits) > 1 and (len(names) == len(tops) or "train" in splits):
         return [SourceNote(SPLIT_FOLDERS, top, f"named like the {names[top].split} split") for top in sorted(names)]

@@ -1,4 +1,4 @@
-"""List the images of a folder or an archive, from whatever source their labels have."""
+"""List the images of a folder or an archive, with labels from tables, file names or folders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def list_folder_or_archive(
 ) -> SourceListing:
     """List a folder or archive, with labels from a table, from file names or from folders.
 
-    Tables may also be beside `folder`, that of the store; and class names, if it is a part of a set, as its name says.
+    Tables may also be next to `folder`, the folder of the store; so may class names, if its name marks it as a part.
     """
     listing = _list_images(store, prefix, options, folder, lenient=lenient)
     folder = None if folder is None else folder.resolve()

@@ -38,16 +38,16 @@ def get_labels_path(images_path: Path) -> Path:
 
 
 def drop_label_files(sources: Sequence[str | Path | SourceListing]) -> list[str | Path | SourceListing]:
-    """Return `sources` without files of labels whose images, which find them by name, are among them."""
+    """Return `sources` without label files whose image files, which locate them by name, are also in `sources`."""
     paths = [Path(source) for source in sources if not isinstance(source, SourceListing) and is_idx(Path(source))]
     labels = {get_labels_path(path) for path in paths if get_labels_path(path) != path}
     return [source for source in sources if isinstance(source, SourceListing) or Path(source) not in labels]
 
 
 def read_idx_files(paths: Sequence[Path], limits: LimitsConfig = LIMITS) -> SourceListing:
-    """Read idx images with their labels; ``train`` in a name means the training split, ``t10k`` or ``test`` the test.
+    """Read idx images with their labels.
 
-    Classes are the numbers of the labels.
+    ``train`` in a name means the training split, ``t10k`` or ``test`` the test split. Classes are the label numbers.
     """
     items: list[SourceItem] = []
     image_paths = [p for p in paths if "idx3" in p.name or "images" in p.name]
@@ -78,7 +78,7 @@ def _read_idx(path: Path, dimensions: int, limits: LimitsConfig) -> NDArray[np.u
             shape = struct.unpack(f">{rank}I", file.read(4 * rank))
             size = math.prod(shape)
             check_size(path, size, limits)
-            data = file.read(size + 1)  # one more byte reveals a wrong header
+            data = file.read(size + 1)  # one extra byte reveals a wrong header
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise DataError(f"{path} cannot be read as an IDX file: {error}.") from error
     if zero != 0 or kind != unsigned_byte or rank != dimensions or len(data) != size:

@@ -14,15 +14,15 @@ from sightline.data.types import SourceNote
 from sightline.errors import DataError
 
 _PLURAL_COLUMNS = {"finding labels", "labels", "tags", "classes", "categories"}
-_SURE_SEPARATORS = (";", "|")  # names of classes rarely have these
+_SURE_SEPARATORS = (";", "|")  # rarely part of class names
 _CELL_SEPARATORS = (*_SURE_SEPARATORS, ",", " ")
 
 
 @dataclass(frozen=True, slots=True)
 class LabelSets:
-    """How the rows of a table give an image several labels; `evidence` is a sentence about the first that does.
+    """How the rows of a table give an image several labels; `evidence` is a sentence on the first row that does.
 
-    `separator` is that of the names in one cell, "" if a row has a list, one column for each class, or a single class.
+    `separator` separates names in one cell; "" if a row has a list, one column per class, or a single class.
     """
 
     table: Table
@@ -31,7 +31,7 @@ class LabelSets:
     separator: str = ""
 
     def read_label(self, row: Row) -> str:
-        """Return the label of a row, as `LabelSetTargets` reads it."""
+        """Return the label of a row in the form of `LabelSetTargets`."""
         label = self.columns.read_label(row)
         if isinstance(label, str):
             listed = parse_list(label)
@@ -49,8 +49,8 @@ class LabelSets:
 def find_label_sets(table: Table, columns: Columns) -> LabelSets | None:
     """Return how `table` gives images several labels: as lists, in one cell, or in one column for each class.
 
-    None if it gives each image one. A cell such as ``a;b`` holds two labels if its parts recur in other cells, or if
-    the column is called labels, tags, classes or categories; one such as ``a b`` needs both, but ``1 5`` does not.
+    None if each image has one label. A cell such as ``a;b`` contains two labels if its parts recur in other cells, or
+    if the column is named labels, tags, classes or categories. A cell such as ``a b`` needs both, ``1 5`` does not.
     """
     for row in table.rows:
         label = columns.read_label(row)
@@ -69,9 +69,9 @@ def find_label_sets(table: Table, columns: Columns) -> LabelSets | None:
 
 
 def find_separator(table: Table, columns: Columns) -> str:
-    """Return the separator, ``;`` or ``|``, that stands in cells of labels; "" if none does, as in lists.
+    """Return the separator, ``;`` or ``|``, that occurs in label cells; "" if none does, as with lists.
 
-    It separates labels wherever an image may have several, whether or not `find_label_sets` takes it for one.
+    It separates labels in tasks with several labels per image, whether or not `find_label_sets` recognizes it.
     """
     if columns.one_hot or columns.labels:
         return ""
@@ -81,13 +81,13 @@ def find_separator(table: Table, columns: Columns) -> str:
 
 
 def read_rows_as_labels(table: Table, columns: Columns, conflict: SourceNote) -> LabelSets:
-    """Return label sets for a table with a row for each label of an image, of which `conflict` is the second one."""
+    """Return label sets for a table with one row per label; `conflict` is the first second row for an image."""
     evidence = f"{table.name}, {conflict.reason}: an earlier row gives {conflict.path} another label"
     return LabelSets(table, columns, evidence, find_separator(table, columns))
 
 
 def parse_list(text: str) -> tuple[str, ...] | None:
-    """Return the names in a JSON list, None for any other text."""
+    """Return the names in a JSON list; None for any other text."""
     if not (text.startswith("[") and text.endswith("]")):
         return None
     try:

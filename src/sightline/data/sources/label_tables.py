@@ -23,7 +23,7 @@ from sightline.data.storage import FileStore, FolderStore, read_file
 from sightline.data.types import SPLITS, SourceNote, Split
 from sightline.errors import DataError, plural
 
-_MOST_SIBLINGS = 20  # tables beside an archive; more are of other things
+_MOST_SIBLINGS = 20  # tables next to an archive; if there are more, they are for something else
 
 
 def read_tables(store: FileStore, folder: Path | None, options: DataConfig, prefix: str) -> SourceListing | None:
@@ -35,10 +35,10 @@ def read_tables(store: FileStore, folder: Path | None, options: DataConfig, pref
 def read_numbered_folders(
     listing: SourceListing, store: FileStore, folder: Path | None, options: DataConfig, prefix: str
 ) -> SourceListing | None:
-    """Label the images of folders that only number the parts of a set, as in HAM10000, with the table of most images.
+    """Label images in folders that only number parts of a set, as in HAM10000, with a table that names most of them.
 
-    `listing` has these folders as classes. None if they are others, if the user says that they are classes, or if there
-    is no such table.
+    In `listing`, these folders are the classes. None if the folders are of another kind, if the user states that they
+    are classes, or if there is no such table.
     """
     is_stated = options.folder_level is not None or NUMBERED_FOLDERS in options.allow_findings
     if is_stated or not are_numbered({c.label for c in listing.classes}):
@@ -48,14 +48,14 @@ def read_numbered_folders(
 
 
 def _find_label_tables(store: FileStore, folder: Path | None, options: DataConfig) -> list[LabelTable]:
-    """Return the tables of labels for the images in `store`, which lie inside it or next to `folder`.
+    """Return the label tables for the images in `store`, inside it or next to `folder`.
 
     They are one table for each split, as in ``train.csv`` and ``test.csv`` or ``train/labels.csv`` and
     ``valid/labels.csv``; else the one with columns for image and label that names the most images. Empty if no table
-    names any. Tables in two folders or more count only where no other names any: ``set/boxes/boxes.csv`` is of parts of
-    the images in ``set/train.csv``. Text files count only where no other table names any, and if several are of splits:
-    CelebA has some that mean different things. Where the names of the images state classes, as ``cat.1.jpg``, neither
-    text files nor tables of other names beside an archive count: they may be sizes or notes.
+    names any image. Tables two or more folders deep count only if no other table names images: ``set/boxes/boxes.csv``
+    is on parts of the images in ``set/train.csv``. Text files count only if no other table names images, and several
+    only as tables of splits: CelebA has some with different meanings. If image names state classes, such as
+    ``cat.1.jpg``, neither text files nor tables with other names next to an archive count: they may be sizes or notes.
     """
     candidates = [
         (table, images) for table in _read_tables(store, folder, options)
@@ -93,7 +93,7 @@ def _is_certain(labels: LabelTable, folder: Path | None) -> bool:
 
 
 def _find_family(labels: LabelTable) -> tuple[str, str]:
-    """Return what is equal for the tables of the splits of one set: the folder, and the name without the split."""
+    """Return what the tables of the splits of one set have in common: the folder, and the name without the split."""
     path = PurePosixPath(labels.table.name)
     split = parse_split_name(path.stem) if labels.finder.split else None
     return str(path.parent), path.stem if split is None else split.remainder
@@ -106,7 +106,7 @@ def _read_tables(store: FileStore, folder: Path | None, options: DataConfig) -> 
     finders = {split: FileFinder(store, split) for split in (None, *SPLITS)}
     for key in select_top_files(filter(may_be_table, keys), images):
         path = PurePosixPath(key)
-        is_box = path.suffix.lower() in LIST_SUFFIXES and path.stem in names  # of YOLO
+        is_box = path.suffix.lower() in LIST_SUFFIXES and path.stem in names  # a YOLO label file
         if not is_box:
             content = read_file(store, key)
             finder = finders[parse_split(path.stem) or find_folder_split(key)]
@@ -120,8 +120,8 @@ def _read_tables(store: FileStore, folder: Path | None, options: DataConfig) -> 
 def _find_siblings(folder: Path) -> list[Path]:
     """Return the tables beside a folder that are named after it or ``labels``.
 
-    Beside an archive, which then is the folder that it would be unpacked to, they are all but those of another split,
-    as ``train.csv`` beside ``images.zip``: where nothing is unpacked, they are few.
+    For an archive, `folder` is the folder that it would be unpacked to, and does not exist; then all tables next to it
+    are returned except those of another split, such as ``train.csv`` next to ``images.zip``, as there are only a few.
     """
     folder = folder.resolve()
     paths: list[Path] = []
@@ -136,12 +136,12 @@ def _find_siblings(folder: Path) -> list[Path]:
         if path.name.lower().endswith(TABLE_SUFFIXES) and not re.search("submission|prediction", path.name.lower())
         and parse_split(path.stem) in others
     ]  # fmt: skip
-    tables.sort(key=lambda path: path.stem.lower() != folder.name.lower())  # of tables that name as many, its own
+    tables.sort(key=lambda path: path.stem.lower() != folder.name.lower())  # its own table wins ties
     return tables if len(tables) <= _MOST_SIBLINGS else []
 
 
 def _names_training(labels: LabelTable, keys: set[str], folder: Path | None) -> bool:
-    """Return whether a table beside the folder of a held-out split names images of its names in the training split."""
+    """Return whether a table next to a held-out split's folder names files that are mostly in the training folder."""
     own_splits = {None, "train", parse_split(Path(labels.table.name).stem)}
     if labels.key or folder is None or parse_split(folder.name) in own_splits:
         return False
@@ -152,7 +152,7 @@ def _names_training(labels: LabelTable, keys: set[str], folder: Path | None) -> 
 
 
 def _list_by_tables(tables: Sequence[LabelTable], store: FileStore, options: DataConfig, prefix: str) -> SourceListing:
-    """List the images of `store` with their labels in `tables`, of which several are the tables of its splits.
+    """List the images of `store` with their labels in `tables`: a single table, or one for each split.
 
     Images that no table names are listed as unlabeled.
     """
@@ -174,7 +174,7 @@ def read_label_table(store: FileStore, options: DataConfig, prefix: str) -> Sour
     file = path.resolve()
     key = file.relative_to(root).as_posix() if root is not None and file.is_relative_to(root) else ""
     finder = FileFinder(store, parse_split(path.stem))
-    if root is None and not _io.exists(path) and store.contains(options.labels):  # of an archive
+    if root is None and not _io.exists(path) and store.contains(options.labels):  # within an archive
         key, content = options.labels, read_file(store, options.labels)
     else:
         content = read_content(path, options)
@@ -184,7 +184,7 @@ def read_label_table(store: FileStore, options: DataConfig, prefix: str) -> Sour
 
 
 def _add_unlabeled(listing: SourceListing, store: FileStore, prefix: str, tables: Iterable[str]) -> None:
-    """Add the images of the store that no table labels, by folder, and pass over files that are not `tables`."""
+    """Add the images of the store that no table labels, by folder, and list other files except `tables` as skipped."""
     used = {item.key for item in listing.items} | set(tables)
     folders: dict[str, list[str]] = defaultdict(list)
     keys = store.keys()

@@ -12,18 +12,18 @@ from sightline.data.types import SourceNote, Split, UnreadableImage
 from sightline.errors import plural
 
 LabelOrigin = Literal["table", "folders", "data.labels"]
-"""Where labels come from: a table, the names of folders and files, or besides the table that this setting names."""
+"""Where labels come from: a table, the names of folders and files, or a table set with ``data.labels``."""
 
-if TYPE_CHECKING:  # it reads tables, which are listed here
+if TYPE_CHECKING:  # circular import at run time
     from sightline.data.masks import MaskClasses
 
 
 @dataclass(frozen=True, slots=True)
 class MaskFile:
-    """The mask of an image, not opened yet: a file of the same store, and what its values mean.
+    """The mask of an image, not opened yet: a file of the same store, and the meaning of its values.
 
-    `label` are the classes in it, if they are known without opening it; the image then keeps its own label, and has
-    this one where masks are learned.
+    `label` names the classes in the mask, if they are known without opening it; the image then keeps its own label, and
+    `label` is used where masks are the targets.
     """
 
     key: str
@@ -36,8 +36,8 @@ class MaskFile:
 class SourceItem:
     """A file or array that may be an image, not opened yet; `declared`: the source states that it is one.
 
-    An image with a `mask` has no `label` yet: the mask has it. One `to_label` has none since nobody gave it any. The
-    label of one that `is_number` is an integer of an array.
+    The `label` of an image with a `mask` is still empty; it comes from the mask. `to_label`: the image is not labeled
+    yet. `is_number`: the label is an integer from an array.
     """
 
     store: Store
@@ -63,7 +63,7 @@ class ClassFolder:
 
 @dataclass(frozen=True, slots=True)
 class ClassNames:
-    """The names that the file at `path` gives to classes that are numbers, or its `columns`, if none has the names."""
+    """The names of classes that are numbers, from the file at `path`; or its `columns`, if none contains the names."""
 
     path: str
     names: Mapping[str, str]
@@ -72,16 +72,15 @@ class ClassNames:
 
 @dataclass(frozen=True, slots=True)
 class SourceListing:
-    """The contents of a source: entries to open, files that cannot be used, and files passed over.
+    """The contents of a source: entries to open, files that cannot be used, and skipped files.
 
-    `classes` are its class folders, one for each split that has it. `unlabeled` are images left out for lack of a
+    `classes` are its class folders, one for each split of a class. `unlabeled` are images left out for lack of a
     label, such as those of a test folder without class folders. `to_label` are images without a label that people can
-    give one, which `unusable` or `unlabeled` names too. `other_rows` are rows of a table that give one of `items`
-    another label, which `unusable` names too. `notes` become findings about the source.
-    `several_labels` tells which image has several labels, which are then written as `data.targets.LabelSetTargets`
-    reads them; "" if each has one. Labels with the `separator` in them are several for a task that takes several.
-    `origins` are where the labels come from, if settings say how they are read there. `class_names` are names for the
-    classes, which a task of grades has no use for.
+    label; they are also in `unusable` or `unlabeled`. `other_rows` are table rows that give one of `items` another
+    label; they are also in `unusable`. `notes` become findings about the source. `several_labels` is a text on an image
+    with several labels, "" if each has one; labels are then in the form of `data.targets.LabelSetTargets`. A label that
+    contains the `separator` is split if the task allows several labels. `origins` are where the labels come from, for
+    settings that control how they are read. `class_names` are names for the classes, not used for grades.
     """
 
     items: list[SourceItem]
@@ -99,7 +98,7 @@ class SourceListing:
 
 
 def replace_labels(listing: SourceListing, find_label: Callable[[str, str], str]) -> SourceListing:
-    """Return the listing with the label that `find_label` returns for each label and path."""
+    """Return the listing with each label replaced by what `find_label` returns for the label and path."""
 
     def relabel(item: SourceItem) -> SourceItem:
         return replace(item, label=find_label(item.label, item.path))
@@ -113,7 +112,7 @@ def replace_labels(listing: SourceListing, find_label: Callable[[str, str], str]
 
 
 def assign_split(listing: SourceListing, split: Split | None) -> SourceListing:
-    """Return the listing with this split for what has none."""
+    """Return the listing with this split for images that have none."""
     return replace(
         listing,
         items=[replace(item, split=item.split or split) for item in listing.items],
@@ -143,7 +142,7 @@ def join_listings(listings: Sequence[SourceListing]) -> SourceListing:
 
 
 def join_tables(listings: Sequence[SourceListing]) -> SourceListing:
-    """Return the contents of several tables as those of one; if images of one have several labels, those of all may."""
+    """Return the contents of several tables as those of one; if one has several labels per image, all may."""
     joined = join_listings(listings)
     if not joined.several_labels:
         return joined
@@ -151,10 +150,10 @@ def join_tables(listings: Sequence[SourceListing]) -> SourceListing:
 
 
 def read_as_label_sets(listings: Sequence[SourceListing]) -> list[SourceListing]:
-    """Return the listings for a task that takes several labels, where no row of a table shows that there may be.
+    """Return the listings for a task that allows several labels, even if no table row shows that there are several.
 
-    A label with the separator in it is several. A row without a label is an image of none of the classes, and an image
-    has the labels of all of its rows. A listing whose images have several has these already.
+    A label that contains the separator is split. A row without a label is an image of none of the classes, and an image
+    has the labels of all of its rows. Listings that already have several labels per image are unchanged.
     """
     return [listing if listing.several_labels else _add_rows(_split_labels(listing)) for listing in listings]
 
@@ -182,7 +181,7 @@ def _add_rows(listing: SourceListing) -> SourceListing:
     if not rows:
         return listing
     missing = _select_missing(unlabeled, listing)
-    evidence = [*missing, *listing.other_rows]  # not a row without a label of an image that another row labels
+    evidence = [*missing, *listing.other_rows]  # without unlabeled rows of images that another row labels
     labels: dict[str, list[str]] = {item.path: list(LABEL_SETS.list_classes(item.label)) for item in listing.items}
     for row in listing.other_rows:
         labels[row.path].extend(LABEL_SETS.list_classes(row.label))
@@ -199,9 +198,9 @@ def _add_rows(listing: SourceListing) -> SourceListing:
 
 
 def include_unlabeled(listings: Sequence[SourceListing]) -> list[SourceListing]:
-    """Return the listings with the images to label among their items, unless there are splits or masks.
+    """Return the listings with the images to label added to their items, unless there are splits or masks.
 
-    Where images have several labels, a row of a table without one says that the image has none of the classes.
+    With several labels per image, a table row without a label means that the image has none of the classes.
     """
     if any(item.split or item.mask for listing in listings for item in listing.items):
         return list(listings)
@@ -217,6 +216,6 @@ def include_unlabeled(listings: Sequence[SourceListing]) -> list[SourceListing]:
 
 
 def _select_missing(items: Sequence[SourceItem], listing: SourceListing) -> list[SourceItem]:
-    """Return the items, each once, whose files have no label in `listing`."""
+    """Return the distinct items whose files have no label in `listing`."""
     labeled = {item.path for item in listing.items}
     return list({item.path: item for item in items if item.path not in labeled}.values())

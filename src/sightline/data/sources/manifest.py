@@ -53,19 +53,19 @@ from sightline.escaping import quote_path
 
 DEFAULTS = DataConfig()
 FOLDERS_OF_TABLES = {"annotations", "annotation", "labels", "label", "metadata", "meta"}
-MAX_CONFLICT_FRACTION = 0.01  # of files with conflicting rows; above, each row is taken for one of several labels
+MAX_CONFLICT_FRACTION = 0.01  # of files with conflicting rows; above this limit, each row is one of several labels
 
 
 def is_table(path: Path) -> bool:
-    """Return whether a file has the extension of a table, or of a text file that may be one."""
+    """Return whether a file has the extension of a table, or of a text file that may be a table."""
     return path.name.lower().endswith((*TABLE_SUFFIXES, *LIST_SUFFIXES))
 
 
 @dataclass(frozen=True, slots=True)
 class LabelTable:
-    """A table of the labels of images, which `finder` finds by its cells; `key` is its own in the store of these.
+    """A table of image labels, whose cells `finder` resolves to images; `key` is the table's own key in their store.
 
-    `is_guessed`: its encoding is not certain.
+    `is_guessed`: the encoding is not certain.
     """
 
     table: Table
@@ -75,7 +75,7 @@ class LabelTable:
     key: str = ""
 
     def find_images(self) -> Iterator[str]:
-        """Yield the key of the image of each row whose file is there."""
+        """Yield the key of the image in each row whose file exists."""
         keys = (self.finder.find(row.get_text(self.columns.path)) for row in self.table.rows)
         return (key for key in keys if key is not None)
 
@@ -83,11 +83,11 @@ class LabelTable:
 def read_manifest(path: Path, options: DataConfig = DEFAULTS) -> SourceListing:
     """Read a manifest: a table with a column of image files, one of labels, and optionally one of splits.
 
-    Paths are relative to ``data.root``, else to the manifest's folder; if no file is there and that folder is one of
-    tables, as ``annotations/`` of COCO, to the folder around it. Rows without a label or with a missing file are left
-    out and reported; in a table that gives images several labels, a row without one is an image that has none, and so
-    it is for a task that takes several, see `listing.read_as_label_sets`.
-    Raises `DataError` for a table that cannot be parsed, or none of whose files exists.
+    Paths are relative to ``data.root``, or else to the manifest's folder; if no file exists there and it is a folder
+    for tables, such as ``annotations/`` of COCO, to its parent folder. Rows without a label or with a missing file are
+    left out and reported. If images may have several labels, in the table or for the task, a row without a label is an
+    image of none of the classes; see `listing.read_as_label_sets`. Raises `DataError` for a table that cannot be
+    parsed, or if none of its files exist.
     """
     content, split = read_content(path, options), parse_split(path.stem)
     labels = parse_table(content, str(path), replace(_open_root(path.parent, str(path), options), split=split), options)
@@ -106,7 +106,7 @@ def read_rows(
 ) -> SourceListing:
     """Read a manifest in memory, such as the rows of a DataFrame, which messages call `name`; see `read_manifest`.
 
-    Paths are those of the store of `finder`; without it, relative to ``data.root``, else to the current directory.
+    Paths are those in the store of `finder`; without it, relative to ``data.root``, else to the current directory.
     """
     labels = _choose_columns(build_table(rows, name), finder or _open_root(Path(), name, options), options)
     return list_from_table(labels, options, prefix)
@@ -122,7 +122,7 @@ def _open_root(default: Path, name: str, options: DataConfig) -> FileFinder:
 
 
 def read_content(path: Path, options: DataConfig = DEFAULTS) -> bytes:
-    """Return the content of the table at `path`; raises `DataError` if it cannot be read, as a spreadsheet."""
+    """Return the content of the table at `path`; raises `DataError` if it cannot be read, such as a spreadsheet."""
     if is_spreadsheet(path.name):
         raise DataError(f"{path} is a spreadsheet, which cannot be read: save it as CSV (UTF-8).")
     if is_image_table(path.name):
@@ -138,7 +138,7 @@ def read_content(path: Path, options: DataConfig = DEFAULTS) -> bytes:
 def parse_table(
     content: bytes, name: str, finder: FileFinder, options: DataConfig = DEFAULTS, key: str = ""
 ) -> LabelTable:
-    """Return a table and its columns; raises `DataError` if it cannot be parsed or has none of files or labels."""
+    """Parse a table and choose its columns; raises `DataError` if it is invalid or lacks a file or label column."""
     requested = {normalize_name(name) for name in (options.columns.path, options.columns.label, options.columns.split)}
     known_columns = KNOWN_COLUMNS | {a for a in requested if not a.isdigit()} - {""}
     max_rows = options.limits.table_rows
@@ -157,8 +157,8 @@ def list_from_table(
 ) -> SourceListing:
     """List the images that a table labels.
 
-    `store_is_source`: their store itself is the source, so the listing says which table was used, and a folder such as
-    ``train`` states the split if the table does not.
+    `store_is_source`: the store of the images is the source, so the listing notes which table was used, and a folder
+    such as ``train`` states the split if the table does not.
     """
     table, columns, finder = labels.table, labels.columns, labels.finder
     by_folder = store_is_source and not columns.split
@@ -195,7 +195,7 @@ def _read_mask_classes(table: Table, finder: FileFinder) -> MaskClasses:
 class _RowReader:
     """Converts the rows of a table to a listing; with `by_folder`, folders state the splits.
 
-    In a table with a column of masks, a row has the file of its mask in place of a label.
+    In a table with a mask column, a row has a mask file instead of a label.
     """
 
     table: Table
@@ -207,7 +207,7 @@ class _RowReader:
     mask_classes: MaskClasses | None
 
     def to_listing(self) -> SourceListing:
-        """Return an entry for each file, which has the labels of all its rows if there may be several."""
+        """Return an entry for each file, with the labels of all its rows if several are possible."""
         if self.label_sets:
             listing = SourceListing([], several_labels=self.label_sets.evidence)
         else:
@@ -223,7 +223,7 @@ class _RowReader:
             key = self.finder.find(row.get_text(self.columns.path))
             if (problem := self._find_problem(row, label, key, first_rows)) is not None:
                 self._leave_out(listing, row, label, key, *problem)
-            elif key is not None and key not in first_rows:  # an equal row is a repetition
+            elif key is not None and key not in first_rows:  # equal rows count once
                 first_rows[key] = row.line, label
                 positions[key] = len(listing.items)
                 listing.items.append(self._to_item(row, label, key))
@@ -239,7 +239,7 @@ class _RowReader:
         return listing
 
     def _leave_out(self, listing: SourceListing, row: Row, label: str, key: str | None, kind: str, reason: str) -> None:
-        """Note why a row is left out, and keep it where another task can use it."""
+        """Note why a row is left out, and keep it in the listing if another task can use it."""
         place = self.table.describe_row(row.line)
         path = self._display_path(row, key) or place
         listing.notes.append(SourceNote(kind, path, place))
@@ -252,7 +252,7 @@ class _RowReader:
 
     def _read_label(self, row: Row) -> str:
         if self.columns.mask:
-            return row.get_text(self.columns.mask)  # of which an image has one, too
+            return row.get_text(self.columns.mask)  # like a label, one per image
         if self.label_sets:
             return self.label_sets.read_label(row)
         return _to_single_label(self.columns.read_label(row))
@@ -260,7 +260,7 @@ class _RowReader:
     def _find_problem(
         self, row: Row, label: str, key: str | None, first_rows: dict[str, tuple[int, str]]
     ) -> tuple[str, str] | None:
-        """Return the kind and the reason if a row is left out."""
+        """Return the kind and the reason if a row must be left out."""
         place = f"{self.table.describe_row(row.line)} of {self.table.name}"
         if self.columns.mask and self.finder.find(label) is None:
             return "missing-masks", f"its mask is missing ({place})" if label else f"{place} has no mask"
@@ -294,7 +294,7 @@ class _RowReader:
 
 
 def _to_single_label(label: str | tuple[str, ...]) -> str:
-    """Return the name of one class, also from a list that holds it; "" from an empty one."""
+    """Return a class name, possibly from a list with one name; "" for an empty list."""
     if isinstance(label, str):
         listed = parse_list(label)
         label = (label,) if listed is None else listed

@@ -23,20 +23,20 @@ from sightline.errors import DataError, ImageError
 MISSING_MASKS, INVALID_MASKS, UNUSED_MASKS = "missing-masks", "invalid-masks", "unused-masks"
 AMBIGUOUS_MASKS = "ambiguous-masks"
 _SUFFIXES = ("", "_mask", "_L", "_gt", "_segmentation")
-"""What the name of a mask has after that of its image: CamVid's original release writes ``_L``, ISIC the last."""
+"""Suffixes of mask names after the image name; ``_L`` is from CamVid's original release, the last from ISIC."""
 _CAMVID_FOLDERS: Mapping[str, Literal["image", "mask"]] = {
     "701_stillsraw_full": "image",
     "labeledapproved_full": "mask",
 }
 _BESIDE_IMAGES = ("annot", "_annot", "_labels", "_masks")
-"""What a folder of masks has after the name of the folder of images beside it: ``train`` and ``trainannot``."""
+"""Suffixes of mask folders after the name of the image folder next to them: ``train`` and ``trainannot``."""
 
 PairKey = tuple[tuple[str, ...], str]
 
 
 @dataclass(frozen=True, slots=True)
 class _RoledFile:
-    """A file in a folder of images or of masks; `pair` is equal for both files of a pair."""
+    """A file in a folder of images or of masks; `pair` is equal for an image and its mask."""
 
     key: str
     role: Literal["image", "mask"]
@@ -46,12 +46,12 @@ class _RoledFile:
 def read_mask_folders(
     store: FileStore, paths: Mapping[str, PathParts], prefix: str = "", folder: Path | None = None
 ) -> SourceListing | None:
-    """List the images of ``images/`` with their masks in ``masks/``, as a whole or in each split; None for no such.
+    """List the images of ``images/`` with their masks in ``masks/``, as a whole or in each split; None without any.
 
     Files are paired by name: ``images/1.jpg`` with ``masks/1.png`` or ``masks/1_mask.png``. ``classes.csv``, in the
     store or beside `folder`, names the values of the masks; without it, masks have no meaning, and None is returned.
-    Images of one name, such as ``0.jpg`` and ``0.png``, are left out, and so is one with two masks of one name.
-    Folders named as splits may be above or below those two. `paths` are the visible files of the store, in parts.
+    Images with the same name, such as ``0.jpg`` and ``0.png``, are left out, as are images with two masks. Folders
+    named like splits may be above or below those two. `paths` are the visible files of the store, split into parts.
     Raises `DataError` for a table that cannot be used.
     """
     files = list(_find_roles(paths))
@@ -92,7 +92,7 @@ def _group_by_pair(files: Iterable[_RoledFile]) -> dict[PairKey, list[str]]:
 
 
 def _describe_ambiguity(others: Sequence[str], prefix: str, mask_keys: Sequence[str]) -> str:
-    """Return why it cannot be told which mask an image has."""
+    """Explain why the mask of an image is ambiguous."""
     masks = " and ".join(prefix + key for key in mask_keys)
     if len(mask_keys) > 1:
         return f"has {len(mask_keys)} masks, {masks}"
@@ -112,7 +112,7 @@ def _find_roles(paths: Mapping[str, PathParts]) -> Iterator[_RoledFile]:
 def _find_role(
     parts: tuple[str, ...], folders: AbstractSet[tuple[str, ...]]
 ) -> tuple[Literal["image", "mask"], tuple[str, ...]] | None:
-    """Return what the files in a folder are, by the first folder of its path that says so, and what pairs them."""
+    """Return whether a folder contains images or masks, by the first folder of its path with a role, and a pair key."""
     for depth in range(len(parts)):
         role, folder = _get_role(parts[: depth + 1], folders)
         if role is not None:
@@ -123,7 +123,7 @@ def _find_role(
 def _get_role(
     folder: tuple[str, ...], folders: AbstractSet[tuple[str, ...]]
 ) -> tuple[Literal["image", "mask"] | None, tuple[str, ...]]:
-    """Return whether a folder holds images or masks, and what it adds to what pairs them: the name of both if one."""
+    """Return whether a folder contains images or masks, and its part of the pair key, such as ``train``, if any."""
     *above, name = folder
     lower = name.casefold()
     if lower in IMAGE_FOLDERS:
@@ -147,7 +147,7 @@ def _find_mask(pair: PairKey, masks: Mapping[PairKey, Sequence[str]]) -> PairKey
 
 
 def find_classes_file(store: FileStore) -> tuple[bytes, str] | None:
-    """Return the content and the name of the table of classes that is highest in `store`, None if there is none."""
+    """Return the content and the name of the topmost class table in `store`; None if there is none."""
     names = {key: PurePosixPath(key).name.casefold() for key in list_visible(store)}
     keys = [key for key, name in names.items() if name in CLASSES_FILES]
     if not keys:
@@ -167,7 +167,7 @@ def _find_classes(store: FileStore, folder: Path | None) -> tuple[bytes, str] | 
 
 
 def find_mask_classes(entries: Sequence[SourceItem]) -> MaskClasses | None:
-    """Return what the values of the masks mean; raises `DataError` if that differs between sources."""
+    """Return the meaning of the mask values; raises `DataError` if it differs between sources."""
     masks = {id(entry.mask.classes): entry.mask for entry in entries if entry.mask is not None}
     first, *others = masks.values() if masks else [None]
     for other in others:

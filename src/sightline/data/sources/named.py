@@ -1,4 +1,4 @@
-"""Data sets by name: generated (``beans``), from scikit-learn (``digits``), through Keras, or registered by others."""
+"""Data sets by name: generated (``beans``), from scikit-learn (``digits``), from Keras, or from plugins."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _load_beans(count: int, size: int, seed: int) -> SourceListing:
     def draw(i: int) -> NDArray[np.uint8]:
         return coffee_beans.draw(i, size, seed)
 
-    def identity(i: int) -> str:  # the generator and these three numbers determine the image
+    def identity(i: int) -> str:  # these values determine the image
         return hashlib.sha256(f"beans {coffee_beans.GENERATOR_VERSION} {seed} {i} {size}".encode()).hexdigest()
 
     def draw_mask(i: int) -> bytes:
@@ -164,7 +164,7 @@ def _load_keras(name: str) -> SourceListing:
     load_data: Callable[[], Any] = module.load_data
     spec = KERAS_DATASETS[name]
     try:
-        with redirect_stdout(sys.stderr):  # Keras prints its progress to stdout, which is for our results
+        with redirect_stdout(sys.stderr):  # Keras prints progress to stdout, which is reserved for results
             splits: tuple[tuple[Split, Any], ...] = tuple(zip(("train", "test"), load_data(), strict=True))
     except Exception as error:
         home = backend.keras_home()

@@ -25,7 +25,7 @@ _LONGEST_FIRST = sorted(SPLIT_NAMES, key=len, reverse=True)
 
 @dataclass(frozen=True, slots=True)
 class SplitName:
-    """A name that denotes a split by a `word`; `remainder` is the remainder of the name.
+    """A name that denotes a split by a `word`; `remainder` is the rest of the name.
 
     `certain` if the word is separate from the remainder (``seg_train``) rather than joined to it (``trainset``, but
     also ``strain``); `exact` if there is no remainder.
@@ -67,8 +67,8 @@ def parse_split_name(name: str) -> SplitName | None:
 def find_splits(names: Collection[str]) -> dict[str, SplitName]:
     """Return the splits among `names`, by name.
 
-    A joined word counts only if another split has a name with the same remainder: ``trainset`` and ``testset`` do,
-    ``strain`` and ``contest`` do not. ``eval`` is the test split, or validation next to a test split.
+    A joined word counts only if another split has a name with the same remainder: ``trainset`` and ``testset`` count,
+    ``strain`` and ``contest`` do not. ``eval`` is the test split, or the validation split next to a test split.
     """
     candidates = {name: split for name in names if (split := parse_split_name(name)) is not None}
     remainders = {(s.remainder, s.split) for s in candidates.values()}
@@ -107,7 +107,7 @@ def parse_split(text: str) -> Split | None:
 
 
 def find_folder_split(key: str) -> Split | None:
-    """Return the split that the outermost folder of a path named as one states, or None.
+    """Return the split of the outermost folder in a path that is named like a split, or None.
 
     >>> find_folder_split("camvid/val/images/1.jpg"), find_folder_split("train.jpg")
     ('validation', None)

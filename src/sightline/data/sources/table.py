@@ -17,7 +17,7 @@ from sightline.data.sources.filenames import is_hidden
 from sightline.data.storage import LIMITS
 from sightline.errors import DataError
 
-_JSON_LINES = (".jsonl", ".ndjson", ".manifest")  # the last of Amazon SageMaker Ground Truth
+_JSON_LINES = (".jsonl", ".ndjson", ".manifest")  # .manifest: Amazon SageMaker Ground Truth
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", *_JSON_LINES)
 """Extensions of the files that are read as tables."""
 
@@ -28,14 +28,14 @@ IsFile = Callable[[str], bool]
 
 _SEPARATORS = (",", ";", "\t", "|")
 _MOST_COLUMNS = 10_000
-_MOST_PARTS = 4  # objects and lists for each row: COCO has a box and a polygon for each annotation
-_MOST_MISSING = 1_000_000  # cells that short rows lack, beyond as many as there are
-_DEPTH = 4  # objects in a row of JSON around a cell
+_MOST_PARTS = 4  # objects and lists per row; COCO has a box and a polygon per annotation
+_MOST_MISSING = 1_000_000  # limit on cells missing in short rows, in addition to the number of existing cells
+_DEPTH = 4  # nesting depth of cells in a JSON row
 _SAMPLE_LINES = 50  # lines read to detect the separator
 
 
 class NestedName(str):
-    """The name of a column of cells that are in an object in the rows of JSON: ``meta.site``."""
+    """The name of a column whose cells are nested in an object in JSON rows: ``meta.site``."""
 
     __slots__ = ()
 
@@ -107,10 +107,10 @@ def read_table(
 
 
 def _separate_by_tabs(text: str, is_file: IsFile) -> str:
-    """Return lines separated by spaces with tabs; ``list_attr_celeba.txt`` begins with a count, then columns alone.
+    """Replace spaces between cells by tabs; ``list_attr_celeba.txt`` begins with a count, then a line of columns.
 
-    Where lines have different numbers of words, the name of the file is the first one, else all but the last. A comment
-    is a header only if it has as many words as the lines.
+    If lines have different numbers of words, the file name is the first word if it is a file, else all but the last.
+    A comment is a header only if it has as many words as the lines.
     """
     lines = [line.split() for line in text.splitlines()]
     if lines and len(lines[0]) == 1 and lines[0][0].isdecimal():
@@ -128,9 +128,9 @@ def _separate_by_tabs(text: str, is_file: IsFile) -> str:
 
 
 def may_be_table(key: str) -> bool:
-    """Return whether a file among images may be a table of their labels, or a list of some of them.
+    """Return whether a file among images may be a table of their labels or a list of images.
 
-    A submission is an example for competitors, whose labels mean nothing.
+    Sample submissions of competitions are excluded, as their labels mean nothing.
 
     >>> may_be_table("meta/train.txt"), may_be_table("sample_submission.csv"), may_be_table("cat.jpg")
     (True, False, False)
@@ -147,7 +147,7 @@ def build_table(rows: Iterable[Mapping[str, Any]], name: str) -> Table:
 
 
 def _check_size(text: str, name: str, max_rows: int) -> None:
-    """Raise `DataError` for more lines, or objects and lists, than that many rows need, before any is parsed."""
+    """Raise `DataError` for more lines, objects or lists than `max_rows` rows need, before any is parsed."""
     if name.lower().endswith(".json"):
         _check_rows(name, (text.count("{") + text.count("[")) // _MOST_PARTS, max_rows)
     else:
@@ -194,7 +194,7 @@ def _read_csv(text: str, name: str, known_columns: Collection[str], is_file: IsF
             "table with the columns path and label."
         )
     cells = sum(len(cells) for _, cells in body)
-    if len(columns) * len(body) - cells > cells + _MOST_MISSING:  # short rows are filled: a small file, all memory
+    if len(columns) * len(body) - cells > cells + _MOST_MISSING:  # padding short rows would fill memory
         raise DataError(f"{name} has {len(columns):,} columns, but its rows fill few of them: remove empty columns.")
     padded = ((line, [*cells, *[""] * (len(columns) - len(cells))]) for line, cells in body)
     table_rows = tuple(Row(line, dict(zip(columns, cells, strict=False))) for line, cells in padded)
@@ -204,8 +204,8 @@ def _read_csv(text: str, name: str, known_columns: Collection[str], is_file: IsF
 def _parse_rows(lines: Sequence[str], separator: str, name: str) -> list[tuple[int, list[str]]]:
     """Return the number of the last line of each row that is not empty, and its cells.
 
-    A quotation mark that nothing closes is an error, as it takes all rows below into one cell; one within a cell, as in
-    ``"12" nails"``, is not.
+    An unclosed quotation mark is an error, as it would join all rows below into one cell; a quotation mark within a
+    cell, as in ``"12" nails"``, is not.
     """
     rows: list[tuple[int, list[str]]] = []
     is_strict = True
@@ -227,12 +227,12 @@ def _parse_rows(lines: Sequence[str], separator: str, name: str) -> list[tuple[i
 
 
 def _detect_separator(lines: Sequence[str], name: str) -> str:
-    """Return the separator that splits the first line, and the most other lines into the same number of cells."""
+    """Return the separator that splits the first line and most others into the same number of cells."""
     best, score = "\t" if name.lower().endswith(".tsv") else ",", (0.0, 0)
     for separator in _SEPARATORS:
         try:
             counts = [len(cells) for cells in csv.reader(lines, delimiter=separator, skipinitialspace=True)]
-        except csv.Error:  # raised with its line number when the table is parsed
+        except csv.Error:  # raised again, with the line number, when the table is parsed
             continue
         if counts and counts[0] > 1:
             rank = (sum(count == counts[0] for count in counts) / len(counts), counts[0])
@@ -242,9 +242,9 @@ def _detect_separator(lines: Sequence[str], name: str) -> str:
 
 
 def _is_separator_line(line: str) -> bool:
-    """Return whether a line tells Excel the separator, as ``sep=;`` does above the header."""
+    """Return whether a line declares the separator for Excel, such as ``sep=;`` above the header."""
     text = line.strip().strip('"').casefold()
-    return text.startswith("sep=") and len(text) <= len("sep=") + 1  # a tab is stripped
+    return text.startswith("sep=") and len(text) <= len("sep=") + 1  # a tab has been stripped
 
 
 def _is_comment(line: str, is_file: IsFile) -> bool:
@@ -260,7 +260,7 @@ def _is_header(cells: Sequence[str], known_columns: Collection[str], is_file: Is
 
 
 def _json_lines(text: str, name: str) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), 1):  # JSON strings may contain the other line ends of splitlines
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines(): JSON strings may contain other line ends
         if line.strip():
             try:
                 value: Any = jsonio.loads(line)
@@ -271,7 +271,7 @@ def _json_lines(text: str, name: str) -> Iterator[Row]:
 
 def _read_json(text: str, name: str, max_rows: int) -> Table:
     try:
-        value: Any = jsonio.loads(text, math.inf)  # as many as `_check_size` allows
+        value: Any = jsonio.loads(text, math.inf)  # limited by `_check_size`
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # JSON lines in a .json file
             return _make_table(_json_lines(text, name), name)
@@ -301,7 +301,7 @@ def _make_row(value: Any, number: int, where: str) -> Row:
 
 
 def _name_ground_truth(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a row of Ground Truth with the names of its classes as ``label``, if it is of one job that classifies."""
+    """Return a Ground Truth row with its class names as ``label``, if it is from a single classification job."""
     labels: list[Any] = []
     for job, metadata in value.items():
         if isinstance(metadata, dict) and job.endswith("-metadata"):
@@ -315,9 +315,9 @@ def _name_ground_truth(value: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _list_cells(value: Mapping[Any, Any], above: str = "", depth: int = 1) -> Iterator[tuple[str, Any]]:
-    """Yield the names and the cells of a row; of an object in it those inside, such as ``meta.site``.
+    """Yield the names and cells of a row; an object in it yields the cells inside, such as ``meta.site``.
 
-    Lists of objects, and objects in more than `_DEPTH` others, are left out: they are neither labels nor files.
+    Lists of objects, and objects nested in more than `_DEPTH` others, are left out: they are neither labels nor files.
     """
     for key, cell in value.items():
         name = NestedName(above + str(key).strip()) if above else str(key).strip()
@@ -325,12 +325,12 @@ def _list_cells(value: Mapping[Any, Any], above: str = "", depth: int = 1) -> It
             yield from _list_cells(cell, f"{name}.", depth + 1) if depth < _DEPTH else ()
         elif not (isinstance(cell, list) and any(isinstance(entry, Mapping) for entry in cell)):
             yield name, _convert_cell(cell)
-        elif all(isinstance(entry, Mapping) and "displayName" in entry for entry in cell):  # of Vertex AI
+        elif all(isinstance(entry, Mapping) and "displayName" in entry for entry in cell):  # Vertex AI
             yield NestedName(f"{name}.displayName"), _convert_cell([entry["displayName"] for entry in cell])
 
 
 def _convert_cell(value: Any) -> str | tuple[str, ...]:
-    if hasattr(value, "tolist"):  # of NumPy, as the lists of a Parquet file are in a DataFrame
+    if hasattr(value, "tolist"):  # NumPy, such as lists from a Parquet file in a DataFrame
         value = value.tolist()
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")

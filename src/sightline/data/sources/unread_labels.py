@@ -1,4 +1,4 @@
-"""Recognize files that may hold labels in a form that is not read: spreadsheets, boxes, exports of annotation tools."""
+"""Recognize files that may contain labels but are not read: spreadsheets, boxes, exports of annotation tools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sightline.data.image_tables import is_image_table
 from sightline.data.sources.filenames import is_hidden, is_image_name
 
 UNREAD_LABELS = "unread-labels"
-"""Finding: files that may hold labels are not read."""
+"""Finding: files that may contain labels are not read."""
 
 TABLE_ADVICE = "Use a table with --set data.labels=FILE --column label=NAME."
 BOXES_ADVICE = (
@@ -33,7 +33,7 @@ def is_spreadsheet(path: str) -> bool:
 
 
 def find_unread_labels(paths: Iterable[str]) -> dict[str, str]:
-    """Return the files that may hold labels but are not read, each with what it seems to be.
+    """Return the files that may contain labels but are not read, each with its apparent kind.
 
     Boxes are in a file that is named as an image is: ``labels/1.txt`` or ``Annotations/1.xml`` for ``images/1.jpg``.
     """
@@ -54,6 +54,6 @@ def find_unread_labels(paths: Iterable[str]) -> dict[str, str]:
 
 
 def advise_on_unread_labels(reasons: Iterable[str]) -> str:
-    """Return a sentence on what to do with files of labels that are not read, for `reasons`, or ""."""
+    """Return advice on label files that are not read, for `reasons`; "" if there are none."""
     kinds = {next((kind for kind in _ADVICE if reason.startswith(kind)), "") for reason in reasons}
     return " ".join([*(advice for kind, advice in _ADVICE.items() if kind in kinds), *([BOXES_ADVICE] * ("" in kinds))])

@@ -13,9 +13,9 @@ _FOLDER_SETTINGS = {"class_level": "chooses class folders", "label_pattern": "re
 
 
 def check_settings(listings: Sequence[SourceListing], options: DataConfig, names: str) -> None:
-    """Raise `ConfigError` for a setting on labels in `options` that none of the sources called `names` is read with.
+    """Raise `ConfigError` for a label setting in `options` that none of the sources `names` uses.
 
-    One that some of them are read with is in order, and so is any for sources without images.
+    A setting that some sources use is allowed, as is any setting for sources without images.
     """
     if not any(listing.items for listing in listings):
         return

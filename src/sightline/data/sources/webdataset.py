@@ -21,8 +21,8 @@ _MAX_CLASS_BYTES = 4096
 def list_samples(store: TarStore) -> list[Mapping[str, Any]]:
     """Return a row for each sample: the key of its image, its label from ``.cls``, and the fields of its ``.json``.
 
-    There are none in a tar without ``.cls`` files, unless it has ``.json`` files and no class folders. The format is
-    that of Aizman et al., 2019 (arXiv:2001.01858). Raises `DataError` for a file that cannot be read.
+    A tar without ``.cls`` files has none, unless it has ``.json`` files and no class folders. The format is from
+    Aizman et al., 2019 (arXiv:2001.01858). Raises `DataError` for a file that cannot be read.
     """
     samples: dict[str, dict[str, str]] = {}
     kinds = set()
