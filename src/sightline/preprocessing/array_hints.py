@@ -11,7 +11,7 @@ CHANNELS = (1, 3, 4)  # grayscale, RGB, RGBA
 
 
 def suggest_conversion(array: Any) -> str:
-    """Return ``": "`` and how to make uint8 pixels, channels last, of `array`; "" if nothing is known to help.
+    """Return ``": "`` and how to convert `array` to uint8 pixels, channels last; "" if there is no suggestion.
 
     >>> suggest_conversion(np.full((2, 8, 8, 3), 0.5))
     ": its values are fractions, so use (255 * x).round().astype('uint8')"
@@ -49,7 +49,7 @@ def _suggest_dtype(array: NDArray[Any]) -> str:
 def _suggest_layout(shape: tuple[int, ...]) -> str:
     if len(shape) not in (3, 4) or shape[-1] in CHANNELS:
         return ""
-    if 1 < shape[-1] < min(16, *shape[-3:-1]):  # as scientific images have
+    if 1 < shape[-1] < min(16, *shape[-3:-1]):  # as in scientific images
         choice = "one of them, as in x[..., 0]" if shape[-1] == 2 else "three of them, as in x[..., :3]"
         return f"it has {shape[-1]} channels, so choose {choice}"
     if shape[-3] not in CHANNELS:

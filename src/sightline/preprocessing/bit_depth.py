@@ -1,4 +1,4 @@
-"""Convert any mode that Pillow decodes to 8-bit L or RGB, by the rules in the docstring of the package."""
+"""Convert any mode that Pillow decodes to 8-bit L or RGB, following the rules in the package docstring."""
 
 from __future__ import annotations
 
@@ -83,4 +83,4 @@ def _scale(values: NDArray[Any], limits: ValueRange, nan_value: float) -> Image.
     rows = [
         (np.interp(np.where(np.isnan(row), nan_value, row), limits, (0, 255)) + 0.5).astype(np.uint8) for row in values
     ]
-    return Image.fromarray(np.stack(rows))  # row by row, as float64 for the whole image takes too much memory
+    return Image.fromarray(np.stack(rows))  # row by row, because float64 for the whole image takes too much memory

@@ -1,4 +1,4 @@
-"""Limits on box-based formats, which Pillow decodes whole (JPEG 2000, AVIF, HEIF), and on their and WebP's memory."""
+"""Limits on formats made of boxes, which Pillow decodes whole (JPEG 2000, AVIF, HEIF), and on memory, also for WebP."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from sightline.preprocessing.stream_limits import measure_streams
 from sightline.preprocessing.tiff_limits import SMALL_EXIF, check_exif_at
 from sightline.preprocessing.webp_limits import measure_tables
 
-_MAX_BOXES = 1_000  # of a JPEG 2000, AVIF or HEIF file
-_MAX_COMPONENTS = 4  # of a JPEG 2000: Pillow reads no more
-_MAX_BLOCKS, _MAX_PACKETS, _MAX_STEPS = 4_000_000, 5_000_000, 50_000_000  # of a JPEG 2000: about 1 s each
-_MAX_INDEX_BYTES = 1 << 17  # of the items of an AVIF, which are searched one by one for each; a large grid has 20 kB
-_MAX_TRACK_BYTES = 1 << 19  # of the tables of an animated AVIF: 100,000 frames
-_MAX_JPEG2000_BYTES = 32 << 20  # bytes of a JPEG 2000; one core decodes 8 million a second
-_MAX_MEGAPIXEL_BYTES = 21_000_000  # of memory to decode a megapixel: 50 take 1 GB
-_PIXEL_BYTES = 19  # that libwebp, libavif and Pillow allocate for a pixel, each with its own copies
+_MAX_BOXES = 1_000  # per JPEG 2000, AVIF or HEIF file
+_MAX_COMPONENTS = 4  # per JPEG 2000 file; Pillow reads no more
+_MAX_BLOCKS, _MAX_PACKETS, _MAX_STEPS = 4_000_000, 5_000_000, 50_000_000  # per JPEG 2000 file: about 1 s each
+_MAX_INDEX_BYTES = 1 << 17  # bytes that index the items of an AVIF, searched linearly for each; a large grid: 20 kB
+_MAX_TRACK_BYTES = 1 << 19  # bytes of tables in an animated AVIF: 100,000 frames
+_MAX_JPEG2000_BYTES = 32 << 20  # bytes per JPEG 2000 file; one core decodes 8 million per second
+_MAX_MEGAPIXEL_BYTES = 21_000_000  # bytes of memory to decode a megapixel; 50 megapixels take 1 GB
+_PIXEL_BYTES = 19  # bytes per pixel allocated by libwebp, libavif and Pillow, each keeping its own copies
 
 
 def check_memory(format_name: str, data: bytes, width: int, height: int, frame: int, max_megapixels: int) -> None:
-    """Raise ImageError if decoding up to a frame, counted from 0, takes more memory than `max_megapixels` may."""
+    """Raise ImageError if decoding up to `frame`, counted from 0, takes more memory than `max_megapixels` allow."""
     limit = max_megapixels * _MAX_MEGAPIXEL_BYTES
     needed, advice = 2 * len(data) + width * height * _PIXEL_BYTES, "save it as PNG or TIFF"
     if format_name == "JPEG2000":
         codestream = None
-        with suppress(struct.error):  # the decoder reports it
+        with suppress(struct.error):  # the decoder reports the damage
             codestream = _measure_jpeg2000(data)
         if codestream is None:
             return
@@ -41,7 +41,7 @@ def check_memory(format_name: str, data: bytes, width: int, height: int, frame: 
     elif format_name in {"AVIF", "HEIF"}:
         demand = measure_streams(data)
         needed += max(demand.pixels - width * height, 0) * _PIXEL_BYTES + demand.kept_bytes
-    else:  # the others are decoded by lines, strips or tiles
+    else:  # other formats are decoded by lines, strips or tiles
         return
     if needed > limit:
         sizes = f"{needed / 1e6:,.0f} MB to decode, limit {limit / 1e6:,.0f}"
@@ -49,7 +49,7 @@ def check_memory(format_name: str, data: bytes, width: int, height: int, frame: 
 
 
 def check_jpeg2000(data: bytes) -> None:
-    """Raise ImageError for a JPEG 2000 that takes long to decode, or more memory than its pixels need."""
+    """Raise ImageError for a JPEG 2000 that takes too long to decode, or more memory than its pixels need."""
     check_slow_size(data, "JPEG 2000", "save it as PNG, JPEG or TIFF", _MAX_JPEG2000_BYTES)
     demand = _measure_jpeg2000(data)
     if demand is None:
@@ -62,7 +62,7 @@ def check_jpeg2000(data: bytes) -> None:
 
 
 def _measure_jpeg2000(data: bytes) -> CodestreamDemand | None:
-    """Measure the codestream, which may be within boxes; None if there is none."""
+    """Measure the codestream, which may be inside boxes; return None if there is none."""
     if data[:1] != b"\0":
         return measure_codestream(data, 0)
     boxes = 0
@@ -77,7 +77,7 @@ def _measure_jpeg2000(data: bytes) -> CodestreamDemand | None:
 
 
 def check_avif(data: bytes) -> None:
-    """Raise ImageError as `check_items` does, and for EXIF, which Pillow reads at once and which may be anywhere."""
+    """Raise ImageError as `check_items` does, and for excessive EXIF, which may be anywhere and is read on opening."""
     check_items(data)
     for magic in (b"II*\0", b"MM\0*") if len(data) > SMALL_EXIF else ():
         offset = data.find(magic)
@@ -88,7 +88,7 @@ def check_avif(data: bytes) -> None:
 
 
 def check_items(data: bytes) -> None:
-    """Raise ImageError for an AVIF or HEIF of large tables, whose items are searched one by one for each of them."""
+    """Raise ImageError for an AVIF or HEIF with large tables: decoders search all items for each one."""
     index_bytes = track_bytes = 0
     for boxes, (name, start, end) in enumerate(iterate_boxes(data, 0, len(data)), 1):
         check_count(boxes, _MAX_BOXES, "boxes")
@@ -103,7 +103,7 @@ def check_items(data: bytes) -> None:
 
 
 def _count_index_bytes(data: bytes, start: int, end: int, depth: int = 0) -> int:
-    """Return the bytes of the boxes in a range, without those of data and color profiles."""
+    """Return the number of bytes of the boxes in a range, without boxes of data and color profiles."""
     total = 0
     for name, content, content_end in iterate_boxes(data, start, end):
         total += 8

@@ -1,4 +1,4 @@
-"""The boxes of ISO's media files (JPEG 2000, AVIF, HEIF): a length, a name of four letters, and content."""
+"""The boxes of ISO media files (JPEG 2000, AVIF, HEIF): a length, a name of four letters, and content."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 
 def iterate_boxes(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield the name of each box in a range of a file, and where its content begins and ends.
+    """Yield the name of each box in a range of a file, and the start and end of its content.
 
-    A box of length 0 lasts to the end of the range, as does one that states more than is left.
+    A box of length 0, or one longer than the rest of the range, extends to the end of the range.
     """
     end = min(end, len(data))
     while start + 8 <= end:

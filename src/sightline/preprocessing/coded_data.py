@@ -1,4 +1,4 @@
-"""Where an AVIF or HEIF keeps its coded images: items, or samples of tracks. Source: ISO 14496-12 and 23008-12."""
+"""Find the coded images in an AVIF or HEIF: items, or samples of tracks. Source: ISO 14496-12 and 23008-12."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from sightline.errors import ImageError
 from sightline.preprocessing.boxes import iterate_boxes
 from sightline.preprocessing.counts import check_count
 
-_MAX_EXTENTS = 400_000  # of items, or samples of tracks, in a file
-_MAX_ENTRIES = 1_000  # that describe samples, in a file: a track has one or two
+_MAX_EXTENTS = 400_000  # per file: extents of items, or samples of tracks
+_MAX_ENTRIES = 1_000  # sample entries per file; a track has one or two
 _TRACK_PATH = (b"mdia", b"minf", b"stbl")
-_SAMPLE_ENTRY_BYTES = 78  # before the boxes of a visual sample entry
+_SAMPLE_ENTRY_BYTES = 78  # length of a visual sample entry before its boxes
 
 
 @dataclass(frozen=True, slots=True)
 class CodedData:
-    """The data of one decoder: that of an item, or the samples of a track, in order.
+    """The input of one decoder: the data of an item, or the samples of a track, in order.
 
-    `codec` is as in the file (``av01``, ``hvc1``, or ``grid`` of an item made of others). The content of a box
-    ``hvcC``, which applies to some of them, is one of its own. No decoder reads a thumbnail.
+    `codec` is as in the file (``av01``, ``hvc1``, or ``grid`` for an item composed of others). The content of an
+    ``hvcC`` box, which applies to several items, is a `CodedData` of its own. No decoder reads a thumbnail.
     """
 
     codec: bytes
@@ -32,7 +32,7 @@ class CodedData:
 
 
 class _Budget:
-    """What has been read of a file, each kind of it limited: many small tables can refer to the same bytes."""
+    """Limits how much of each kind is read from a file, because many small tables can refer to the same bytes."""
 
     def __init__(self, data: bytes) -> None:
         self._limits = {"bytes of items and frames": 2 * len(data) + 1024, "descriptions of frames": _MAX_ENTRIES}
@@ -44,9 +44,9 @@ class _Budget:
 
 
 def iterate_coded_data(data: bytes, codecs: Collection[bytes]) -> Iterator[CodedData]:
-    """Yield what an AVIF or HEIF has a decoder read; what is damaged beyond recognition is left out.
+    """Yield the data that an AVIF or HEIF passes to decoders; data damaged beyond recognition are left out.
 
-    Of tracks, only the samples in `codecs` are read. Raises ImageError for more than an ordinary file has.
+    From tracks, only samples in `codecs` are read. Raises ImageError for more data than an ordinary file has.
     """
     budget = _Budget(data)
     for name, start, end in iterate_boxes(data, 0, len(data)):
@@ -78,7 +78,7 @@ def _iterate_items(data: bytes, start: int, end: int, budget: _Budget) -> Iterat
 
 
 def _index_boxes(data: bytes, start: int, end: int) -> dict[bytes, tuple[int, int]]:
-    """Return where the content of each box is: of several with a name, the first."""
+    """Return the range of the content of each box; of several boxes with one name, the first counts."""
     boxes: dict[bytes, tuple[int, int]] = {}
     for name, at, stop in iterate_boxes(data, start, end):
         boxes.setdefault(name, (at, stop))
@@ -96,15 +96,15 @@ def _read_item_types(data: bytes, start: int, end: int) -> dict[int, bytes]:
     for name, at, _ in iterate_boxes(data, start + (6 if data[start] == 0 else 8), end):
         if name == b"infe" and data[at] in {2, 3}:
             item, _, kind = struct.unpack_from(">HH4s" if data[at] == 2 else ">IH4s", data, at + 4)
-            if types.setdefault(item, kind) != kind:  # decoders differ in which they take
+            if types.setdefault(item, kind) != kind:  # decoders differ in which one they use
                 raise ImageError(f"item {item} is described twice, with different codecs: save it as PNG or JPEG")
     return types
 
 
 def _find_thumbnails(data: bytes, boxes: dict[bytes, tuple[int, int]]) -> set[int]:
-    """Return the items that are only thumbnails: not primary, nor alpha, nor what another is derived from.
+    """Return the items that are nothing but thumbnails: not primary, not alpha, and not the source of another item.
 
-    Any other item may be decoded: as a page, or if the primary one is damaged.
+    Any other item may be decoded, as a page or because the primary item is damaged.
     """
     thumbnails: set[int] = set()
     others: set[int] = set()
@@ -121,7 +121,7 @@ def _find_thumbnails(data: bytes, boxes: dict[bytes, tuple[int, int]]) -> set[in
                 thumbnails.add(item)
             elif kind == b"auxl":
                 others.add(item)
-            elif kind != b"cdsc":  # a description, as EXIF
+            elif kind != b"cdsc":  # a description, such as EXIF
                 others.update(targets)
         return thumbnails - others
     return set()
@@ -130,7 +130,7 @@ def _find_thumbnails(data: bytes, boxes: dict[bytes, tuple[int, int]]) -> set[in
 def _iterate_locations(
     data: bytes, at: int, end: int, budget: _Budget
 ) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
-    """Yield each item with its method of construction, and the offset and length of its extents."""
+    """Yield each item with its construction method, and the offsets and lengths of its extents."""
     version, sizes, more_sizes = data[at], data[at + 4], data[at + 5]
     offset_size, length_size, base_size = sizes >> 4, sizes & 15, more_sizes >> 4
     index_size = more_sizes & 15 if version else 0
@@ -152,7 +152,7 @@ def _iterate_locations(
 
 
 def _read_number(data: bytes, at: int, size: int) -> tuple[int, int]:
-    """Return a number of `size` bytes, and where it ends."""
+    """Return a number of `size` bytes, and the offset of its end."""
     if at + size > len(data):
         raise IndexError(at)
     return int.from_bytes(data[at : at + size], "big"), at + size

@@ -1,7 +1,7 @@
 """What the headers of a JPEG 2000 codestream make a decoder allocate and process, whatever pixels follow.
 
-A header of 150 bytes may declare millions of code blocks, precincts or packets: OpenJPEG took 20 GB for one. Nothing is
-decoded here. Markers are followed as OpenJPEG does. Source: ITU-T T.800, annexes A and B.
+A header of 150 bytes may declare millions of code blocks, precincts or packets: OpenJPEG took 20 GB for one such file.
+Nothing is decoded here. Markers are followed as in OpenJPEG. Source: ITU-T T.800, annexes A and B.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ _KNOWN = frozenset({
     0xFF50, _SIZ, _COD, _COC, 0xFF55, 0xFF57, 0xFF58, 0xFF59, 0xFF5C, 0xFF5D, 0xFF5E, _POC, 0xFF60, 0xFF61, 0xFF63,
     0xFF64, 0xFF74, 0xFF75, 0xFF77, 0xFF78, _START_OF_TILE, _START_OF_DATA, _END,
 })  # fmt: skip
-"""OpenJPEG passes over any other marker in the main header, and reads its segment as if it were markers."""
-_MAX_UNKNOWN_BYTES = 1 << 16  # passed over in that way
+"""OpenJPEG skips any other marker in the main header, and searches its segment for markers."""
+_MAX_UNKNOWN_BYTES = 1 << 16  # limit on bytes skipped in this way
 _MAX_TILE_PARTS = 1 << 18
 _MAX_STYLES = 256
-_BLOCK_BYTES = 450  # that OpenJPEG allocates for a code block or a precinct
-_TILE_BYTES, _TILE_COMPONENT_BYTES = 8_000, 1_300  # for the settings of each tile, and of each component of it
+_BLOCK_BYTES = 450  # allocated by OpenJPEG for a code block or a precinct
+_TILE_BYTES, _TILE_COMPONENT_BYTES = 8_000, 1_300  # settings of each tile, and of each of its components
 
-_Style = tuple[int, int, int, bytes]  # levels, block width and height as exponents, precincts (empty: the largest)
+_Style = tuple[int, int, int, bytes]  # levels, block width and height (exponents), precincts (empty: largest)
 
 
 @dataclass(frozen=True, slots=True)
 class CodestreamDemand:
-    """What a decoder handles: numbers of components, code blocks, packets and steps, and bytes of memory.
+    """What a decoder must handle: numbers of components, code blocks, packets and steps, and bytes of memory.
 
-    `steps` are the positions at which it looks for the next packet; `num_bytes` are those of the largest tile, with its
-    samples and code blocks, and of the settings of all tiles.
+    `steps` are the positions at which the decoder looks for the next packet; `num_bytes` is the memory for the samples
+    and code blocks of the largest tile, and for the settings of all tiles.
     """
 
     components: int
@@ -49,7 +49,7 @@ def measure_codestream(data: bytes, start: int) -> CodestreamDemand:
     Raises ImageError for more headers than any ordinary file has.
     """
     headers = _Headers()
-    with suppress(struct.error, IndexError):  # damage, up to which a decoder may work
+    with suppress(struct.error, IndexError):  # decoders may process the data before the damage
         for marker, content in _iterate_segments(data, start + 2):
             headers.add(marker, content)
     return headers.measure()
@@ -57,7 +57,7 @@ def measure_codestream(data: bytes, start: int) -> CodestreamDemand:
 
 @dataclass(slots=True)
 class _Headers:
-    """The headers of a codestream: for what each tile may set anew, the most demanding values count."""
+    """The headers of a codestream; where tiles may override settings, the most demanding values count."""
 
     size: bytes = b""
     styles: set[_Style] = field(default_factory=set)
@@ -66,7 +66,7 @@ class _Headers:
     tile_parts: int = 0
 
     def add(self, marker: int, content: bytes) -> None:
-        wide = bool(self.size) and self._count_components() > 256  # then its numbers take two bytes
+        wide = bool(self.size) and self._count_components() > 256  # if so, component numbers take two bytes
         if marker == _SIZ:
             self.size = self.size or content
         elif marker == _COD:
@@ -106,7 +106,7 @@ class _Headers:
 
 
 def _iterate_segments(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
-    """Yield each marker of the main header and of the headers of tile-parts, with its content."""
+    """Yield each marker in the main header and the tile-part headers, with its content."""
     part_end, in_main_header, unknown = 0, True, 0
     while at + 4 <= len(data):
         marker, length = struct.unpack_from(">HH", data, at)
@@ -116,7 +116,7 @@ def _iterate_segments(data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
             at, unknown = at + 2, unknown + 2
             check_count(unknown, _MAX_UNKNOWN_BYTES, "bytes of unknown markers")
         elif marker == _START_OF_DATA:
-            if not part_end:  # of length 0: up to the end of the file
+            if not part_end:  # length 0: up to the end of the file
                 return
             at = max(part_end, at + 2)
         else:
@@ -134,7 +134,7 @@ def _read_style(content: bytes, at: int, has_precincts: int) -> _Style:
 
 
 def _count(style: _Style, width: int, height: int) -> tuple[int, int, int]:
-    """Return the blocks and precincts, the precincts, and the positions to look at, of a component of a tile."""
+    """Return the number of blocks plus precincts, of precincts, and of packet positions in a tile component."""
     levels, block_width, block_height, precincts = style
     blocks = packets = 0
     step_x = step_y = 32 + levels
@@ -144,7 +144,7 @@ def _count(style: _Style, width: int, height: int) -> tuple[int, int, int]:
         scale = levels - resolution
         step_x, step_y = min(step_x, x + scale), min(step_y, y + scale)
         count = _shift(_shift(width, scale), x) * _shift(_shift(height, scale), y)
-        in_bands = resolution > 0  # three, of half the size
+        in_bands = resolution > 0  # three bands of half the size
         across = _shift(_shift(width, scale + in_bands), max(min(block_width, x - in_bands), 0))
         down = _shift(_shift(height, scale + in_bands), max(min(block_height, y - in_bands), 0))
         blocks += (3 if in_bands else 1) * (max(across * down, count) + count)

@@ -30,12 +30,12 @@ from sightline.preprocessing.pillow_errors import translate_errors
 from sightline.preprocessing.ppm import open_ppm
 
 ImageBytes = bytes | bytearray | memoryview
-ValueRange = tuple[float, float]  # of sample values: low, high
+ValueRange = tuple[float, float]  # sample values: low, high
 
 
 def _open_heif(file: IO[bytes]) -> ImageFile.ImageFile:
     try:
-        from pillow_heif import HeifImageFile  # applies the rotation of HEIF, and resets EXIF's orientation
+        from pillow_heif import HeifImageFile  # applies HEIF's rotation and resets EXIF's orientation
     except ImportError:
         raise ImageError(f"HEIC images need the package pillow-heif: {suggest_install('heif')}") from None
     return cast("ImageFile.ImageFile", HeifImageFile(file))
@@ -49,7 +49,7 @@ def _open_avif(file: IO[bytes]) -> ImageFile.ImageFile:
 
 # Pillow's readers are called directly: Image.open has a global pixel limit, and warns before it raises.
 FORMATS: dict[str, tuple[bytes, Callable[[IO[bytes]], ImageFile.ImageFile]]] = {
-    "JPEG": (rb"\xff\xd8\xff", JpegImageFile),  # also MPO: its first image
+    "JPEG": (rb"\xff\xd8\xff", JpegImageFile),  # also MPO, of which the first image is read
     "PNG": (rb"\x89PNG\r\n\x1a\n", PngImageFile),
     "WEBP": (rb"RIFF....WEBP", WebPImageFile),
     "GIF": (rb"GIF8[79]a", GifImageFile),
@@ -57,7 +57,7 @@ FORMATS: dict[str, tuple[bytes, Callable[[IO[bytes]], ImageFile.ImageFile]]] = {
     "TIFF": (rb"II[*+]\0|MM\0[*+]", TiffImageFile),
     "PPM": (rb"P[1-6f]\s", open_ppm),  # also PBM and PGM
     "JPEG2000": (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", Jpeg2KImageFile),
-    # The major brands mif1 and msf1 do not state the codec; the compatible brands, which follow, do.
+    # The major brands mif1 and msf1 do not state the codec; the compatible brands after them do.
     "AVIF": (rb"....ftyp(avi[fs]|m[is]f1.{4}(....){0,12}?avi[fs])", _open_avif),
     "HEIF": (rb"....ftyp(hei[cxms]|hev[cxms]|m[is]f1)", _open_heif),
 }
@@ -68,7 +68,7 @@ _UNSUPPORTED = (
 _SIGNATURES = {name: re.compile(magic, re.DOTALL) for name, (magic, _) in FORMATS.items()}
 _SIGNATURE_BYTES = 72  # bytes that identify the format
 _NATIVE_ORDER, _OPPOSITE_ORDER = ("L", "B") if sys.byteorder == "little" else ("B", "L")
-# Pillow unpacks the high bytes of 16-bit color; with the opposite byte order it unpacks the low ones.
+# Pillow unpacks the high bytes of 16-bit color; with the opposite byte order, it unpacks the low bytes.
 _LOW_BYTES = {
     f"{mode};16{order}": f"{mode};16{low}"
     for mode in ("RGB", "RGBA", "RGBX")
@@ -106,7 +106,7 @@ def open_image(data: ImageBytes, page: int, max_megapixels: int) -> ImageFile.Im
 
     Earlier frames of an animation are decoded, so they must not exceed `max_megapixels`.
     """
-    format_name, content = detect_format(bytes(data[:_SIGNATURE_BYTES])), bytes(data)  # does not copy bytes
+    format_name, content = detect_format(bytes(data[:_SIGNATURE_BYTES])), bytes(data)  # bytes(data) does not copy bytes
     if format_name == "JPEG2000" and b"\xff\xd9" not in content:  # OpenJPEG may fill in missing data
         raise ImageError("truncated")
     structure_limits.check_structure(format_name, content)
@@ -116,7 +116,7 @@ def open_image(data: ImageBytes, page: int, max_megapixels: int) -> ImageFile.Im
 
 
 def detect_format(start: bytes) -> str:
-    """Return the format, a key of `FORMATS`, from a file's first bytes; raises ImageError for any other."""
+    """Return the format, a key of `FORMATS`, from a file's first bytes; raises ImageError for other files."""
     for name, pattern in _SIGNATURES.items():
         if pattern.match(start):
             return name
@@ -125,7 +125,7 @@ def detect_format(start: bytes) -> str:
 
 
 def _explain_other(start: bytes) -> str:
-    """Return the reason for rejecting a file that starts as no image does."""
+    """Return the reason for rejecting a file that does not start like an image."""
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer instead of the image: run `git lfs pull` where it was cloned"
     if start.startswith(b"bplist00"):  # .1.jpg.icloud
@@ -134,7 +134,7 @@ def _explain_other(start: bytes) -> str:
         return "a web page instead of the image: download it again"
     if re.match(
         rb"....ftyp(?!crx)|RIFF....AVI |\x1aE\xdf\xa3", start, re.DOTALL
-    ):  # "crx": raw files of Canon's cameras
+    ):  # "crx": raw files from Canon cameras
         return "a video instead of the image: save its frames as images"
     if start and not start.strip(b"\0"):
         return "starts with zeros: an incomplete copy or download"
@@ -155,7 +155,7 @@ def check_pixel_count(width: int, height: int, pixel_count: int, max_megapixels:
 
 
 def check_memory(image: ImageFile.ImageFile, data: ImageBytes, max_megapixels: int) -> None:
-    """Raise ImageError if decoding an opened image takes more memory than one of `max_megapixels` may."""
+    """Raise ImageError if decoding an opened image takes more memory than `max_megapixels` allow."""
     format_name = detect_format(bytes(data[:_SIGNATURE_BYTES]))
     box_limits.check_memory(format_name, bytes(data), *image.size, image.tell(), max_megapixels)
 
@@ -214,18 +214,18 @@ def _count_frames(image: ImageFile.ImageFile, data: bytes) -> int:
     """Return the number of frames or pages; Pillow would read through a whole GIF or TIFF to count them."""
     if isinstance(image, GifImageFile | TiffImageFile):
         return structure_limits.check_structure(str(image.format), data) or 1
-    with suppress(Exception):  # a damaged later frame, which may never be used
+    with suppress(Exception):  # a later frame may be damaged but never used
         return int(getattr(image, "n_frames", 1))
     return 1
 
 
 def read_orientation(image: Image.Image) -> int:
-    """Return the value of the Orientation tag, 1..8; 1 if there is none. Raises ImageError for EXIF that takes long."""
+    """Return the value of the Orientation tag, 1..8; 1 if there is none. Raises ImageError for excessive EXIF."""
     if isinstance(exif := image.info.get("exif"), bytes):
         tiff_limits.check_exif(exif)
     tiff_limits.check_exif_text(str(image.info.get("Raw profile type exif", "")))
     with suppress(Exception):  # corrupt EXIF does not invalidate an image
-        # PNG's own getexif loads the pixels, as EXIF may follow them; `inspect_image` does not see it then.
+        # PngImageFile.getexif would load the pixels, because EXIF may follow them; `inspect_image` misses such EXIF.
         value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
         return cast("int", value) if value in _ROTATING else 1
     return 1
@@ -237,7 +237,7 @@ def has_high_bit_depth(image: Image.Image) -> bool:
 
 
 def has_high_bit_depth_color(image: Image.Image) -> bool:
-    """Return whether an opened file holds 16-bit color, of which Pillow decodes the high bytes."""
+    """Return whether an opened file contains 16-bit color, of which Pillow decodes only the high bytes."""
     return ";16" in _get_raw_mode(image) and image.mode in {"RGB", "RGBA"}
 
 
@@ -254,7 +254,7 @@ def open_low_bytes(
 
 
 def has_single_scan(image: JpegImageFile) -> bool:
-    """Return whether libjpeg can decode line by line; otherwise it holds the whole unscaled image at any scale."""
+    """Return whether libjpeg can decode line by line; otherwise it keeps the unscaled image in memory at any scale."""
     stream = cast("io.BytesIO", image.fp)  # after the first scan's header: count, 2 bytes per component, 3 bytes
     count = stream.getvalue()[stream.tell() - 4 - 2 * image.layers]
     return "progressive" not in image.info and count == image.layers
@@ -280,7 +280,7 @@ def _get_bits_per_sample(image: Image.Image) -> float:
 
 
 def _read_stated_range(image: ImageFile.ImageFile, data: ImageBytes) -> ValueRange | None:
-    """Return the range stated by tags: TIFF's (S)Min- and (S)MaxSampleValue or an odd BitsPerSample, PNG's sBIT."""
+    """Return the range stated by tags: TIFF's (S)Min-/(S)MaxSampleValue or unusual BitsPerSample, PNG's sBIT."""
     with suppress(Exception):  # damaged tags
         if isinstance(image, PngImageFile):
             bits = _read_significant_bits(bytes(data[:4096]))
@@ -309,7 +309,7 @@ def _to_floats(value: Any) -> list[float]:
 
 
 def _read_significant_bits(data: bytes) -> int:
-    """Return the most bits per channel stated by a PNG's sBIT chunk; 0 without that chunk before the pixels."""
+    """Return the most bits per channel stated by a PNG's sBIT chunk; 0 if there is none before the pixels."""
     offset = 8
     while offset + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, offset)
@@ -324,6 +324,6 @@ def _read_significant_bits(data: bytes) -> int:
 def measure_image(image: Image.Image) -> tuple[int, int]:
     """Return the width and height of a Pillow image as displayed; loads a lazy one, which raises ImageError."""
     with translate_errors():
-        image.load()  # a PNG may state its orientation after its pixels, and a TIFF is turned by loading it
+        image.load()  # a PNG may state its orientation after the pixels; loading rotates a TIFF
         width, height = image.size
         return (height, width) if read_orientation(image) >= 5 else (width, height)

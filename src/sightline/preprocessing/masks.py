@@ -21,7 +21,7 @@ TRANSPARENT = 1 << 24
 def decode_mask(data: ImageBytes) -> NDArray[np.uint8]:
     """Decode an indexed or grayscale PNG to the values of its pixels, uint8 [H, W]: palette indices or gray levels.
 
-    Nothing is converted or resized, so that a value stays what it is. An image of one bit has the values 0 and 1.
+    Nothing is converted or resized, so values are unchanged. A 1-bit image has the values 0 and 1.
     Raises ImageError for any other format, whose compression may change values, and for color or 16-bit pixels.
     """
     with translate_errors():
@@ -37,8 +37,8 @@ def decode_mask(data: ImageBytes) -> NDArray[np.uint8]:
 def decode_color_mask(data: ImageBytes) -> NDArray[np.uint32]:
     """Decode a PNG of at most 8 bits per channel to the colors of its pixels as 0xRRGGBB, uint32 [H, W].
 
-    Palette indices become the colors of the palette, and gray levels grays. A fully transparent pixel is `TRANSPARENT`.
-    Raises ImageError for any other format, and for pixels that are partly transparent.
+    Palette indices are converted to palette colors, and gray levels to gray colors. A fully transparent pixel is
+    `TRANSPARENT`. Raises ImageError for any other format, and for pixels that are partly transparent.
     """
     with translate_errors():
         image = _open_png(data)

@@ -1,4 +1,4 @@
-"""Turn what Pillow raises for bad data into `ImageError`, and silence its warnings, in any number of threads."""
+"""Convert errors that Pillow raises for bad data to `ImageError`, and silence its warnings, thread-safely."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ class _ThreadCheckMeta(type):
 
 
 class _SilencedWarning(Warning, metaclass=_ThreadCheckMeta):
-    """The category of every warning in a thread that is within `translate_errors`."""
+    """Matches every warning category in threads that are inside `translate_errors`."""
 
 
 _WARNING_FILTER: Any = ("ignore", None, _SilencedWarning, None, 0)
 _readers, _READERS_LOCK = 0, threading.Lock()
-_filter_lists: list[list[Any]] = []  # that the filter was put into, since one may be kept by `catch_warnings`
+_filter_lists: list[list[Any]] = []  # lists with the filter; `catch_warnings` may keep and restore one
 
 
 @contextmanager
 def _silence_warnings() -> Iterator[None]:
     """Silence the warnings of this thread in the block.
 
-    `warnings.catch_warnings` replaces a global list, so threads would restore each other's filters, and warnings that
-    are shown once would be shown again. A filter that checks the thread is safe; it is there while any thread reads.
+    `warnings.catch_warnings` replaces a global list, so threads would restore each other's filters, and warnings
+    shown once would be shown again. A filter that checks the thread is safe; it is installed while any thread reads.
     """
-    global _readers  # noqa: PLW0603  # the filters are process-wide, too
+    global _readers  # noqa: PLW0603  # the filters are process-wide as well
     with _READERS_LOCK:
         _readers += 1
         if _WARNING_FILTER not in warnings.filters:
@@ -58,9 +58,9 @@ def _silence_warnings() -> Iterator[None]:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turn whatever Pillow raises for bad data into ImageError, and silence its warnings.
+    """Convert whatever Pillow raises for bad data to ImageError, and silence its warnings.
 
-    What libjpeg and libtiff write to standard error cannot be suppressed.
+    Messages that libjpeg and libtiff write to standard error cannot be suppressed.
     """
     try:
         with _silence_warnings():

@@ -14,18 +14,18 @@ _CODEC = "sightline_ppm"
 
 
 def open_ppm(file: IO[bytes]) -> PpmImageFile:
-    """Open a PPM, PGM, PBM or PFM as Pillow does, to the same pixels, with a faster decoder where Pillow's is slow."""
+    """Open a PPM, PGM, PBM or PFM with the same pixels as in Pillow, using a faster decoder where Pillow's is slow."""
     image = PpmImageFile(file)
     image.tile = [tile._replace(codec_name=_CODEC) if tile.codec_name == "ppm" else tile for tile in image.tile]
     return image
 
 
 class _Decoder(ImageFile.PyDecoder):
-    """Decodes binary samples of 0 to `args[-1]`, of two bytes each if that is above 255."""
+    """Decodes binary samples from 0 to `args[-1]`, two bytes each if the maximum is above 255."""
 
     _pulls_fd = True
 
-    def decode(self, buffer: Any) -> tuple[int, int]:  # noqa: ARG002  # it reads the file
+    def decode(self, buffer: Any) -> tuple[int, int]:  # noqa: ARG002  # reads from self.fd
         assert self.fd is not None
         maximum = int(self.args[-1])
         dtype = np.dtype("u1" if maximum < 256 else ">u2")
@@ -39,7 +39,7 @@ class _Decoder(ImageFile.PyDecoder):
 
 @functools.lru_cache(maxsize=8)
 def _make_levels(maximum: int, top: int) -> NDArray[Any]:
-    """Return the level of each sample that its bytes can hold: 0 to `top`, as bytes or int32."""
+    """Return the level, 0 to `top`, of each possible sample value, as uint8 or int32."""
     samples = range(256 if maximum < 256 else 65536)
     return np.array([min(top, round(sample / maximum * top)) for sample in samples], "u1" if top == 255 else "<i4")
 

@@ -21,9 +21,9 @@ from sightline.preprocessing.array_hints import suggest_conversion
 from sightline.preprocessing.formats import ImageBytes, ImageHeader, ValueRange
 from sightline.preprocessing.pillow_errors import translate_errors
 
-SCHEMA_VERSION = 2  # increase it with any change to pixels
-MAX_SIDE = 4096  # of the output
-MAX_MEGAPIXELS = 4000  # the most that a spec may allow
+SCHEMA_VERSION = 2  # increase it whenever pixels change
+MAX_SIDE = 4096  # limit on the output
+MAX_MEGAPIXELS = 4000  # the largest limit that a spec may set
 LARGE_PIXELS = 8_000_000  # images above this decode one at a time, so that memory stays bounded under many threads
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow converts color to grayscale
@@ -47,15 +47,15 @@ _large_image_lock: AbstractContextManager[Any] = threading.Lock()
 
 
 def use_large_image_lock(lock: AbstractContextManager[Any]) -> None:
-    """Decode images above `LARGE_PIXELS` under `lock`: one that several processes share, in place of this process's."""
-    global _large_image_lock  # noqa: PLW0603  # process-wide, as memory is
+    """Use `lock`, shared by several processes, instead of this process's own to decode images above `LARGE_PIXELS`."""
+    global _large_image_lock  # noqa: PLW0603  # process-wide, like memory
     _large_image_lock = lock
 
 
 def inspect_image(data: ImageBytes, page: int = 1, max_megapixels: int = 50) -> ImageHeader:
-    """Read only the header of an encoded image: cheap, but its pixels may still be damaged or too many.
+    """Read only the header of an encoded image: cheap, but the pixels may still be damaged or too many.
 
-    `max_megapixels` matters for a later `page` of an animation, as earlier ones are decoded. Raises ImageError.
+    `max_megapixels` matters for a later `page` of an animation, because earlier ones are decoded. Raises ImageError.
     """
     with translate_errors():
         return formats.read_header(formats.open_image(data, page, max_megapixels), data)
@@ -66,9 +66,9 @@ def decode_preview(
 ) -> tuple[ImageHeader, NDArray[np.uint8]]:
     """Decode a quick grayscale preview: the header, and pixels uint8 [H, W] of at most `side` on each axis.
 
-    `preprocess` sets the page and the range of values. Half the work of `decode`: of a JPEG only the luma is decoded,
-    at the smallest scale of at least `side`. Damage is still detected, as every bit is read. Raises ImageError like
-    `inspect_image` and `decode`.
+    `preprocess` sets the page and the value range. Takes half the work of `decode`: only the luma of a JPEG is
+    decoded, at the smallest scale of at least `side`. Damage is still detected, as every bit is read. Raises ImageError
+    like `inspect_image` and `decode`.
     """
     preprocess = preprocess or PreprocessingSpec()
     with translate_errors():
@@ -86,7 +86,7 @@ class PreprocessingSpec:
     shorter side and keeps the center; "pad" resizes the longer side and centers it on black. `interpolation` is the
     resampling kernel. `value_range`: the sample values (low, high) mapped to 0 and 255 for samples of more than 8 bits;
     None: see the package. `page`, from 1, is the page or frame to read. `max_megapixels`: an image that takes more,
-    after JPEG's scaling, is refused. Raises UsageError for a value out of range.
+    after JPEG scaling, is refused. Raises UsageError for a value out of range.
     """
 
     height: int = 224
@@ -126,9 +126,9 @@ class PreprocessingSpec:
     def decode_opened(
         self, image: ImageFile.ImageFile, data: ImageBytes, min_scale: float = 2, mode: str | None = None
     ) -> NDArray[np.uint8]:
-        """Decode the opened image of `data`.
+        """Decode the image opened from `data`.
 
-        A JPEG to no less than `min_scale` times the target, as `mode` ("L") if given.
+        A JPEG is decoded to at least `min_scale` times the target, and in `mode` ("L") if given.
 
         Raises whatever Pillow raises; outside this module, use `decode`.
         """
@@ -153,8 +153,8 @@ class PreprocessingSpec:
     def sample_values(self, data: ImageBytes, count: int) -> NDArray[Any] | None:
         """Return at least `count` samples of an encoded image (or all), on a regular grid, without NaN and infinity.
 
-        Their dtype is as decoded: uint16, int32 or float32, those that `value_range` applies to. None for an image of 8
-        bits or fewer. Raises ImageError.
+        Their dtype is as decoded: uint16, int32 or float32, to which `value_range` applies. None for an image of 8 bits
+        or fewer. Raises ImageError.
         """
         with translate_errors():
             image = formats.open_image(data, self.page, self.max_megapixels)
@@ -172,7 +172,7 @@ class PreprocessingSpec:
             return finite
 
     def apply(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Preprocess an image in memory to a new array uint8 ``[height, width, channels]``, by the rules of `decode`.
+        """Preprocess an image in memory to a new array uint8 ``[height, width, channels]``, with the rules of `decode`.
 
         An array must be uint8 ``[H, W]``, ``[H, W, 1]``, ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA), else UsageError.
         Raises ImageError for a lazy Pillow image that cannot be loaded.
@@ -184,7 +184,7 @@ class PreprocessingSpec:
                     f"pixels must be uint8 [H, W] or [H, W, 1, 3 or 4], got {dtype} {list(shape)}"
                     f"{suggest_conversion(image)}"
                 )
-            if shape == (self.height, self.width, self.channels):  # Pillow would copy it twice
+            if shape == (self.height, self.width, self.channels):  # avoids two copies by Pillow
                 return np.array(image)
             image = Image.fromarray(np.ascontiguousarray(image[..., 0] if shape[2:] == (1,) else image))
         with translate_errors():
@@ -199,7 +199,8 @@ class PreprocessingSpec:
     def apply_to_mask(self, mask: NDArray[np.uint8], outside: int) -> NDArray[np.uint8]:
         """Resize a mask uint8 [H, W] as `decode` resizes its image, to uint8 [height, width].
 
-        Values are not mixed: each is that of the nearest pixel. Pixels beyond the image ("pad") become `outside`.
+        Values are not mixed: each pixel takes the value of the nearest one. Pixels beyond the image ("pad") become
+        `outside`.
         """
         box, size = self._compute_boxes((mask.shape[1], mask.shape[0]), 1)
         resized = Image.fromarray(mask).resize(size, Image.Resampling.NEAREST, box)
@@ -208,7 +209,7 @@ class PreprocessingSpec:
         return np.array(canvas)
 
     def with_size(self, height: int, width: int, channels: Literal[1, 3] = 3) -> PreprocessingSpec:
-        """Return a spec with the same page and range of values that stretches to another size."""
+        """Return a spec with the same page and value range that stretches images to another size."""
         return PreprocessingSpec(
             height, width, channels, value_range=self.value_range, page=self.page, max_megapixels=self.max_megapixels
         )
@@ -237,7 +238,7 @@ class PreprocessingSpec:
             raise ModelError(f"preprocess: {error}") from error
 
     def compute_placement(self, width: int, height: int) -> tuple[Box, Box]:
-        """Return the box kept from an image of this size, as displayed, and the box that it fills in the output.
+        """Return the box kept from an image of this displayed size, and the box that it fills in the output.
 
         Both are (left, top, right, bottom) in pixels.
         """
@@ -246,7 +247,7 @@ class PreprocessingSpec:
         return source_box, (left, top, left + w, top + h)
 
     def cut_padding(self, values: NDArray[Any], width: int, height: int) -> NDArray[Any]:
-        """Return the part of values [height, width, ...] of output pixels that shows the image of this size."""
+        """Return the part of `values` [height, width, ...], one per output pixel, that shows the image, not padding."""
         left, top, right, bottom = map(round, self.compute_placement(width, height)[1])
         return values[top:bottom, left:right]
 
@@ -257,7 +258,7 @@ class PreprocessingSpec:
             scale = max(tw / w, th / h)
             keep_w, keep_h = min(w, tw / scale), min(h, th / scale)
             x, y = (w - keep_w) / 2, (h - keep_h) / 2
-            if scale == 1:  # no resizing: an offset of half a pixel would only blur
+            if scale == 1:  # no resizing, so an offset of half a pixel would only blur
                 x, y = x // 1, y // 1
             return (x, y, x + keep_w, y + keep_h), (tw, th)
         if self.resize == "pad":
@@ -268,7 +269,7 @@ class PreprocessingSpec:
     def _set_draft_scale(self, image: ImageFile.ImageFile, min_scale: float, mode: str | None) -> tuple[Size, int]:
         """Set the smallest sufficient decoding scale of a JPEG; return its exact size and the pixels in memory."""
         full_pixels = image.width * image.height
-        if not isinstance(image, JpegImageFile) or not image.quantization:  # lossless JPEG has no such tables
+        if not isinstance(image, JpegImageFile) or not image.quantization:  # lossless JPEG has no quantization tables
             return image.size, full_pixels
         (left, top, right, bottom), (tw, th) = self._compute_boxes(image.size, formats.read_orientation(image))
         # On 676 photographs resized to 64x64: mean difference 0.27 gray levels (p95 1.0), 1.6 times as fast.
@@ -290,7 +291,7 @@ class PreprocessingSpec:
         box, size = self._compute_boxes(stored_size, orientation)
         if box != (0, 0, *size):
             image = image.resize(size, Image.Resampling[self.interpolation.upper()], box)
-        if orientation in _TRANSPOSES:  # after resizing, when there are fewer pixels to move
+        if orientation in _TRANSPOSES:  # after resizing, as fewer pixels are moved
             image = image.transpose(_TRANSPOSES[orientation])
         if image.size != (self.width, self.height):  # "pad"
             left, top = (self.width - image.width) // 2, (self.height - image.height) // 2
@@ -300,7 +301,7 @@ class PreprocessingSpec:
 
 
 class WholeImageSpec(PreprocessingSpec):
-    """How a whole image is decoded that no network takes at once: its sides may be as long as those of any image."""
+    """How to decode a whole image that is too large for a network: sides may be as long as those of any image."""
 
     __slots__ = ()
     max_side: ClassVar[int] = structure_limits.MAX_SIDE

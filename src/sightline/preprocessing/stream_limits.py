@@ -1,6 +1,6 @@
-"""The memory that the streams in an AVIF or HEIF need, whatever size the container declares.
+"""The memory needed by the streams in an AVIF or HEIF, whatever size the container declares.
 
-Sizes are read from the headers of streams; no pixel is decoded. Sources: the AV1 bitstream specification, section 5;
+Sizes are read from stream headers; no pixel is decoded. Sources: the AV1 bitstream specification, section 5;
 ITU-T H.265, section 7.3.
 """
 
@@ -15,20 +15,20 @@ from sightline.errors import ImageError
 from sightline.preprocessing.coded_data import iterate_coded_data
 from sightline.preprocessing.counts import check_count
 
-_MAX_UNITS = 400_000  # of streams: OBUs or NAL units, about 0.5 s
-_MAX_KEPT_FRAMES = 16  # of HEVC; of AV1, 8
+_MAX_UNITS = 400_000  # OBUs or NAL units in all streams: about 0.5 s
+_MAX_KEPT_FRAMES = 16  # for HEVC; half as many for AV1
 _OTHER_CODECS = frozenset({b"jpeg", b"unci", b"j2k1", b"vvc1", b"avc1", b"evc1", b"lhv1", b"lhe1", b"hvt1", b"tili"})
-_AV1_PIXEL_BYTES = (3, 6, 6, 6)  # of a frame that the decoder keeps, by profile: up to 10 bits of 4:2:0, ...
-_HEVC_PIXEL_BYTES = (2, 3, 4, 6)  # by the format of chroma
+_AV1_PIXEL_BYTES = (3, 6, 6, 6)  # of a frame kept by the decoder, by profile: 4:2:0 with up to 10 bits, ...
+_HEVC_PIXEL_BYTES = (2, 3, 4, 6)  # by chroma format
 _ALPHA_PIXEL_BYTES = 2
 
 Pieces = tuple[bytes, ...]
-Unit = tuple[int, int, int]  # of a stream: how many frames it begins; pixels, and bytes for each, that it states
+Unit = tuple[int, int, int]  # per unit of a stream: number of frames begun, stated pixels, bytes per pixel
 
 
 @dataclass(frozen=True, slots=True)
 class StreamDemand:
-    """The pixels of the largest frame of any stream, and the bytes that decoders keep for other frames."""
+    """The number of pixels in the largest frame of any stream, and of bytes that decoders keep for other frames."""
 
     pixels: int = 0
     kept_bytes: int = 0
@@ -58,7 +58,7 @@ def _skip(_pieces: Pieces) -> Iterator[Unit]:
 
 
 def _read_canvas(pieces: Pieces, at: int) -> Iterator[Unit]:
-    """Yield the pixels of an item made of others, whose size is at an offset, in numbers of 2 or 4 bytes."""
+    """Yield the pixels of an item composed of others; its sides are at offset `at`, as numbers of 2 or 4 bytes."""
     for piece in pieces:
         size = 4 if piece[1:2] and piece[1] & 1 else 2
         yield (
@@ -79,7 +79,7 @@ def _iterate_av1(pieces: Pieces) -> Iterator[Unit]:
                 size, at = _read_leb128(piece, at)
             pixels, pixel_bytes = 0, 0
             if kind == 1:
-                with suppress(IndexError):  # cut off
+                with suppress(IndexError):  # truncated
                     pixels, pixel_bytes = _read_sequence_header(_Bits(piece[at : at + size]))
             yield int(kind in {3, 6}), pixels, pixel_bytes
             at += size
@@ -92,11 +92,11 @@ def _read_leb128(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 127) << 7 * i
         if byte < 128:
             return value, at + i + 1
-    return len(data), at + 8  # no decoder goes on
+    return len(data), at + 8  # decoders stop here
 
 
 class _Bits:
-    """Bits of a header, the most significant of a byte first; raises IndexError at their end."""
+    """Reads bits of a header, the most significant bit of a byte first; raises IndexError at the end."""
 
     def __init__(self, data: bytes) -> None:
         data = data[:1024]
@@ -109,7 +109,7 @@ class _Bits:
         return self._value >> self._left & (1 << count) - 1
 
     def read_exp_golomb(self) -> int:
-        """Read a number of as many bits as there are zeros before it, as both standards have them."""
+        """Read an Exp-Golomb number, which has as many bits as zeros precede it; both standards use this code."""
         zeros = 0
         while not self.read(1):
             zeros += 1
@@ -129,7 +129,7 @@ def _read_sequence_header(bits: _Bits) -> tuple[int, int]:
 
 def _skip_operating_points(bits: _Bits) -> None:
     has_model, delay_bits = 0, 0
-    if bits.read(1):  # timing
+    if bits.read(1):  # timing information
         bits.read(64)
         if bits.read(1):
             bits.read_exp_golomb()
@@ -158,7 +158,7 @@ def _iterate_hevc(pieces: Pieces) -> Iterator[Unit]:
 
 
 def _iterate_hevc_settings(pieces: Pieces) -> Iterator[Unit]:
-    """Go through a box ``hvcC``: lists of NAL units."""
+    """Yield the units in an ``hvcC`` box, which contains lists of NAL units."""
     for box in pieces:
         at = 23
         for _ in range(box[22] if len(box) > 22 else 0):

@@ -23,13 +23,13 @@ from sightline.preprocessing.counts import (
 )
 
 MAX_SIDE = 65_535  # pixels, the limit of JPEG; resizing handles images of this many rows
-_MAX_SCANS, _MAX_SCAN_PIXELS = 300, 1_500_000_000  # of a progressive JPEG: about 2 s
-_MAX_SEGMENTS = 4_000  # of a JPEG before its pixels: a panorama with depth has hundreds
-_MAX_FRAME_PIXELS = 1_000_000_000  # of an animation up to the frame that is read: about 5 s
-_MIN_FRAME_PIXELS = 100_000  # that a frame counts for: the smallest takes time too
-_MAX_CHUNKS, _MAX_DATA_CHUNKS = 2_000, 100_000  # of a PNG
-_MAX_OTHER_BLOCKS = 4_096  # of a GIF, before each frame
-_MAX_SUB_BLOCKS = 1 << 19  # of a frame of a GIF: 255 bytes each, as programs write them
+_MAX_SCANS, _MAX_SCAN_PIXELS = 300, 1_500_000_000  # per progressive JPEG: about 2 s
+_MAX_SEGMENTS = 4_000  # per JPEG before its pixels; a panorama with depth has hundreds
+_MAX_FRAME_PIXELS = 1_000_000_000  # in an animation up to the frame that is read: about 5 s
+_MIN_FRAME_PIXELS = 100_000  # least pixels counted per frame, as even the smallest takes time
+_MAX_CHUNKS, _MAX_DATA_CHUNKS = 2_000, 100_000  # per PNG
+_MAX_OTHER_BLOCKS = 4_096  # in a GIF, before each frame
+_MAX_SUB_BLOCKS = 1 << 19  # per frame of a GIF; programs write 255 bytes in each
 _MAX_COMMENT_BYTES = 1 << 16  # bytes of whitespace and comments in a PPM's header
 
 
@@ -58,7 +58,7 @@ def check_frames(page: int, width: int, height: int) -> None:
 
 
 def _check_jpeg(data: bytes) -> None:
-    """Follow the segments as Pillow and libjpeg do: both pass over bytes that are no marker."""
+    """Follow the segments as Pillow and libjpeg do, which both skip bytes that are not markers."""
     offset, segments, exif, skipped, size, layers, sequential = 2, 0, 0, 0, 0, 0, False
     while (match := _JPEG_MARKER.search(data, offset)) and (marker := match[1][0]) != _SCAN:
         skipped, segments, offset = skipped + match.start() - offset, segments + 1, match.end()
@@ -71,7 +71,7 @@ def _check_jpeg(data: bytes) -> None:
         check_count(segments, _MAX_SEGMENTS, "segments before the pixels")
         check_count(skipped, _MAX_COMMENT_BYTES, "bytes between segments")
         check_count(exif, MAX_EXIF_SEGMENTS, "EXIF segments")
-    if match is None or (sequential and data[match.end() + 2] == layers):  # one scan; the rest does not matter
+    if match is None or (sequential and data[match.end() + 2] == layers):  # a single scan; the rest does not matter
         return
     offset, scans, segments = match.start(), 0, 0
     while (match := _SCAN_END.search(data, offset)) and (marker := match[1][0]) != _END:
@@ -89,10 +89,10 @@ def _segment_length(data: bytes, offset: int) -> int:
 
 
 _JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")
-_SCAN_END = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # restart markers are in a scan
+_SCAN_END = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # without restart markers, which are part of a scan
 _SCAN, _END = 0xDA, 0xD9
 _WITHOUT_LENGTH = frozenset({0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)})
-"""Markers without a segment. Those of JPEG's extensions have one, which Pillow does not read; libjpeg refuses them."""
+"""Markers that Pillow reads without a segment. Those of JPEG extensions have one; libjpeg rejects these files."""
 
 
 def _check_png(data: bytes) -> None:
@@ -103,7 +103,7 @@ def _check_png(data: bytes) -> None:
             pixel_chunks + (name in {b"IDAT", b"fdAT"}),
             other_chunks + (name not in {b"IDAT", b"fdAT"}),
         )
-        # an animation has one for each frame
+        # an animation has one other chunk per frame
         check_count(other_chunks - pixel_chunks // 2, _MAX_CHUNKS, "chunks without pixels")
         check_count(pixel_chunks, _MAX_DATA_CHUNKS, "chunks of pixels")
         if name == b"IEND":
@@ -112,12 +112,12 @@ def _check_png(data: bytes) -> None:
 
 
 def _check_gif(data: bytes) -> int:
-    """Count the frames, in at most 16 MB."""
+    """Count the frames, using at most 16 MB."""
     return max(sum(1 for _ in islice(_iterate_gif_frames(data), MAX_COUNTED_FRAMES)), 1)
 
 
 def measure_gif_canvas(data: bytes, page: int) -> tuple[int, int]:
-    """Return the least width and height that hold the frames up to `page`: Pillow makes the canvas as large."""
+    """Return the smallest width and height that contain the frames up to `page`, the size of Pillow's canvas."""
     width = height = 0
     with suppress(struct.error, IndexError):
         for right, bottom in islice(_iterate_gif_frames(data), page):
@@ -126,7 +126,7 @@ def measure_gif_canvas(data: bytes, page: int) -> tuple[int, int]:
 
 
 def _iterate_gif_frames(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the right and the bottom edge of each frame, in at most 16 MB."""
+    """Yield the right and the bottom edge of each frame, using at most 16 MB."""
     offset, extension_bytes, others = 13 + _color_table_size(data[10]), 0, 0
     while offset < min(len(data), 16 << 20):
         kind = data[offset]
@@ -138,7 +138,7 @@ def _iterate_gif_frames(data: bytes) -> Iterator[tuple[int, int]]:
             continue
         if kind == 0x3B:
             break
-        block_end = _skip_blocks(data, offset + 2) if kind == 0x21 else offset + 1  # as in Pillow: skip anything else
+        block_end = _skip_blocks(data, offset + 2) if kind == 0x21 else offset + 1  # like Pillow, skip anything else
         extension_bytes, others, offset = extension_bytes + max(block_end - offset - 8, 0), others + 1, block_end
         check_count(extension_bytes, MAX_EXTENSION_BYTES, "bytes of comments and extensions")
         check_count(others, _MAX_OTHER_BLOCKS, "blocks without pixels before a frame")
@@ -182,4 +182,4 @@ _CHECKS: dict[str, Callable[[bytes], int | None]] = {
     "BMP": _check_bmp, "JPEG2000": box_limits.check_jpeg2000, "AVIF": box_limits.check_avif,
     "HEIF": box_limits.check_items,
 }  # fmt: skip
-"""WebP has none: 7 million chunks, or a million frames, are read in 0.3 s; its memory is checked before decoding."""
+"""WebP has no check: 7 million chunks, or a million frames, take 0.3 s; its memory is checked before decoding."""

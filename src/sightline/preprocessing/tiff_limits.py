@@ -10,16 +10,16 @@ from sightline.errors import ImageError
 from sightline.preprocessing.counts import MAX_COUNTED_FRAMES, MAX_EXTENSION_BYTES, check_count
 
 SMALL_EXIF = 1 << 16  # bytes
-_MAX_STRIPS = 65_536  # of a TIFF, or tiles
-_MAX_TILE_PIXELS = 1 << 24  # of one tile, if larger than the image
-_MAX_PADDED_PIXELS = 1 << 26  # of all tiles, if more than four times those of the image: about 0.1 s
-_MAX_TAGS = 4_096  # of a TIFF's directory
-_MAX_VALUES = 1 << 18  # of one tag, if Pillow makes numbers of it
-_SHARED_BYTES = 64 << 20  # of compressed strips or tiles, beyond those of the file: about 2 s
+_MAX_STRIPS = 65_536  # strips or tiles per TIFF
+_MAX_TILE_PIXELS = 1 << 24  # in a single tile larger than the image
+_MAX_PADDED_PIXELS = 1 << 26  # in all tiles, if more than four times the pixels of the image: about 0.1 s
+_MAX_TAGS = 4_096  # per TIFF directory
+_MAX_VALUES = 1 << 18  # numbers per tag, if Pillow parses them
+_SHARED_BYTES = 64 << 20  # compressed bytes of strips or tiles beyond the file size: about 2 s
 
 
 def check_tiff(data: bytes) -> int:
-    """Count the directories, and check the first."""
+    """Count the directories and check the first."""
     frames = 0
     for frames, offset in enumerate(_iterate_directories(data), 1):
         if frames == 1:
@@ -30,7 +30,7 @@ def check_tiff(data: bytes) -> int:
 
 
 def select_tiff_page(data: bytes, page: int) -> bytes:
-    """Return a TIFF with its directory `page` as the first: Pillow would parse all of those before.
+    """Return a TIFF with its directory `page` first, because Pillow would parse all directories before it.
 
     Raises ImageError for a page that is missing or would take too long.
     """
@@ -67,7 +67,7 @@ def _read_byte_order(data: bytes, base: int = 0) -> tuple[str, bool]:
 
 
 def _check_directory(data: bytes, offset: int, base: int = 0, depth: int = 0) -> None:
-    """Check a directory of tags; `base` is where its file begins in `data`, and `depth` above 0 that of EXIF."""
+    """Check a directory of tags; its file begins at `base` in `data`; a `depth` above 0 means a nested directory."""
     order, is_big_tiff = _read_byte_order(data, base)
     (count,) = struct.unpack_from(order + ("Q" if is_big_tiff else "H"), data, offset)
     check_count(count, _MAX_TAGS, "tags in a directory")
@@ -79,7 +79,7 @@ def _check_directory(data: bytes, offset: int, base: int = 0, depth: int = 0) ->
         tag, kind, value_count = struct.unpack_from(order + ("HHQ" if is_big_tiff else "HHI"), data, entry)
         form = _TAG_FORMATS.get(kind, "x")
         num_bytes = value_count * struct.calcsize(order + form)
-        total += num_bytes if num_bytes <= len(data) else 0  # the others are not read
+        total += num_bytes if num_bytes <= len(data) else 0  # larger tags are not read
         if tag in {273, 279, 324, 325}:  # offsets and lengths of strips and tiles
             check_count(value_count, _MAX_STRIPS, "strips or tiles")
             strips = max(strips, value_count)
@@ -89,7 +89,7 @@ def _check_directory(data: bytes, offset: int, base: int = 0, depth: int = 0) ->
             check_count(value_count, _MAX_VALUES, "numbers in a tag")
         if value_count == 1 and form in _INTEGER_FORMATS:
             value = entry + (12 if is_big_tiff else 8)
-            sizes.setdefault(tag, struct.unpack_from(order + form, data, value)[0])  # the first of a tag counts
+            sizes.setdefault(tag, struct.unpack_from(order + form, data, value)[0])  # the first entry of a tag counts
     if total > 2 * len(data) + (1 << 20):
         raise ImageError(f"tags of {total:,} bytes in a file of {len(data):,}")
     for tag in _NESTED_TAGS & set(sizes) if depth < 2 else ():
@@ -101,7 +101,7 @@ def _check_directory(data: bytes, offset: int, base: int = 0, depth: int = 0) ->
 
 
 def _check_tiles(width: int, height: int, tile_width: int, tile_height: int) -> None:
-    """Raise ImageError for tiles that are far larger than the image, one by one or all together."""
+    """Raise ImageError for tiles that are far larger than the image, individually or in total."""
     image_pixels, tile_pixels = width * height, tile_width * tile_height
     tiles = -(-width // max(tile_width, 1)) * -(-height // max(tile_height, 1))
     is_one_large = tile_pixels > max(image_pixels, _MAX_TILE_PIXELS)
@@ -110,7 +110,7 @@ def _check_tiles(width: int, height: int, tile_width: int, tile_height: int) -> 
 
 
 def _read_integers(data: bytes, order: str, entry: int, *, is_big_tiff: bool) -> tuple[int, ...]:
-    """Return the values of a tag; none if they are not integers, or not in the file."""
+    """Return the values of a tag; empty if they are not integers, or are outside the file."""
     kind, count = struct.unpack_from(order + ("HQ" if is_big_tiff else "HI"), data, entry + 2)
     form, start = _TAG_FORMATS.get(kind, "x"), entry + (12 if is_big_tiff else 8)
     if form not in _INTEGER_FORMATS:
@@ -123,9 +123,9 @@ def _read_integers(data: bytes, order: str, entry: int, *, is_big_tiff: bool) ->
 
 
 def _check_strips(file_size: int, strips: int, lengths: tuple[int, ...]) -> None:
-    """Raise ImageError if strips or tiles share bytes that libtiff would decode again for each of them.
+    """Raise ImageError if strips or tiles share bytes, which libtiff would decode again for each of them.
 
-    Where their lengths are missing, it takes that of the file.
+    Missing lengths count as the length of the file, as in libtiff.
     """
     known = [min(max(length, 0), file_size) for length in lengths]
     size = sum(known) + max(strips - len(known), 0) * file_size
@@ -136,15 +136,15 @@ def _check_strips(file_size: int, strips: int, lengths: tuple[int, ...]) -> None
 _TAG_FORMATS = {
     3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q", 18: "Q",
 }  # fmt: skip
-"""The numbers of each type; a tag of any other type is text or bytes."""
+"""The `struct` format of each numeric tag type; tags of other types are text or bytes."""
 _INTEGER_FORMATS = frozenset("HIbhiQq")
 _FIRST_PRIVATE_TAG = 32_768
-_NESTED_TAGS = frozenset({34665, 34853, 40965})  # which lead to the directories of EXIF, GPS and Interoperability
-_READ_TAGS = _NESTED_TAGS | {34675}  # of the private ones; the last is a color profile
+_NESTED_TAGS = frozenset({34665, 34853, 40965})  # point to the EXIF, GPS and Interoperability directories
+_READ_TAGS = _NESTED_TAGS | {34675}  # private tags that are read; 34675 is a color profile
 
 
 def check_exif(exif: bytes) -> None:
-    """Raise ImageError for EXIF that would take too long to read; what fits into one segment of a JPEG never does."""
+    """Raise ImageError for EXIF that would take too long to read; EXIF that fits into one JPEG segment never does."""
     if len(exif) > SMALL_EXIF:
         check_exif_at(exif, 6 if exif.startswith(b"Exif\0\0") else 0)
 
@@ -158,5 +158,5 @@ def check_exif_at(exif: bytes, base: int) -> None:
 
 
 def check_exif_text(text: str) -> None:
-    """Raise ImageError for EXIF that a PNG has as text, if it would take too long to read."""
+    """Raise ImageError for EXIF stored as text in a PNG, if it would take too long to read."""
     check_count(len(text), MAX_EXTENSION_BYTES, "bytes of EXIF as text")

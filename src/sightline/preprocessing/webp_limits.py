@@ -1,7 +1,7 @@
-"""How many tables of Huffman codes a lossless WebP makes libwebp build: up to 65,536 of 20 kB, in a file of 200 kB.
+"""How many Huffman tables a lossless WebP makes libwebp build: up to 65,536 of 20 kB each, in a file of 200 kB.
 
-The transform images before that number are read without keeping a pixel. Bits are read as in libwebp 1.6; this module
-gives up where libwebp does. Source: RFC 9649, section 3.
+The transform images before that number are read without keeping pixels. Bits are read as in libwebp 1.6; this module
+stops at the same errors as libwebp. Source: RFC 9649, section 3.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from dataclasses import dataclass
 from sightline.errors import ImageError
 from sightline.preprocessing.counts import check_count
 
-_MAX_CHUNKS = 10_000  # of a WebP before its pixels
-_MAX_SYMBOLS = 1_000_000  # in the images of transforms, about 1 s; libwebp writes at most 16,384 pixels in each
+_MAX_CHUNKS = 10_000  # per WebP before its pixels
+_MAX_SYMBOLS = 1_000_000  # in transform images: about 1 s; libwebp writes at most 16,384 pixels in each
 _MAX_GROUPS = 1 << 16
-_UNMAPPED_GROUPS = 1_000  # that libwebp may allocate though no block uses them
-_MIN_GROUP_BITS = 20  # of five codes with a symbol each
+_UNMAPPED_GROUPS = 1_000  # groups that libwebp may allocate even if no block uses them
+_MIN_GROUP_BITS = 20  # five codes with one symbol each
 _GROUP_BYTES = 568
-_FIXED_ENTRIES = 3 * 630 + 410  # of the tables for red, blue, alpha and distances
-_GREEN_ENTRIES = (654, 656, 658, 662, 670, 686, 718, 782, 912, 1168, 1680, 2704)  # by the bits of the color cache
+_FIXED_ENTRIES = 3 * 630 + 410  # in the tables for red, blue, alpha and distances
+_GREEN_ENTRIES = (654, 656, 658, 662, 670, 686, 718, 782, 912, 1168, 1680, 2704)  # by color cache bits
 _ENTRY_BYTES = 4
 _SIDES = struct.Struct("<I")
-_REPEATS = {16: (2, 3), 17: (3, 3), 18: (7, 11)}  # code lengths that repeat: bits of the count, and its minimum
+_REPEATS = {16: (2, 3), 17: (3, 3), 18: (7, 11)}  # repeat codes: bits of the count, and its minimum
 _LENGTH_ORDER = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 _PREDICTOR, _CROSS_COLOR, _COLOR_INDEXING = 0, 1, 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
-    """A lossless stream: where its bits are in the file, and its width and height in pixels."""
+    """A lossless stream: the range of its bits in the file, and its width and height in pixels."""
 
     start: int
     end: int
@@ -39,10 +39,10 @@ class _Stream:
 
 
 def measure_tables(data: bytes, frame: int, allowed: int) -> int:
-    """Return the bytes of Huffman tables that a WebP takes up to a frame, counted from 0: the most of any.
+    """Return the most bytes of Huffman tables that any frame of a WebP takes, up to `frame`, counted from 0.
 
-    A result of up to `allowed` may be larger than the truth: what needs no closer look gets none. Raises ImageError for
-    a stream that cannot be decoded, or takes long to look at.
+    A result of at most `allowed` may be an overestimate, as it needs no exact measurement. Raises ImageError for a
+    stream that cannot be decoded, or takes too long to measure.
     """
     needed, symbols = 0, _MAX_SYMBOLS
     for stream in _iterate_streams(data, frame):
@@ -51,7 +51,7 @@ def measure_tables(data: bytes, frame: int, allowed: int) -> int:
             reader = _BitReader(data[stream.start : stream.end], symbols)
             try:
                 most = _measure(*_read_group_limit(reader, stream.width, stream.height), stream)
-            except EOFError:  # as the decoder reports
+            except EOFError:  # the decoder reports it
                 most = 0
             symbols = reader.symbols_left
         needed = max(needed, most)
@@ -73,7 +73,7 @@ def _divide(size: int, bits: int) -> int:
 
 
 def _iterate_streams(data: bytes, frame: int) -> Iterator[_Stream]:
-    """Yield the lossless streams of an image, or of the first frames of an animation: of colors, or of alpha."""
+    """Yield the lossless streams (colors or alpha) of an image, or of the first frames of an animation."""
     is_animated, frames = data[12:16] == b"VP8X" and data[20] & 2, 0
     if not is_animated:
         yield from _find_streams(data, 12, len(data))
@@ -112,14 +112,14 @@ def _iterate_chunks(data: bytes, at: int, end: int) -> Iterator[tuple[bytes, int
 
 
 class _BitReader:
-    """Bits, the least significant of a byte first; raises EOFError at their end."""
+    """Reads bits, the least significant bit of a byte first; raises EOFError at the end."""
 
     def __init__(self, data: bytes, symbols: int) -> None:
         self._data, self._at, self._bits, self._count = data, 0, 0, 0
         self.symbols_left = symbols
 
     def _fill(self) -> None:
-        """Append bits; zeros beyond the end, which are read only to be refused."""
+        """Append bits: zeros just beyond the end, then raise EOFError."""
         piece = self._data[self._at : self._at + 32]
         self._bits |= int.from_bytes(piece, "little") << self._count
         self._at, self._count = self._at + 32, self._count + 256
@@ -135,7 +135,7 @@ class _BitReader:
         return value
 
     def read_symbol(self, table: list[int]) -> int:
-        """Return the next symbol by a table of `_make_table`."""
+        """Return the next symbol, decoded with a table from `_make_table`."""
         if self._count < 15:
             self._fill()
         symbol, length = divmod(table[self._bits & len(table) - 1], 16)
@@ -144,11 +144,11 @@ class _BitReader:
         return symbol
 
     def skip_pixels(self, count: int, cache_bits: int) -> None:
-        """Read an image of a transform, whose pixels do not matter."""
+        """Read a transform image and discard its pixels."""
         sizes = (280 + (1 << cache_bits if cache_bits else 0), 256, 256, 256, 40)
         green, red, blue, alpha, distances = (self._read_table(size) for size in sizes)
         others = [table for table in (red, blue, alpha) if len(table) > 1]
-        if len(green) == 1 and green[0] >> 4 < 256 and not others:  # of one color, without a bit
+        if len(green) == 1 and green[0] >> 4 < 256 and not others:  # a single color takes no bits
             return
         while count > 0:
             self.symbols_left -= 1
@@ -172,7 +172,7 @@ class _BitReader:
         return ((2 + (prefix & 1)) << bits) + self.read(bits) + 1
 
     def _read_table(self, size: int) -> list[int]:
-        """Read a prefix code of an alphabet of `size` symbols."""
+        """Read a prefix code for an alphabet of `size` symbols."""
         lengths = [0] * max(size, 256)
         if self.read(1):
             two = self.read(1)
@@ -203,7 +203,7 @@ class _BitReader:
 
 
 def _make_table(lengths: list[int]) -> list[int]:
-    """Return the symbols of a prefix code, 16 times each plus the length, by the bits that come next."""
+    """Return a table of 16 * symbol + length for a prefix code, indexed by the next bits."""
     symbols = sorted((length, symbol) for symbol, length in enumerate(lengths) if length)
     if len(symbols) == 1:
         return [symbols[0][1] << 4]
@@ -219,7 +219,7 @@ def _make_table(lengths: list[int]) -> list[int]:
 
 
 def _read_group_limit(reader: _BitReader, width: int, height: int) -> tuple[int, int]:
-    """Return the number of blocks that may have tables of their own, and the bits of the color cache."""
+    """Return the number of blocks that may have their own tables, and the number of color cache bits."""
     seen = set()
     while reader.read(1):
         transform = reader.read(2)
