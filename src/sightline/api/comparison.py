@@ -73,7 +73,7 @@ class ComparisonRow:
 
 @dataclass(frozen=True, slots=True)
 class PairedRun:
-    """Paired comparison of the run `second` with the baseline `first`; if `comparison` is None, `note` says why.
+    """Paired comparison of the run `second` with the baseline `first`; if `comparison` is None, `note` explains why.
 
     `split` is the split that both were evaluated on: ``out-of-fold`` for runs with folds, and ``held-out`` if only one
     of them has folds; images are paired by content and class. `comparison` compares the `metric`: ``accuracy``, or with

@@ -40,7 +40,7 @@ class CompressionResult:
 
     @property
     def meets_budget(self) -> bool:
-        """Whether the budget is met on the test split too: no significant loss, or none beyond `max_drop`."""
+        """Whether the budget is also met on the test split: no significant loss, or none beyond `max_drop`."""
         if self.best is None or self.comparison is None:
             return False
         return not self.comparison.significantly_worse or self.comparison.difference >= -self.max_drop - 1e-9

@@ -101,7 +101,7 @@ class Dataset:
 
         Args:
             path: The table. Paths in it are relative to its folder, or to the setting ``data.root``.
-            column: The columns that hold the path, the label and the split, as in ``{"label": "breed"}``. By default
+            column: The columns with the path, the label and the split, as in ``{"label": "breed"}``. By default
                 they are recognized by their names: path, label, split and the usual synonyms.
             set: Settings of how images are read.
 
@@ -183,7 +183,7 @@ class Dataset:
 
         Args:
             frame: The DataFrame.
-            column: The columns that hold the path, the label and the split, as in ``{"label": "breed"}``. By default
+            column: The columns with the path, the label and the split, as in ``{"label": "breed"}``. By default
                 they are recognized by their names, as for `from_csv`.
             root: The folder that the paths are relative to; by default the current directory.
             set: Settings of how images are read.

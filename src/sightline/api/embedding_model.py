@@ -42,7 +42,7 @@ class EmbeddingModel(LoadedModel):
         cluster and to train other models.
 
         Args:
-            images: As for `predict`, or a [`Dataset`][sightline.Dataset], whose labels the result then has.
+            images: As for `predict`, or a [`Dataset`][sightline.Dataset], whose labels the result keeps.
             labeled: Whether `images` are sources of labeled images, as for [`train`][sightline.train]: their labels
                 become part of the result.
             set: As for `predict`.

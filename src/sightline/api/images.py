@@ -211,7 +211,7 @@ def _find_class(label: Any, positions: Mapping[str, int], numbers: Mapping[int, 
     return positions[name]
 
 
-PREDICTION_COLUMNS = ("path", "label", "probability", "decision")  # of each prediction; other columns where they apply
+PREDICTION_COLUMNS = ("path", "label", "probability", "decision")  # in every table; other columns where they apply
 
 
 def prediction_row(prediction: Prediction) -> dict[str, Any]:

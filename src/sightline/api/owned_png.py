@@ -13,7 +13,7 @@ from sightline.errors import ImageError, OutputError, UsageError
 from sightline.preprocessing import translate_errors
 
 SOFTWARE_TAG = "Sightline"
-SVG_HEAD = 4096  # bytes at the beginning of an SVG file that hold its metadata
+SVG_HEAD = 4096  # bytes at the beginning of an SVG file that contain its metadata
 
 
 def is_owned_png(path: Path) -> bool:

@@ -74,7 +74,7 @@ def run_in_subprocess(
     `on_step_end` is called a few times a second, and a value other than None that is returned for `on_epoch_end` is the
     reason to stop. `folder` is the working directory, by default that of this process; `on_start` receives the new
     process. In the command line's own process, Ctrl-C and SIGTERM are forwarded: the first saves a checkpoint and
-    stops, the second stops immediately, the third kills the child. Elsewhere a `KeyboardInterrupt` stops it too.
+    stops, the second stops immediately, the third kills the child. Elsewhere, a `KeyboardInterrupt` also stops it.
 
     Raises `ProcessError` if the process ends without an outcome, `UsageError` if an option cannot be pickled.
     """

@@ -66,7 +66,7 @@ class SelectiveMetrics:
     Of `count` images, `accepted` are above the threshold, a fraction of `coverage`. Their `precision` has Wilson's 95%
     `interval` and the exact one-sided 95% `lower_bound`, or those of `grouped_proportions` if images come in groups;
     all three are None if no image is above the threshold, the last two also if all above it are of one group. `met`
-    says whether the bound reaches the target.
+    states whether the bound reaches the target.
     """
 
     count: int

@@ -42,7 +42,7 @@ class FaithfulnessCheck:
     positions: int
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)  # as arrays, whose == is an array
+@dataclass(frozen=True, slots=True, eq=False, repr=False)  # no eq, since comparing arrays returns an array
 class Explanation:
     """The evidence in one image for a class, or the reason why there is none.
 
@@ -50,15 +50,15 @@ class Explanation:
         path: The path of the image.
         method: The method that computed the heat map.
         label: The class.
-        probability: Its probability, in [0, 1]; of a model of masks the mean over the pixels that are predicted as it,
-            or over all if there are none.
+        probability: Its probability, in [0, 1]; for masks, the mean over the pixels that are predicted as the class, or
+            over all pixels if there are none.
         heat: float32 [H, W] in [0, 1], of the size of the model's input. Its maximum is 1, unless there is no
             evidence: then it is 0 everywhere, and `region` and `faithfulness` are None.
         region: The hottest region, a box in pixels of the image.
-        faithfulness: How much masking the hottest part lowers the probability, against masking it elsewhere.
+        faithfulness: How much masking the hottest part lowers the probability, compared with masking it elsewhere.
         figure: The path of the PNG file, if one was requested.
         error: Why there is no explanation; None if there is one.
-        pixel_fraction: The fraction of the pixels of the image that are predicted as the class, whose evidence this is;
+        pixel_fraction: The fraction of the pixels of the image that are predicted as the explained class;
             None for a model that does not predict masks.
         pixel_region: Those pixels, bool [H, W], of the size of the model's input.
     """

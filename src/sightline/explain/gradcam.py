@@ -1,10 +1,10 @@
 """Grad-CAM and Grad-CAM++: the last feature maps, weighted by the gradient of a class score.
 
 Grad-CAM: Selvaraju et al., 2017, arXiv:1610.02391. Grad-CAM++: Chattopadhay et al., 2018, arXiv:1710.11063, with the
-exponential of the logit as the score, which is what its closed form stands for.
+exponential of the logit as the score, which its closed form assumes.
 
 Both give each feature map one weight, its gradient averaged over all positions. Before a flatten layer, a feature map
-means something different at each position, and the average means nothing: networks trained to classify by one corner
+means something different at each position, and the average is meaningless: networks trained to classify by one corner
 got maps of zeros. There, each position keeps its own weight: HiResCAM, Draelos and Carin, 2020, arXiv:2011.08891, which
 equals Grad-CAM for average pooling and one dense layer.
 
@@ -46,7 +46,7 @@ class GradCam(ABC):
     def compute_gradients(
         self, pixels: NDArray[np.uint8], class_indices: NDArray[np.int64], regions: NDArray[np.bool_] | None
     ) -> NDArray[np.float32]:
-        """Return float32 [N, 2, h, w, F]: the feature maps of `pixels`, and the gradient of the class scores for them.
+        """Return float32 [N, 2, h, w, F]: the feature maps of `pixels`, and the gradient of the class scores at them.
 
         The arguments are those of `heat`, for the images of a batch.
         """
@@ -60,9 +60,9 @@ class GradCam(ABC):
         regions: NDArray[np.bool_] | None = None,
         progress: Progress = no_progress,
     ) -> NDArray[np.float32]:
-        """Return float32 [N, H, W], at least 0, of uint8 `pixels` [N, H, W, C] for the classes `class_indices` [N].
+        """Return heat float32 [N, H, W], at least 0, for uint8 `pixels` [N, H, W, C] and classes `class_indices` [N].
 
-        `regions` [N, H, W] are the pixels whose logits are the score, where each has a class.
+        `regions` [N, H, W] are the pixels whose logits are the score, if each pixel has a class.
         """
         size = min(choose_batch_size(pixels.shape[1:]), len(pixels))
         if regions is not None:
@@ -91,7 +91,7 @@ class KerasGradCam(GradCam):
         self.model = model
         self.keeps_positions = any(layer.name == FLATTEN_LAYER for layer in model.layers)
         self._sigmoid = any(layer.name == TWO_CLASSES_LAYER for layer in model.layers)
-        after = keras.Model([model.input, maps], model.output[LOGITS])  # a decoder takes earlier maps too
+        after = keras.Model([model.input, maps], model.output[LOGITS])  # a decoder also needs earlier maps
         self._gradient = compile_gradient(keras.Model(model.input, maps), after)
 
     def compute_gradients(
@@ -115,7 +115,7 @@ class KerasGradCam(GradCam):
 def combine_maps(
     maps: NDArray[np.float32], slopes: NDArray[np.float32], *, plus: bool, flat: bool
 ) -> NDArray[np.float32]:
-    """Return the heat [h, w], at least 0, of feature maps [h, w, F] and the gradient `slopes` of the score for them.
+    """Return the heat [h, w], at least 0, of feature maps [h, w, F] and the gradient `slopes` of the score at them.
 
     With `flat`, for a head that flattens, each position has its own weights. With `plus`, negative values of the maps
     count as 0 in the weights: Grad-CAM++ was derived for maps after a ReLU.
@@ -134,7 +134,7 @@ def last_feature_maps(model: Any) -> Any:
     """Return the symbolic feature maps [N, h, w, F] before the head; raises `ModelError` if there are none.
 
     Max pooling and dropout right before the head are skipped: VGG's maps are then 14x14 instead of 7x7, as in the
-    paper. Of a decoder that joins maps, they are the first joined ones.
+    paper. For a decoder that joins maps, they are the first joined ones.
     """
     joined = next((layer for layer in model.layers if layer.name == FIRST_JOIN), None)
     if joined is not None:
@@ -157,9 +157,9 @@ def compile_gradient(front: Any, back: Any) -> Gradient:
     """Return a function of pixels [N, H, W, C] and weights [N, K] that is compiled once for each shape.
 
     It returns the feature maps ``front(pixels)``, float32 [N, h, w, F], and the gradient of ``sum(weights *
-    back([pixels, maps]))`` for the maps, of the same shape: each image's score is its own weighted sum of logits.
-    `weights` may be [N, H, W, K], for the logits of each pixel. Layers run as in inference, in full float32. The
-    models' weights are read at each call.
+    back([pixels, maps]))`` with respect to the maps, of the same shape: each image's score is its own weighted sum of
+    logits. `weights` may be [N, H, W, K], for the logits of each pixel. Layers run as in inference, in full float32.
+    The models' weights are read at each call.
     """
     makers = {"tensorflow": _tensorflow_gradient, "jax": _jax_gradient, "torch": _torch_gradient}
     compiled = makers[backend.name()](front, back)
@@ -183,7 +183,7 @@ def _tensorflow_gradient(front: Any, back: Any) -> Gradient:
         return tf.cast(maps, tf.float32), tf.cast(tape.gradient(score, maps), tf.float32)
 
     def call(pixels: NDArray[np.uint8], weights: NDArray[np.float32]) -> Arrays:
-        with silence_logging("tensorflow"):  # it warns about retracing, where several models are explained
+        with silence_logging("tensorflow"):  # it warns about retracing when several models are explained
             maps, slopes = compiled(tf.constant(pixels), tf.constant(weights))  # arrays would be traced by their values
         return maps.numpy(), slopes.numpy()
 

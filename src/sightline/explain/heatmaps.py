@@ -25,7 +25,7 @@ MASK_METHODS: tuple[Method, ...] = ("gradcam", "occlusion")
 """The methods for a class of pixels: Grad-CAM++ was derived for one logit, and RISE hides the very pixels explained."""
 
 _gradcams: weakref.WeakKeyDictionary[Any, GradCam | None] = weakref.WeakKeyDictionary()
-"""By predictor; none of them keeps its predictor alive."""
+"""By predictor; the values do not keep the predictors alive."""
 
 
 def find_gradcam(predictor: Predictor) -> GradCam | None:
@@ -40,7 +40,7 @@ def find_gradcam(predictor: Predictor) -> GradCam | None:
 
 
 def share_gradcam(wrapper: Predictor, predictor: OnnxPredictor) -> None:
-    """Let a `wrapper`, which passes its images on to `predictor`, have its Grad-CAM, which has a session of its own."""
+    """Let a `wrapper` that passes its images on to `predictor` use its Grad-CAM, which has a session of its own."""
     _gradcams[wrapper] = find_gradcam(predictor)
 
 
@@ -86,8 +86,8 @@ def compute_heat_maps(
 ) -> NDArray[np.float32]:
     """Return float32 [N, H, W] in [0, 1]: the evidence in `pixels` [N, H, W, C] for the classes `class_indices` [N].
 
-    `activation` is what turns the logits into probabilities.
-    Where each pixel has a class, it is the evidence for that of `regions` [N, H, W]; without a pixel there is none.
+    `activation` turns the logits into probabilities. If each pixel has a class, the evidence is for the class in the
+    pixels of `regions` [N, H, W]; an empty region has none.
     """
     if not len(pixels):
         return np.zeros(pixels.shape[:3], np.float32)

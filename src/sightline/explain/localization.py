@@ -13,7 +13,7 @@ from PIL import Image
 from sightline.explain.explanation import HeatRegion
 from sightline.preprocessing import PreprocessingSpec
 
-REGION_THRESHOLD = 0.5  # fraction of the maximum: the threshold of the hottest region
+REGION_THRESHOLD = 0.5  # threshold of the hottest region, as a fraction of the maximum
 
 
 def normalize_heat(heat: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -60,7 +60,7 @@ def find_region(heat: NDArray[np.float32]) -> HeatRegion | None:
     total = float(heat.sum(dtype=np.float64))
     if total <= 0:
         return None
-    step = max(1, math.ceil(max(heat.shape) / 256))  # fast on a large image
+    step = max(1, math.ceil(max(heat.shape) / 256))  # keeps large images fast
     coarse = heat[::step, ::step]
     if coarse.max() <= 0:
         step, coarse = 1, heat
@@ -100,7 +100,7 @@ class PixelRegion:
     def find(
         cls, probabilities: NDArray[np.float32], visible: NDArray[np.bool_], class_index: int | None = None
     ) -> Self:
-        """Return the pixels of a class, by default of that with the most pixels, in `probabilities` [H, W, K].
+        """Return the pixels of a class, by default the class with the most pixels, in `probabilities` [H, W, K].
 
         `visible` bool [H, W] are the pixels that show the image.
         """

@@ -25,11 +25,11 @@ from sightline.inference.runner import call_padded, choose_batch_size
 from sightline.models.entry import Activation
 from sightline.seeding import make_generator
 
-RECTANGLE_FRACTION = 1 / 6  # of the image's side
-POSITIONS = 11  # of the rectangle along each side: neighbors overlap by half
-MASKS = 1000  # random ones
-CELLS = 7  # of a random mask along each side
-VISIBLE = 0.5  # fraction of the cells
+RECTANGLE_FRACTION = 1 / 6  # side of the rectangle, as a fraction of the image's side
+POSITIONS = 11  # positions of the rectangle along each side; neighbors overlap by half
+MASKS = 1000  # number of random masks
+CELLS = 7  # cells of a random mask along each side
+VISIBLE = 0.5  # fraction of visible cells
 
 
 def mask_images(pixels: NDArray[np.uint8], masks: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -49,7 +49,7 @@ def score_masks(
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float64]]]:
     """Yield batches of (masks [M, H, W], scores [M]) for an iterable of masks [H, W].
 
-    The predictor gets batches of constant size. `advance` is called with the number of masks in each.
+    The predictor receives batches of constant size. `advance` is called with the number of masks in each.
     """
     source, size = iter(masks), choose_batch_size(pixels.shape)
     batches = (np.stack(batch).astype(np.float32) for batch in iter(lambda: list(islice(source, size)), []))
@@ -68,7 +68,7 @@ def log_odds_score(
 ) -> Callable[[Outputs], NDArray[np.float64]]:
     """Return the score ``log(p / (1 - p))`` of class `class_index`, from the logits: p near 1 in float32 saturates.
 
-    `activation` is that of the model: a sigmoid's logits are the score.
+    `activation` is that of the model: with a sigmoid, the logits are the score.
     """
 
     def score(outputs: Outputs) -> NDArray[np.float64]:

@@ -23,15 +23,15 @@ from sightline.models.head import DENSE_LAYER, LOGITS, TEMPERATURE_LAYER
 _KERNEL, _SCALE = f"{DENSE_LAYER}:kernel", f"{TEMPERATURE_LAYER}:scale"
 _POOLINGS = ("GlobalAveragePool", "GlobalMaxPool")
 _OF_ROWS = ("Flatten", "Identity", "QuantizeLinear", "DequantizeLinear")  # between the pooling and the dense layer
-_UNCHANGED = ("Identity", "Flatten", "Reshape", "Pad")  # of the operations between the dense layer and the logits
+_UNCHANGED = ("Identity", "Flatten", "Reshape", "Pad")  # between the dense layer and the logits
 
 
 @dataclass(frozen=True, slots=True)
 class PooledHead:
     """A head that is one dense layer on pooled feature maps.
 
-    `maps` is the name of these, float32 [N, F, h, w], in the file. `kernel` is float32 [F, K]: what a unit of each
-    pooled feature adds to each logit; [F, 1] for two classes, of which the first has the logit 0.
+    `maps` is the name of the feature maps, float32 [N, F, h, w], in the file. `kernel` is float32 [F, K]: how much a
+    unit of each pooled feature adds to each logit; [F, 1] for two classes, the first of which has the logit 0.
     """
 
     maps: str
@@ -40,7 +40,7 @@ class PooledHead:
 
     @classmethod
     def find(cls, file: bytes) -> PooledHead | None:
-        """Return the head of an ONNX file; None if it is another."""
+        """Return the head of an ONNX file; None if it is a different head."""
         graph = parse_graph(file)
         producers = {name: node for node in graph.nodes for name in node.outputs}
         scale = _find_scale(graph, file, producers)
@@ -54,12 +54,12 @@ class PooledHead:
         if pooling is None or pooling.op not in _POOLINGS:
             return None
         before = producers.get(pooling.inputs[0])
-        if before is None or before.op == "MaxPool":  # of VGG, whose maps in front of it are explained
+        if before is None or before.op == "MaxPool":  # VGG, where the maps before the max pooling are explained
             return None
         return cls(pooling.inputs[0], scale * kernel, pooling.op == "GlobalMaxPool")
 
     def compute_slopes(self, maps: NDArray[np.float32], class_index: int) -> NDArray[np.float32]:
-        """Return the gradient of the score of a class for its maps [h, w, F], of that shape or [1, 1, F]."""
+        """Return the gradient of a class score at its maps [h, w, F], of the same shape or [1, 1, F]."""
         if self.kernel.shape[1] == 1:  # the score is the difference of both logits
             weights = self.kernel[:, 0] if class_index else -self.kernel[:, 0]
         else:
@@ -78,7 +78,7 @@ def _is_plain_product(node: Node) -> bool:
 
 
 def _follow(name: str, passed: tuple[str, ...], producers: Mapping[str, Node]) -> Node | None:
-    """Return what computes the value `name`, in front of operations that are `passed`."""
+    """Return the node that computes the value `name`, skipping operations in `passed`."""
     node = producers.get(name)
     while node is not None and node.op in passed:
         node = producers.get(node.inputs[0])
@@ -86,7 +86,7 @@ def _follow(name: str, passed: tuple[str, ...], producers: Mapping[str, Node]) -
 
 
 def _find_scale(graph: OnnxGraph, file: bytes, producers: Mapping[str, Node]) -> np.float32 | None:
-    """Return what the dense layer's results are multiplied by to give the logits; None for another relation."""
+    """Return the factor from the dense layer's results to the logits; None if the relation is a different one."""
     node, scale = _follow(LOGITS, _UNCHANGED, producers), np.float32(1)
     if node is not None and node.op == "Mul" and node.inputs[1] == _SCALE:
         values = _read_floats(graph, file, _SCALE, producers)
@@ -103,7 +103,7 @@ def _read_floats(graph: OnnxGraph, file: bytes, name: str, producers: Mapping[st
     if weight is None or weight.place is None or weight.type.element_type not in {FLOAT, FLOAT16, BFLOAT16}:
         return None
     content = file[slice(*weight.place)]
-    if weight.type.element_type == BFLOAT16:  # the first half of a float32
+    if weight.type.element_type == BFLOAT16:  # the upper half of a float32
         values = (np.frombuffer(content, "<u2").astype(np.uint32) << 16).view(np.float32)
     else:
         values = np.frombuffer(content, "<f4" if weight.type.element_type == FLOAT else "<f2").astype(np.float32)
@@ -113,7 +113,7 @@ def _read_floats(graph: OnnxGraph, file: bytes, name: str, producers: Mapping[st
 class OnnxGradCam(GradCam):
     """Grad-CAM of one ONNX file with a linear head, whose session is created with the first image.
 
-    It does not keep the predictor alive, by which it is found.
+    It does not keep alive the predictor under which it is cached.
     """
 
     def __init__(self, predictor: OnnxPredictor, head: PooledHead) -> None:

@@ -27,7 +27,7 @@ class LabeledImages:
     """The run's own images, if `sources` is None, or those of `sources`.
 
     They are indexed, which reads every file, once, when the first split is requested. `source_run` is the run that the
-    model came from, which may be known for a model that is loaded without its `run`. `index` holds the run's images,
+    model came from, which may be known for a model that is loaded without its `run`. `index` has the run's images,
     with its corrections applied, if they are already indexed.
     """
 

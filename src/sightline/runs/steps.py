@@ -311,7 +311,7 @@ def choose_precision(config: RunConfig, facts: DataFacts, machine: Machine) -> S
     """Fill in the precision of training steps: that of the device, or the faster one."""
     if config.train.precision not in OPEN_PRECISIONS:
         return StepResult(config)
-    if facts.mask_size is not None:  # the measurement uses the loss of labels
+    if facts.mask_size is not None:  # the measurement would use the loss of labels
         return StepResult(replace(config, train=replace(config.train, precision="float32")))
     choice = machine.choose_precision(config, facts)
     return StepResult(

@@ -74,7 +74,7 @@ def measure_finishing(network: DistributedNetwork, prepared: PreparedRun) -> flo
     counts = data.counts()
     count = counts["validation"] + counts["test"]
     images = data.subset("validation" if counts["validation"] else "train").head(TRIAL_IMAGES)
-    runner.predict_probabilities(predictor, images.head(1))  # the first call allocates
+    runner.predict_probabilities(predictor, images.head(1))  # the first call also allocates memory
     started = time.perf_counter()
     runner.predict_probabilities(predictor, images)
     evaluation_seconds = (time.perf_counter() - started) / max(len(images), 1) * count

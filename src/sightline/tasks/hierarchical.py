@@ -32,12 +32,12 @@ class TreeObjective(Classification):
     """The loss where an image may be labeled with a parent class: it trains the levels down to that class.
 
     Such an image has one of the classes below its node, and which one is not known. Its loss is minus the logarithm of
-    their summed probability. The gradient of that is the one of soft labels: the probabilities that the network gives
-    these classes, scaled to sum to 1 (Grandvalet, 2002). So every loss, label smoothing, class weights and mixing of
-    images apply to it too.
+    their summed probability, whose gradient equals that of soft labels: the probabilities that the network gives these
+    classes, scaled to sum to 1 (Grandvalet, 2002). So every loss, label smoothing, class weights and mixing of images
+    apply to it as well.
 
-    `members` bool [I, K] are the classes below each node, `columns` int64 [N] the class of each image, or K and more
-    for a node; targets are float32 [n, K + I].
+    `members` bool [I, K] are the classes below each node, `columns` int64 [N] the class of each image, or K or more for
+    a node; targets are float32 [n, K + I].
     """
 
     members: NDArray[np.bool_]
@@ -46,7 +46,7 @@ class TreeObjective(Classification):
     def compute_targets(
         self,
         rows: NDArray[np.int64],
-        epoch: int,  # noqa: ARG002  # labels are the same in each
+        epoch: int,  # noqa: ARG002  # labels are the same in every epoch
         params: NDArray[np.float32] | None,
     ) -> NDArray[np.float32]:
         """Return soft labels of the classes and the nodes, float32 [n, K + I]; smoothing is over the classes."""
@@ -98,7 +98,7 @@ class Hierarchical(SingleLabel):
     """One class for each image, named by its path in a tree.
 
     The network is that of single-label classification, with a softmax over the leaves. The probability of a parent
-    class is the sum of theirs.
+    class is the sum over its leaves.
     """
 
     targets = CLASS_PATHS
@@ -106,7 +106,7 @@ class Hierarchical(SingleLabel):
     interpret = staticmethod(decisions.predict_in_tree)
 
     def check_settings(self, config: RunConfig) -> None:
-        """Raise `UsageError` for settings of other tasks, and for targets that a tree does not have."""
+        """Raise `UsageError` for settings of other tasks, and for targets that do not apply to a tree."""
         super().check_settings(config)
         if config.evaluation.coverage is not None:
             raise UsageError(
@@ -117,7 +117,7 @@ class Hierarchical(SingleLabel):
             raise UsageError("evaluation.positive_class is for single-label classification: leave it out.")
 
     def check_request(self, request: ThresholdRequest, classes: Sequence[str]) -> None:
-        """Raise `UsageError` for targets that a tree does not have, or outside (0, 1)."""
+        """Raise `UsageError` for targets that do not apply to a tree, or are outside (0, 1)."""
         if request.coverage is not None or request.rates or request.positive:
             raise UsageError(
                 "--coverage, --positive, --target-sensitivity and --target-specificity are for single-label "
@@ -158,7 +158,7 @@ class Hierarchical(SingleLabel):
         return LossGradient(losses, of_all - of_possible, correct.astype(np.float64))
 
     def compute_weights(self, labels: NDArray[Any], num_classes: int, mode: str) -> NDArray[np.float32] | None:
-        """Return the weight of each image's class, or the mean of those that it may have: float32 [N, 1]."""
+        """Return the weight of each image's class, or the mean over its possible classes: float32 [N, 1]."""
         if labels.ndim == 1:
             return super().compute_weights(labels, num_classes, mode)
         sizes = labels.sum(1, keepdims=True)
@@ -176,5 +176,5 @@ class Hierarchical(SingleLabel):
         return hierarchy.fit_thresholds(classes, outputs, request, old) if request else old
 
     def evaluate(self, inputs: EvaluationInputs) -> HierarchyReport:
-        """Return what single-label classification has, the accuracy at each level, and the precision at each depth."""
+        """Return a single-label evaluation, with the accuracy at each level and the precision at each depth."""
         return hierarchy.build_report(inputs)

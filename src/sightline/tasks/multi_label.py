@@ -30,7 +30,7 @@ from sightline.training.optimizers import make_loss
 
 FOCAL_GAMMA, FOCAL_ALPHA = 2.0, 0.25  # Lin et al., 2017, arXiv:1708.02002
 ASYMMETRIC_GAMMA, ASYMMETRIC_MARGIN = 4.0, 0.05  # Ben-Baruch et al., 2021, arXiv:2009.14119; for positives, gamma is 0
-TIE_MARGIN = 1e-4  # a distance of a probability from one half that float32 may reverse
+TIE_MARGIN = 1e-4  # distance from one half at which rounding to float32 may reverse a decision
 TINY, EPSILON = 1e-30, 2.0**-24  # distances of a float32 probability from 0 and 1
 MIN_IMAGES = 50  # validation images; fewer do not determine a temperature
 MAX_TEMPERATURE = 20.0
@@ -38,7 +38,7 @@ MAX_TEMPERATURE = 20.0
 
 @dataclass(frozen=True, slots=True)
 class LabelSetObjective(AugmentedObjective):
-    """Binary cross-entropy, focal or asymmetric loss of each class, as ``train.loss`` says; the mean over the classes.
+    """Binary cross-entropy, focal or asymmetric loss of each class, as in ``train.loss``; the mean over the classes.
 
     `positive_weights` float32 [K] multiply the loss of the images that have a class; None for 1.
     """
@@ -48,10 +48,10 @@ class LabelSetObjective(AugmentedObjective):
     def compute_targets(
         self,
         rows: NDArray[np.int64],
-        epoch: int,  # noqa: ARG002  # labels are the same in each
+        epoch: int,  # noqa: ARG002  # labels are the same in every epoch
         params: NDArray[np.float32] | None,
     ) -> NDArray[np.float32]:
-        """Return how far each class applies, float32 [n, K]: of mixed images, as far as they hold its images."""
+        """Return how far each class applies, float32 [n, K]; mixed images have fractions of their classes."""
         smoothing = np.float32(self.config.train.label_smoothing)
         targets = self.train.labels[rows].astype(np.float32) * (1 - smoothing) + smoothing / 2
         return self.mix_targets(targets, params)
@@ -133,7 +133,7 @@ class MultiLabel(Task):
         self,
         config: RunConfig,
         train: Subset,
-        num_classes: int,  # noqa: ARG002  # labels have as many columns
+        num_classes: int,  # noqa: ARG002  # labels have a column for each class
         augmentation: AugmentConfig | None,
     ) -> LabelSetObjective:
         """Return the loss of ``train.loss`` against the classes of each image."""
@@ -154,10 +154,10 @@ class MultiLabel(Task):
     def compute_weights(
         self,
         labels: NDArray[np.uint8],
-        num_classes: int,  # noqa: ARG002  # labels have as many columns
+        num_classes: int,  # noqa: ARG002  # labels have a column for each class
         mode: str,
     ) -> NDArray[np.float32] | None:
-        """Return the weight of each image for each class, float32 [N, K]: more for those that have a rare one."""
+        """Return the weight of each image for each class, float32 [N, K]: higher for images with a rare class."""
         weights = _weigh_positives(labels, mode)
         return None if weights is None else np.where(labels.astype(bool), weights, np.float32(1)).astype(np.float32)
 
@@ -175,8 +175,9 @@ class MultiLabel(Task):
     ) -> NDArray[np.float64]:
         """Return the F1 of the classes of each image, at their thresholds.
 
-        The fraction of decisions that are right would hide a loss: where an image has 3 of 80 classes, it is 0.96 for a
-        model that never predicts any. The average precision of an image does not see false alarms where it has none.
+        The fraction of correct decisions would hide a loss: for an image with 3 of 80 classes, it is 0.96 for a model
+        that never predicts any. The average precision of an image does not count false alarms if the image has no
+        class.
         """
         predicted = outputs.outputs.probabilities >= list_thresholds(thresholds, classes)
         return compute_example_f1(predicted, outputs.labels.astype(bool))
@@ -227,7 +228,7 @@ class MultiLabel(Task):
     ) -> Prediction:
         """Return the classes that reach their thresholds, the most probable first.
 
-        It abstains where the energy of the logits exceeds its limit.
+        The model abstains if the energy of the logits exceeds its limit.
         """
         order = np.argsort(-probabilities, kind="stable")
 
@@ -286,7 +287,7 @@ class MultiLabel(Task):
 
 
 def _weigh_positives(labels: NDArray[Any], mode: str) -> NDArray[np.float32] | None:
-    """Return how much more an image with each class counts than one without it, float32 [K]; None for equally."""
+    """Return how much more an image with each class counts than one without it, float32 [K]; None for equal weights."""
     if mode == "none":
         return None
     positives = labels.sum(0, dtype=np.int64)

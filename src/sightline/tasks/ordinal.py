@@ -25,8 +25,8 @@ class Ordinal(SingleLabel):
 
     This is CORN (Shi et al., 2021, arXiv:2111.08851). Its probabilities of the grades are products of those of the
     decisions, so for any weights they are valid, and a higher grade is never more likely to be exceeded than a lower
-    one. Its loss, the sum of the decisions' cross-entropies, is the cross-entropy of the grades: everything
-    but the head and the metrics is that of single-label classification.
+    one. Its loss, the sum of the decisions' cross-entropies, is the cross-entropy of the grades: everything except the
+    head and the metrics is shared with single-label classification.
     """
 
     targets = GRADES
@@ -54,7 +54,7 @@ class Ordinal(SingleLabel):
         return (terms @ make_ordinal_coefficients(z.shape[1] + 1)).astype(np.float32)
 
     def differentiate_loss(self, logits: NDArray[np.float64], labels: NDArray[np.int32]) -> LossGradient:
-        """Return the cross-entropy of the grades, and its gradient by the scores of their boundaries [n, K - 1]."""
+        """Return the cross-entropy of the grades, and its gradient for the scores of their boundaries [n, K - 1]."""
         boundary = np.arange(logits.shape[1])
         exceeds, reached = boundary < labels[:, None], boundary <= labels[:, None]
         losses = np.where(reached, np.logaddexp(0, np.where(exceeds, -logits, logits)), 0).sum(1, keepdims=True)

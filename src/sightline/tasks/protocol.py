@@ -1,6 +1,6 @@
-"""What a task is, and the registry of all of them.
+"""The protocol of a task, and the registry of all tasks.
 
-Training, inference, evaluation and reports know a task only by this protocol. The tasks themselves are in the other
+Training, inference, evaluation and reports use a task only through this protocol. The tasks themselves are in the other
 modules of this package, which is in a higher layer: the registry imports them by name.
 """
 
@@ -29,11 +29,11 @@ from sightline.models.entry import Activation
 from sightline.plugins import Registry
 
 BUILT_IN = ("single_label", "hierarchical", "ordinal", "multi_label", "segmentation")
-"""The tasks of this package, each in the module of its name."""
+"""The tasks of this package, each in the module of the same name."""
 
 
 class Objective(Protocol):
-    """What a training step minimizes for the images of a subset.
+    """The objective that a training step minimizes for the images of a subset.
 
     A step passes the images, augmented, to the network, and its logits float32 [n, K] with the targets float32 [n, T]
     and the sample weights float32 [n] to the loss.
@@ -41,7 +41,7 @@ class Objective(Protocol):
 
     @property
     def augmentation(self) -> AugmentConfig | None:
-        """The augmentation of the images; None for none."""
+        """The augmentation of the images, if any."""
 
     def sample_params(self, epoch: int) -> NDArray[np.float32]:
         """Return the augmentation parameters of each image in an epoch (1-based): float32 [N, D].
@@ -58,14 +58,14 @@ class Objective(Protocol):
         """Return the Keras loss of logits against targets."""
 
     def build_accuracy(self) -> Any:
-        """Return the Keras metric of logits against targets that is called ``categorical_accuracy``.
+        """Return the Keras metric of logits against targets, named ``categorical_accuracy``.
 
         It is a `keras.Metric` whose variables exist: a name or a function makes TensorFlow trace the first step twice.
         """
 
 
 class Score(NamedTuple):
-    """The `loss`, the `accuracy` and, for masks, the `mean_iou` of logits, as the history of a run states them."""
+    """The `loss`, the `accuracy` and, for masks, the `mean_iou` of logits, as recorded in the history of a run."""
 
     loss: float
     accuracy: float
@@ -76,7 +76,8 @@ class LossGradient(NamedTuple):
     """The loss of n scores and its gradient.
 
     `losses` are float64 [n, 1], or [n, K] for a loss that is a sum over the classes; `residuals` float64 [n, U] are
-    their derivatives by the scores, and `correct` float64 [n] is how far each image counts as classified correctly.
+    their derivatives with respect to the scores, and `correct` float64 [n] is how far each image counts as classified
+    correctly.
     """
 
     losses: NDArray[np.float64]
@@ -89,7 +90,7 @@ class EvaluationInputs:
     """The inputs of an evaluation: the images `labeled`, the `outputs` for them, and those for validation images.
 
     `split` is the name of the evaluated split, `validation_split` that of the validation images: ``out-of-fold`` with
-    folds. `thresholds` are those of the model, fitted for `threshold_request` if that asks for any.
+    folds. `thresholds` are those of the model, fitted for `threshold_request` if it requests any.
     """
 
     classes: tuple[str, ...]
@@ -121,15 +122,15 @@ class Task(ABC):
     sections: ClassVar[tuple[str, ...]]
     """The sections of a run's report that depend on the task, by the names in its template."""
     supports_folds: ClassVar[bool] = False
-    """Whether `train --folds` can train it, for which `deactivate` is defined, except for masks."""
+    """Whether `train --folds` can train it; this requires `deactivate`, except for masks."""
     supports_ood: ClassVar[bool] = False
-    """Whether `evaluate --ood` can evaluate it, for which `compute_energy` is defined."""
+    """Whether `evaluate --ood` can evaluate it; this requires `compute_energy`."""
     has_calibrated_loss: ClassVar[bool] = False
-    """Whether `compute_calibrated_loss` is defined, by which epochs can be compared."""
+    """Whether `compute_calibrated_loss`, which can compare epochs, is defined."""
     image_score: ClassVar[str] = "accuracy"
-    """The metric that is the mean of `score_images`, which a compressed model must not lose."""
+    """The metric that is the mean of `score_images`, which a compressed model must not reduce."""
     unsupported_methods: ClassVar[Mapping[str, str]] = {}
-    """The methods of `compress` that cannot be used, and why: a clause for each."""
+    """The methods of `compress` that cannot be used, each with the reason as a clause."""
 
     def check_settings(self, config: RunConfig) -> None:
         """Raise `UsageError` for settings that do not apply to the task; by default, all apply."""
@@ -143,7 +144,7 @@ class Task(ABC):
     def make_objective(
         self, config: RunConfig, train: Subset, num_classes: int, augmentation: AugmentConfig | None
     ) -> Objective:
-        """Return what a training step minimizes for the labels of `train`; images are changed by `augmentation`."""
+        """Return the objective of a training step for the labels of `train`; `augmentation` changes the images."""
 
     @abstractmethod
     def score(self, logits: NDArray[np.float32], labels: NDArray[Any]) -> Score:
@@ -172,11 +173,11 @@ class Task(ABC):
 
     @abstractmethod
     def differentiate_loss(self, scores: NDArray[np.float64], labels: NDArray[Any]) -> LossGradient:
-        """Return the loss of n scores [n, U] and its gradient, by which a linear head is solved."""
+        """Return the loss of n scores [n, U] and its gradient, which are used to solve a linear head."""
 
     @abstractmethod
     def compute_weights(self, labels: NDArray[Any], num_classes: int, mode: str) -> NDArray[np.float32] | None:
-        """Return how much each loss of `differentiate_loss` counts under ``train.class_weights``; None for equally."""
+        """Return the weight of each loss of `differentiate_loss` under ``train.class_weights``; None if equal."""
 
     @abstractmethod
     def activate(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -195,7 +196,7 @@ class Task(ABC):
     def collect_outputs(
         self, predictor: Predictor, samples: Subset, progress: Progress = no_progress, task: str = "evaluating"
     ) -> ModelOutputs:
-        """Return the outputs of `predictor` for all `samples`, as `evaluate` and `fit_thresholds` take them.
+        """Return the outputs of `predictor` for all `samples`, in the form that `evaluate` and `fit_thresholds` expect.
 
         Raises `DataError` if there are no images.
         """
@@ -209,7 +210,7 @@ class Task(ABC):
     ) -> NDArray[np.bool_] | NDArray[np.float64]:
         """Return how correct the model's decision by `thresholds` is for each image, [N].
 
-        Right or wrong, bool; or a score in [0, 1], float64, NaN for an image whose label says nothing. Two models are
+        Right or wrong, bool; or a score in [0, 1], float64, NaN if the label gives no information. Two models are
         compared by McNemar's test, or by the mean difference of their scores.
         """
 
@@ -226,7 +227,8 @@ class Task(ABC):
     ) -> Thresholds | None:
         """Return the thresholds for `request`, fitted on validation images; by default `old`.
 
-        What it does not ask for stays as in `old`. Without a request they are those that every model has.
+        Thresholds that are not requested stay as in `old`. Without a request, the thresholds are those that every model
+        has.
         """
         del classes, outputs, request
         return old
@@ -234,7 +236,7 @@ class Task(ABC):
     @property
     @abstractmethod
     def interpret(self) -> Interpreter:
-        """What turns the outputs for one image into its prediction; a method with these parameters is one."""
+        """The function that turns the outputs for one image into its prediction; a method may define it."""
 
     @abstractmethod
     def compare(

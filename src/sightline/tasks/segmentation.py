@@ -31,7 +31,7 @@ from sightline.training.optimizers import make_loss
 
 FOCAL_GAMMA = 2.0  # Lin et al., 2017, arXiv:1708.02002
 NOT_LINEAR = "A decoder cannot be solved as a logistic regression: leave out the solver of the stage."
-EMPTY = 1.0  # pixels added to both areas of a class, so that one that neither mask has counts as found
+EMPTY = 1.0  # pixels added to both areas of a class, so that a class in neither mask counts as correct
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class MaskObjective(AugmentedObjective):
     def compute_targets(
         self,
         rows: NDArray[np.int64],
-        epoch: int,  # noqa: ARG002  # masks are the same in each
+        epoch: int,  # noqa: ARG002  # masks are the same in every epoch
         params: NDArray[np.float32] | None,
     ) -> NDArray[np.float32]:
         """Return the class of each pixel, or `VOID`, moved and mixed as its image is: float32 [n, H, W]."""
@@ -106,7 +106,7 @@ class Segmentation(Task):
     sections = ("mask-metrics", "mask-classes", "mask-calibration", "mask-abstention", "mask-errors")
 
     def check_settings(self, config: RunConfig) -> None:
-        """Raise `UsageError` for settings that a mask has no meaning for."""
+        """Raise `UsageError` for settings that do not apply to masks."""
         evaluation = config.evaluation
         refused = {
             "model.head=sigmoid": config.model.head != "softmax",
@@ -136,7 +136,7 @@ class Segmentation(Task):
             raise UsageError("evaluation.min_iou says which masks count for evaluation.target_precision: set both.")
 
     def check_request(self, request: ThresholdRequest, classes: Sequence[str]) -> None:
-        """Raise `UsageError` for any target but that of accepted masks: a pixel has its most probable class."""
+        """Raise `UsageError` for any target except that of accepted masks: a pixel has its most probable class."""
         del classes
         mask_decisions.check_request(request)
 
@@ -158,7 +158,7 @@ class Segmentation(Task):
                 counts = metrics.confusion_matrix(true, scores.argmax(1), scores.shape[1])
                 confusion = counts + (confusion if confusion.size else 0)
         count, ious = int(confusion.sum()), compute_iou(confusion)
-        mean_iou = float(np.nanmean(ious)) if count else 0.0  # of the classes that a mask has
+        mean_iou = float(np.nanmean(ious)) if count else 0.0  # over the classes in any mask
         return Score(losses / max(count, 1), int(np.trace(confusion)) / max(count, 1), mean_iou)
 
     def score(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Score:
@@ -181,13 +181,13 @@ class Segmentation(Task):
 
     def score_images(
         self,
-        classes: tuple[str, ...],  # noqa: ARG002  # confusions count them
+        classes: tuple[str, ...],  # noqa: ARG002  # confusions have a row for each class
         outputs: ModelOutputs,
         thresholds: Thresholds | None,  # noqa: ARG002  # a pixel has its most probable class
     ) -> NDArray[np.float64]:
-        """Return the mean IoU of the classes that each image has, which large ones do not decide as they do accuracy.
+        """Return the mean IoU of the classes in each image, which large classes do not dominate as they do accuracy.
 
-        It is NaN for an image none of whose pixels has a class.
+        It is NaN for an image without any pixel that has a class.
         """
         return compute_image_iou(_check_outputs(outputs).confusions)
 
@@ -217,7 +217,7 @@ class Segmentation(Task):
     def collect_outputs(
         self, predictor: Predictor, samples: Subset, progress: Progress = no_progress, task: str = "evaluating"
     ) -> MaskOutputs:
-        """Return what an evaluation needs of the outputs, of which one batch is in memory at a time."""
+        """Return the outputs that an evaluation needs; only one batch is in memory at a time."""
         return collect_mask_outputs(predictor, samples, progress, task)
 
     @staticmethod
@@ -312,7 +312,7 @@ class _MaskComparison:
 
 
 def compute_pixel_weights(masks: NDArray[np.uint8], classes: int, mode: str) -> NDArray[np.float32] | None:
-    """Return the weight of each class, float32 [K]: the median frequency over its own; None for equal weights.
+    """Return the weight of each class, float32 [K]: the median frequency divided by its own; None for equal weights.
 
     The frequency of a class is that in the images that have it (Eigen and Fergus, 2015, arXiv:1411.4734). A class
     without pixels has the weight 1.

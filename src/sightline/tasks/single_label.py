@@ -40,7 +40,7 @@ class Classification(AugmentedObjective):
     def compute_targets(
         self,
         rows: NDArray[np.int64],
-        epoch: int,  # noqa: ARG002  # labels are the same in each
+        epoch: int,  # noqa: ARG002  # labels are the same in every epoch
         params: NDArray[np.float32] | None,
     ) -> NDArray[np.float32]:
         """Return soft labels, float32 [n, K]."""
@@ -75,7 +75,7 @@ class SingleLabel(Task):
     has_calibrated_loss = True
     interpret = staticmethod(decisions.predict_class)
     compute_result: ClassVar[Callable[..., EvaluationResult]] = staticmethod(compute_evaluation)
-    """What computes the metrics of an evaluation, with the parameters of `compute_evaluation`."""
+    """The function that computes the metrics of an evaluation, with the parameters of `compute_evaluation`."""
     objective: ClassVar[type[Classification]] = Classification
 
     def check_settings(self, config: RunConfig) -> None:
@@ -107,7 +107,7 @@ class SingleLabel(Task):
     def make_objective(
         self, config: RunConfig, train: Subset, num_classes: int, augmentation: AugmentConfig | None
     ) -> Classification:
-        """Return the loss of ``train.loss`` against the classes, weighted as ``train.class_weights`` says."""
+        """Return the loss of ``train.loss`` against the classes, weighted by ``train.class_weights``."""
         weights = compute_class_weights(train.labels, num_classes, config.train.class_weights)
         return self.objective(config, train, drop_disabled(augmentation), num_classes, weights)
 
@@ -146,7 +146,7 @@ class SingleLabel(Task):
 
     def score_images(
         self,
-        classes: tuple[str, ...],  # noqa: ARG002  # the most probable one decides
+        classes: tuple[str, ...],  # noqa: ARG002  # the most probable class decides
         outputs: ModelOutputs,
         thresholds: Thresholds | None,  # noqa: ARG002  # abstaining is not an error
     ) -> NDArray[np.bool_]:
