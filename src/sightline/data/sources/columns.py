@@ -1,4 +1,4 @@
-"""Choose the columns of a table that hold the image, the label and the split."""
+"""Choose the columns of a table that contain the image, the label and the split."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def _part_line(line: str) -> tuple[str, ...]:
 def apply_file_lists(
     listing: SourceListing, store: FileStore, prefix: str, *, is_stated: bool = False
 ) -> SourceListing:
-    """Return the listing of class folders with the splits and labels of the lists beside them.
+    """Return the listing of class folders with the splits and labels of the lists next to them.
 
     Lists define the splits if each image is in exactly one of them and no folder states a split. They define the labels
     of a split without class folders if they label each of its images with classes of the other splits. If lists name

@@ -28,7 +28,7 @@ NO_CLASS_REASONS = frozenset({NOT_IN_CLASS_FOLDER, ABOVE_CLASS_FOLDERS, NO_LABEL
 UNEXPECTED_FOLDER = "unexpected-folder"
 MASK_FOLDERS = "mask-folders"
 COPIED_FOLDERS = "copied-folders"
-"""Finding: a class folder is a copy of those beside it. Naming it in `--allow` confirms that it is a class."""
+"""Finding: a class folder is a copy of those next to it. Naming it in `--allow` confirms that it is a class."""
 CLASS_MASKS = "class-masks"
 """Finding: masks among the images of classes are left out."""
 DEFAULTS = DataConfig()
@@ -109,7 +109,7 @@ def _list_by_folder(
     listing = SourceListing([], origins=frozenset({"folders"}))
     classes: dict[tuple[Split | None, str], ClassFolder] = {}
     is_deepest = level in ("leaf", "path")
-    depth = 1 if level is None or isinstance(level, str) else level  # of class folders, unless these are the deepest
+    depth = 1 if level is None or isinstance(level, str) else level  # unless class folders are the deepest
 
     def find_class_folder(path: PathParts, *, is_folder: bool = False) -> ClassFolder | None:
         """Return the class folder of a file, or of a folder, which may itself be one."""

@@ -38,7 +38,7 @@ def get_labels_path(images_path: Path) -> Path:
 
 
 def drop_label_files(sources: Sequence[str | Path | SourceListing]) -> list[str | Path | SourceListing]:
-    """Return `sources` without label files whose image files, which locate them by name, are also in `sources`."""
+    """Return `sources` without the label files of image files among them, which find their labels by name."""
     paths = [Path(source) for source in sources if not isinstance(source, SourceListing) and is_idx(Path(source))]
     labels = {get_labels_path(path) for path in paths if get_labels_path(path) != path}
     return [source for source in sources if isinstance(source, SourceListing) or Path(source) not in labels]

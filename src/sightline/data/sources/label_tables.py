@@ -87,7 +87,7 @@ def _is_table(labels: LabelTable) -> bool:
 
 
 def _is_certain(labels: LabelTable, folder: Path | None) -> bool:
-    """Return whether a table is neither a text file nor one of another name beside an archive."""
+    """Return whether a table is neither a text file nor a table with another name next to an archive."""
     own = {"labels"} if folder is None else {folder.name.lower(), "labels"}
     return _is_table(labels) and (bool(labels.key) or Path(labels.table.name).stem.lower() in own)
 
@@ -118,7 +118,7 @@ def _read_tables(store: FileStore, folder: Path | None, options: DataConfig) -> 
 
 
 def _find_siblings(folder: Path) -> list[Path]:
-    """Return the tables beside a folder that are named after it or ``labels``.
+    """Return the tables next to a folder that are named after it or ``labels``.
 
     For an archive, `folder` is the folder that it would be unpacked to, and does not exist; then all tables next to it
     are returned except those of another split, such as ``train.csv`` next to ``images.zip``, as there are only a few.

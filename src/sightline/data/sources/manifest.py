@@ -53,7 +53,7 @@ from sightline.escaping import quote_path
 
 DEFAULTS = DataConfig()
 FOLDERS_OF_TABLES = {"annotations", "annotation", "labels", "label", "metadata", "meta"}
-MAX_CONFLICT_FRACTION = 0.01  # of files with conflicting rows; above this limit, each row is one of several labels
+MAX_CONFLICT_FRACTION = 0.01  # conflicting files; above this, each row is one of several labels of a file
 
 
 def is_table(path: Path) -> bool:
