@@ -238,7 +238,7 @@ _INFO_BY_TASK = {"multi_label": MultiLabelInfo, "segmentation": SegmentationInfo
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """Read and validate a ``metrics.json``, filling in missing fields; raises `ModelError`, naming the file."""
+    """Read and validate a ``metrics.json``, with defaults filled in; raises `ModelError`, naming the file."""
     read = jsonio.read_object(path)
     if (info := _INFO_BY_TASK.get(str(read.get("task")))) is not None:
         others: dict[str, Any] = jsonio.to_plain(jsonio.build(info, read, str(path)))
