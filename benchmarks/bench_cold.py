@@ -10,13 +10,13 @@ import time
 import trained_run
 from measure import compare
 
-# As once installed: Python keeps what it has compiled.
+# As in a normal installation, let Python cache compiled files.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-PYTHON = os.environ.get("SIGHTLINE_BENCHMARK_PYTHON", sys.executable)  # e.g. of an environment with only the wheel
+PYTHON = os.environ.get("SIGHTLINE_BENCHMARK_PYTHON", sys.executable)  # e.g. from an environment with only the wheel
 
 
 def measure_start(*arguments: str) -> float:
-    """Return the seconds that Python takes on its second run, when all files are in the page cache."""
+    """Return the seconds of a second Python run, when all files are in the page cache."""
     subprocess.run([PYTHON, *arguments], stdout=subprocess.DEVNULL, check=True, env=ENVIRONMENT)
     started = time.perf_counter()
     subprocess.run([PYTHON, *arguments], stdout=subprocess.DEVNULL, check=True, env=ENVIRONMENT)

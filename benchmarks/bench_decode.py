@@ -13,7 +13,7 @@ from typing import Any
 from measure import SHARED, compare
 
 SIZE = 224
-TIMES = 3  # so that the cost of a process's first image hardly counts
+TIMES = 3  # makes the cost of a process's first image negligible
 
 
 def list_photographs() -> list[Path]:
@@ -25,7 +25,7 @@ def list_photographs() -> list[Path]:
 
 
 def decode_with_sightline(*, keep: bool) -> float:
-    """Decode in one thread per core, as `sightline train` does: into the cache on disk, or as with ``--no-cache``."""
+    """Decode in one thread per core, like `sightline train`: into the cache on disk, or as with ``--no-cache``."""
     from sightline import backend, process
     from sightline.data.cache import load_pixels
     from sightline.preprocessing import PreprocessingSpec

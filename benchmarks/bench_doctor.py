@@ -15,7 +15,7 @@ from measure import SHARED, compare
 
 from sightline import process
 
-SIZE = 128  # the size that the doctor decodes to
+SIZE = 128  # the doctor's decoded size
 FOLDER = SHARED / "data" / "cats_vs_dogs"
 clock = time.process_time if os.environ.get("SIGHTLINE_CPU") else time.perf_counter
 
@@ -26,7 +26,7 @@ def _warm() -> int:
 
 
 def run_doctor() -> float:
-    """Index, measure every image, group and check, as `sightline doctor` does before it prints."""
+    """Index, measure every image, group and check, like `sightline doctor` before it prints."""
     from sightline.data.checks.audit import audit_images
     from sightline.data.indexing import build_index
 
@@ -82,7 +82,7 @@ def train_decode() -> float:
 
 
 def grouping() -> float:
-    """Group 100,000 random hashes; returns hashes per second."""
+    """Group 100,000 random hashes; return hashes per second."""
     import numpy as np
 
     from sightline.data.checks.near_duplicates import group_near_duplicates

@@ -1,7 +1,7 @@
 """Train on CIFAR-10 from scratch: the recipes `fast-small` and `airbench` vs. the tutorial's plain Keras script.
 
-Ours is all of `sightline train`, from the archives to the report; the script is timed from decoded images to the end of
-20 epochs.
+Ours is the whole of `sightline train`, from the archives to the report; the script is timed from decoded images to the
+end of 20 epochs.
 """
 
 from __future__ import annotations

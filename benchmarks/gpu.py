@@ -1,14 +1,14 @@
-"""Compare training steps on one GPU: Sightline before and after images stay there, PyTorch, the limit by arithmetic.
+"""Compare training steps on one GPU: Sightline with images off and on the GPU, PyTorch, and the arithmetic limit.
 
     python benchmarks/gpu.py             a table of images/s for five networks, in under 8 minutes
     python benchmarks/gpu.py --tiny      the same with a few small images on the CPU, to try it
     python benchmarks/gpu.py --record    instead, the network of the CIFAR-10 record with five seeds: gpu_record.py
 
-Images are random, the optimizer is Adam, the precision bfloat16. Each cell is measured in a process of its own, which
-may take `--seconds`; those that did not end by then, and all of them without a GPU, stay empty and say why. Nothing is
-read from the network. "before" and "after" are ``device.data_on_device`` off and on, on JAX. PyTorch is channels last,
+Images are random, the optimizer is Adam, the precision bfloat16. Each cell is measured in a separate process, which may
+take `--seconds`; cells that take longer, and all cells without a GPU, stay empty and state the reason. Nothing is read
+from the network. "before" and "after" are ``device.data_on_device`` off and on, on JAX. PyTorch runs channels last,
 with autocast, fused Adam and images on the GPU. The limit is three times the multiplications of a forward pass at the
-peak that the maker states for bfloat16 without sparsity.
+manufacturer's peak for bfloat16 without sparsity.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import measure
 import numpy as np
 import plain_torch
 
-EPOCHS = 3  # the first one compiles; the fastest counts
+EPOCHS = 3  # the first compiles; the fastest of the others counts
 TOTAL_SECONDS = 8 * 60
 PEAKS = {"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125}
-"""TFLOP/s in bfloat16, dense, from NVIDIA's data sheets, by a part of the name of the GPU; the first match counts."""
+"""Dense bfloat16 TFLOP/s from NVIDIA's data sheets, by a part of the GPU's name; the first match counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Task:
     settings: tuple[str, ...] = ()
 
     def shrink(self) -> Task:
-        """Return the same with images, batches and epochs that a CPU trains in seconds."""
+        """Return the same task with so few images, batches and epochs that a CPU trains it in seconds."""
         return Task(self.name, 32, 16, 8, self.settings)
 
     def make_arrays(self) -> tuple[Any, Any]:
@@ -66,7 +66,7 @@ TASKS = (
 
 
 def measure_sightline(task: Task, data_on_device: str) -> float:
-    """Return the images/s of Sightline's loop on JAX, of the fastest epoch after the first."""
+    """Return the images/s of Sightline's loop on JAX in the fastest epoch after the first."""
     from sightline.callbacks import Callback
     from sightline.config import resolve_config
     from sightline.data.types import Subset
@@ -85,7 +85,7 @@ def measure_sightline(task: Task, data_on_device: str) -> float:
 
 
 def measure_torch(task: Task, *, is_compiled: bool) -> float:
-    """Return the images/s of a plain PyTorch loop, of the fastest epoch after the first."""
+    """Return the images/s of a plain PyTorch loop in the fastest epoch after the first."""
     import torch
     from torch.nn import functional
 
@@ -114,7 +114,7 @@ def measure_torch(task: Task, *, is_compiled: bool) -> float:
 
 
 def compute_limit(task: Task, peak: float) -> float:
-    """Return the images/s at `peak` TFLOP/s: a step multiplies and adds three times as often as a forward pass."""
+    """Return the images/s at `peak` TFLOP/s: a step has three times the multiply-adds of a forward pass."""
     from sightline.models.build import build_shapes_only
     from sightline.models.describe import describe_model
 
@@ -143,7 +143,7 @@ def _make_spec(task: Task, precision: str) -> Any:
 
 
 def find_gpu() -> str:
-    """Return the name of the first GPU of NVIDIA; "" without one."""
+    """Return the name of the first NVIDIA GPU; "" without one."""
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
         completed = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -153,7 +153,7 @@ def find_gpu() -> str:
 
 
 def run_cell(task: Task, way: str, seconds: float, *, tiny: bool) -> str:
-    """Measure one cell in a process of its own; return the images/s, or why there are none."""
+    """Measure one cell in a separate process; return the images/s, or the reason why it is empty."""
     if seconds < 5:
         return "(no time left)"
     command = [sys.executable, __file__, "--one", task.name, way, *(["--tiny"] if tiny else [])]
@@ -167,7 +167,7 @@ def run_cell(task: Task, way: str, seconds: float, *, tiny: bool) -> str:
 
 
 def print_table(gpu: str, tasks: tuple[Task, ...], seconds: float, *, tiny: bool) -> None:
-    """Print the table; a row at a time, as it is measured."""
+    """Print the table, each row as soon as it is measured."""
     peak = next((value for name, value in PEAKS.items() if name in gpu), 0)
     device = gpu or ("the CPU of JAX and PyTorch, tiny: no speeds of a GPU" if tiny else "no GPU: the cells stay empty")
     print(f"Training steps, images/s, Adam, bfloat16. {device}; {measure.describe_machine()}")

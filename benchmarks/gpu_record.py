@@ -4,9 +4,9 @@
     python benchmarks/gpu.py --record --tiny      the same with a few random images on the CPU, to try it
 
 Each run is ``sightline train cifar10 --recipe airbench`` with the record's 8 epochs, on all 50,000 training images, on
-JAX. "training" is the time of the steps of all epochs, where the first one counts as the median of the others; what it
-takes beyond that is "compilation". The six views of each test image (``--tta flip-shift``) are stated apart from the
-accuracy without them. Without a GPU, the cells stay empty.
+JAX. "training" is the time of the steps of all epochs, counting the first epoch as the median of the others; its excess
+is "compilation". The accuracy with six views of each test image (``--tta flip-shift``) is stated separately from that
+without them. Without a GPU, the cells stay empty.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COLUMNS = ("test accuracy", "with six views", "training, s", "compilation, s")
 
 @dataclass(frozen=True, slots=True)
 class RecordRun:
-    """The accuracies on the test split in [0, 1], without and with six views of each image; times in seconds."""
+    """Accuracies on the test split in [0, 1], without and with six views of each image, and times in seconds."""
 
     accuracy: float
     accuracy_of_views: float
@@ -45,7 +45,7 @@ class RecordRun:
 
 
 def split_seconds(seconds: list[float]) -> tuple[float, float]:
-    """Return the seconds of training and of compilation, from those of the steps of each epoch.
+    """Return the seconds of training and of compilation, from the seconds of the steps in each epoch.
 
     >>> split_seconds([30.0, 0.25, 0.5, 0.25])
     (1.25, 29.75)
@@ -71,7 +71,7 @@ def train_record(data: sightline.Dataset | list[str], seed: int, folder: Path, *
 
 
 def load_data(*, tiny: bool) -> sightline.Dataset | list[str]:
-    """Return CIFAR-10, or as many random images of its size as fit into a test."""
+    """Return CIFAR-10, or a few random images of its size for a test."""
     import sightline
 
     if not tiny:
@@ -84,7 +84,7 @@ def load_data(*, tiny: bool) -> sightline.Dataset | list[str]:
 
 
 def print_table(gpu: str, runs: list[RecordRun]) -> None:
-    """Print a row for each of `runs` and their mean; without any, the rows that they would have."""
+    """Print a row for each of `runs` and their mean; without runs, print empty rows."""
     print(f"airbench, {EPOCHS} epochs in batches of 2,000. {gpu}; {measure.describe_machine()}")
     print(f"{datetime.now(UTC):%Y-%m-%d}, commit {measure.read_commit()}\n")
     print(f"| seed | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")

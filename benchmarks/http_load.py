@@ -1,4 +1,4 @@
-"""Clients for the benchmarks of servers: start a server, send it requests at a rate or as fast as it answers."""
+"""Clients for server benchmarks: start a server, and send requests at a rate or as fast as it answers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ START_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A server on this machine: its port, the path of requests for predictions, its process and what it logs."""
+    """A server on this machine: its port, the path for predictions, its process and its log."""
 
     port: int
     path: str
@@ -31,13 +31,13 @@ class Address:
     log: IO[bytes]
 
     def read_log(self) -> bytes:
-        """Return what the server has written to standard error."""
+        """Return the server's standard error so far."""
         self.log.seek(0)
         return self.log.read()
 
 
 def find_port() -> int:
-    """Return a port that is free now."""
+    """Return a port that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -90,7 +90,7 @@ def make_request(path: str, body: bytes, *, form: bool = False) -> bytes:
 
 
 class Client:
-    """A connection that is kept open, and opened again if the server ends it; an answer must have a Content-Length."""
+    """A persistent connection, reopened if the server ends it; answers must have a Content-Length."""
 
     def __init__(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._port, self._reader, self._writer = port, reader, writer
@@ -101,7 +101,7 @@ class Client:
         return cls(port, *await asyncio.open_connection("127.0.0.1", port))
 
     async def exchange(self, request: bytes) -> int:
-        """Send a request and return the status of the answer, all of which has arrived."""
+        """Send a request, receive the whole answer and return its status."""
         self._writer.write(request)
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
@@ -123,7 +123,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What clients saw: seconds of each answer float64 [N], in the order of their ends, and the seconds in all."""
+    """Measurements of clients: seconds of each answer, float64 [N], in the order of completion, and total seconds."""
 
     latencies: list[float]
     seconds: float
@@ -131,7 +131,7 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Answers with 200 a second."""
+        """Answers with status 200 per second."""
         return len(self.latencies) / self.seconds
 
     def percentile(self, q: float) -> float:
@@ -142,7 +142,7 @@ class Load:
 def run_closed(
     port: int, requests: Sequence[bytes], clients: int, *, seconds: float = 0, count: int | None = None
 ) -> Load:
-    """Let each of `clients` send a request after the other for some time, or until `count` were answered."""
+    """Let each of `clients` send one request after another for some time, or until `count` were answered."""
 
     async def run() -> Load:
         latencies, refused, sent = list[float](), 0, 0
@@ -171,9 +171,9 @@ def run_closed(
 def run_open(
     port: int, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0, *, regular: bool = False
 ) -> Load:
-    """Send `rate` requests a second, whether or not others were answered: at random moments, or at regular ones.
+    """Send `rate` requests per second, whether or not others were answered: at random or regular intervals.
 
-    Regular moments are what wrk2, vegeta and k6 send at; independent clients send at random ones.
+    wrk2, vegeta and k6 use regular intervals; independent clients send at random.
     """
 
     async def run() -> Load:
@@ -189,7 +189,7 @@ def run_open(
             status = await client.exchange(request)
             idle.append(client)
             if status == 200:
-                latencies.append(time.perf_counter() - start - moment)  # from the moment that it was due
+                latencies.append(time.perf_counter() - start - moment)  # since it was due
             else:
                 refused += 1
 
@@ -204,7 +204,7 @@ def run_open(
 
 
 def measure_memory(process: subprocess.Popen[Any]) -> int:
-    """Return the memory of a process and of all that it has started, in bytes; what they share is counted once."""
+    """Return the memory in bytes of a process and its child processes; shared memory is counted once."""
     total = 0
     for pid in _list_descendants(process.pid):
         with suppress(OSError):

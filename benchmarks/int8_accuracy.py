@@ -40,7 +40,7 @@ def compare_accuracy(run: Path, bundle: Path, int8: Path) -> str:
 
 
 def run_command(*arguments: object) -> str:
-    """Run a command of Sightline and return what it prints; exits where it fails."""
+    """Run a Sightline command and return its output; exit if it fails."""
     command = [sys.executable, "-m", "sightline", *map(str, arguments)]
     completed = subprocess.run(command, capture_output=True, text=True, check=False)
     if completed.returncode:
@@ -67,7 +67,7 @@ def measure_set(name: str, seed: int, folder: Path) -> str:
 
 
 def main() -> None:
-    """Print a line for each set that the options name."""
+    """Print a line for each selected set."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sets", nargs="*", default=SETS)
     parser.add_argument("--seed", type=int, default=0)

@@ -19,13 +19,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("SIGHTLINE_SHARED") or REPOSITORY.parent / "shared")
 
 Variant = Callable[[], float]
-"""A function that does its work and returns its speed, in images per second unless `compare` is told another unit."""
+"""A function that does its work and returns its speed, in images per second unless `compare` gets another unit."""
 
 
 def compare(title: str, variants: Mapping[str, Variant], rounds: int = 3, unit: str = "images/s") -> None:
     """Run the variants alternately, `rounds` times each, and print medians and their ratios to the first one.
 
-    ``--only TEXT...`` selects the variants with these names, or whose names contain one of the texts, and ``--json
+    ``--only TEXT...`` selects the variants with these names, or whose names contain one of the texts; ``--json
     FILE`` appends the title, the medians and the ratios to a file as one line. With ``--one NAME`` (used internally
     for the new processes), it runs that variant once and prints its speed.
     """
@@ -57,18 +57,18 @@ def compare(title: str, variants: Mapping[str, Variant], rounds: int = 3, unit: 
 
 
 def read_commit() -> str:
-    """Return the short hash of the commit that is checked out."""
+    """Return the short hash of the current commit."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def describe_machine() -> str:
-    """Return the number of cores, the processor, and its instructions for low precision."""
+    """Return the number of cores, the processor, and its low-precision instructions."""
     return f"{process.count_cores()} cores {_processor()}"
 
 
 def _compute_ratios(speeds: Mapping[str, list[float]]) -> dict[str, float]:
-    """Return, for each variant, the median of the first one's speed over its own, pair by pair."""
+    """Return, for each variant, the median over rounds of the first variant's speed divided by its own."""
     first = next(iter(speeds.values()))
     return {
         name: statistics.median(ours / theirs for ours, theirs in zip(first, values, strict=True))

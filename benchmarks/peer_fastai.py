@@ -1,4 +1,4 @@
-"""Train with fastai: ``vision_learner(...).fine_tune(4)`` with its own defaults, from the packaged weights."""
+"""Train with fastai: ``vision_learner(...).fine_tune(4)`` with its defaults, from the packaged weights."""
 
 from __future__ import annotations
 

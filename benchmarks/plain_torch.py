@@ -110,7 +110,7 @@ def _inverted_residuals(
     """Return a network of stages (expansion, channels, blocks, stride, kernel)."""
     from torch import nn
 
-    class Block(nn.Module):  # type: ignore[misc]  # PyTorch is not in the lock file, so mypy does not know the class
+    class Block(nn.Module):  # type: ignore[misc]  # PyTorch is not in the lock file, so mypy lacks the class
         def __init__(self, into: int, out: int, stride: int, factor: int, kernel: int) -> None:
             super().__init__()
             wide = into * factor
@@ -137,7 +137,7 @@ def _inverted_residuals(
 
 
 def resnet50(channels: int, side: int, classes: int) -> Any:
-    """Return ResNet50 (He et al., 2015, table 1) with strides in the first convolution of a block, as Keras has it."""
+    """Return ResNet50 (He et al., 2015, table 1) with strides in the first convolution of a block, as in Keras."""
     from torch import nn
 
     class Block(nn.Module):  # type: ignore[misc]  # see `_inverted_residuals`

@@ -1,9 +1,9 @@
-"""Follow speed over commits: the ratios of a few benchmarks, as one line of ``history.jsonl``, and their plot.
+"""Track speed over commits: the ratios of a few benchmarks, as one line of ``history.jsonl``, and their plot.
 
-`make bench-quick` runs the benchmarks, in under five minutes on two cores, appends to ``history.jsonl`` and draws
-``history.svg``. With ``--check`` nothing runs: the last line is compared with those before it, and a ratio that fell is
-a warning. Only ratios are compared, of variants that ran in turn on one machine: seconds of different days say nothing
-about a commit.
+`make bench-quick` runs the benchmarks in under five minutes on two cores, appends to ``history.jsonl`` and draws
+``history.svg``. With ``--check``, nothing runs: the last line is compared with the previous ones, with a warning for
+each ratio that fell. Only ratios between variants that ran alternately on one machine are compared: seconds from
+different days say nothing about a commit.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ BENCHMARKS = {
     "predict": ("predict, decoded", "bare loop, decoded"),
     "cold": ("predict", "imports"),
 }
-"""The variants of each benchmark whose ratio is followed, the first one against the others."""
+"""The variants of each benchmark whose ratios are tracked, the first variant against the others."""
 
 
 def run_benchmarks() -> dict[str, Any]:
-    """Run the benchmarks and return the line of the history."""
+    """Run the benchmarks and return a line for the history."""
     ratios: dict[str, float] = {}
     medians: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, trained_run.trained_run():
@@ -55,7 +55,7 @@ def read_history() -> list[dict[str, Any]]:
 
 
 def list_falls(history: list[dict[str, Any]]) -> list[str]:
-    """Return a sentence for each ratio of the last line that is well below the median of the lines before it."""
+    """Return a sentence for each ratio in the last line that is well below the median of the previous lines."""
     falls = []
     for name, ratio in history[-1]["ratios"].items() if history else ():
         earlier = [line["ratios"][name] for line in history[:-1] if name in line["ratios"]]
@@ -65,7 +65,7 @@ def list_falls(history: list[dict[str, Any]]) -> list[str]:
 
 
 def plot_history(history: list[dict[str, Any]]) -> None:
-    """Draw the ratios over the measurements into ``history.svg``."""
+    """Plot the ratios over the measurements in ``history.svg``."""
     from matplotlib.figure import Figure
 
     figure = Figure((8, 4.5), layout="constrained")

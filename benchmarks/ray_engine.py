@@ -1,10 +1,10 @@
-"""`predict --out NAME.parquet` in this process and with `--engine ray`, on the cores of this machine.
+"""Compare `predict --out NAME.parquet` in this process and with `--engine ray`, on the cores of this machine.
 
     .venv-ray/bin/python benchmarks/ray_engine.py
 
-``SIGHTLINE_BENCHMARK_COUNT`` is the number of images, 20,000 by default: the photographs of cats and dogs, again and
-again, classified by the pretrained classifier `imagenet`. The last column of the table is the overhead of Ray: 1.10 is
-10%. The rows of both are compared.
+``SIGHTLINE_BENCHMARK_COUNT`` is the number of images, 20,000 by default: the photographs of cats and dogs, repeated,
+classified by the pretrained classifier `imagenet`. The last column of the table is the overhead of Ray: 1.10 is 10%.
+The predicted rows of both are compared.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def prepare() -> tuple[sl.Classifier, list[str]]:
 
 
 def measure(classifier: sl.Classifier, paths: list[str], engine: str) -> float:
-    """Return the images per second, and check that the files are those of the first variant."""
+    """Return the images per second, and check that the rows equal those of the first variant."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "labels.parquet")
         started = time.perf_counter()
@@ -57,14 +57,14 @@ def predict_here() -> float:
 
 
 def predict_on_running_cluster() -> float:
-    """Predict on Ray, which runs already; the workers start within the time."""
+    """Predict on a running Ray cluster; the time includes the start of the workers."""
     classifier, paths = prepare()
     with ray_cluster.connect():
         return measure(classifier, paths, "ray")
 
 
 def predict_on_new_cluster() -> float:
-    """Predict on Ray, which is started and stopped within the time."""
+    """Predict on a new Ray cluster; the time includes its start and stop."""
     return measure(*prepare(), "ray")
 
 

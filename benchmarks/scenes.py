@@ -1,10 +1,10 @@
 """Several labels per image on CamVid's street scenes: `train --folds 5`, and a linear probe on the same network.
 
 `python benchmarks/scenes.py` prints the rows of ``results/tasks.md``: out-of-fold mean average precision, micro and
-macro F1, of random folds and of folds of whole sequences. ``--only probe`` takes a minute, and ``--only ours`` some
-more; the images are in the folder ``data/camvid`` of ``SIGHTLINE_SHARED``. The probe is scikit-learn's logistic
-regression of each label, with two values of C and a threshold of one half, on the standardized features of
-EfficientNet-Lite0 for center crops.
+macro F1, for random folds and folds of whole sequences. ``--only probe`` takes a minute, and ``--only ours`` several;
+the images are in the folder ``data/camvid`` of ``SIGHTLINE_SHARED``. The probe is scikit-learn's logistic regression
+for each label, with two values of C and a threshold of one half, on the standardized features of EfficientNet-Lite0
+from center crops.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import sightline as sl
 
 DATA = measure.SHARED / "data" / "camvid" / "labels.csv"
 METRICS = ("mean_average_precision", "micro_f1", "macro_f1")
-PENALTIES = (1.0, 0.01)  # C: scikit-learn's own, and one that suits 1,280 features of a few hundred images
+PENALTIES = (1.0, 0.01)  # C: scikit-learn's default, and one that suits 1,280 features of a few hundred images
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "random folds": {"model.task": "multi_label"},
     "whole sequences": {"model.task": "multi_label", "split.group": "column:sequence"},
@@ -33,7 +33,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 
 
 def train_folds(settings: Mapping[str, Any], seed: int, effort: str) -> list[str]:
-    """Return the out-of-fold metrics of a run of the recipe that `train` chooses, with their intervals."""
+    """Return the out-of-fold metrics, with intervals, of a run with the recipe that `train` chooses."""
     with tempfile.TemporaryDirectory() as folder:
         run = sl.train(DATA, folds=5, seed=seed, effort=effort, set=settings, out=Path(folder, "run"))
         measured = run.classifier.evaluate(split="validation").metrics

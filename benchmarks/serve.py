@@ -1,9 +1,9 @@
 """`serve` under load: throughput, latency at half load, and memory, for MobileNetV2 0.35 and EfficientNet-Lite0.
 
-In one run, for each network: the bare ONNX Runtime loop plus decoding on all cores; the answers that 64 clients get
-from `serve`, and from LitServe with the same model where it is installed; the 99th percentile at half of that rate,
-with requests at regular and at random moments, beside the time of a single answer; and the memory of all processes over
-many requests. Clients run on the same machine, in one process.
+In one run, for each network: a bare ONNX Runtime loop with decoding on all cores; the answers per second that 64
+clients get from `serve`, and from LitServe with the same model if it is installed; the 99th percentile at half of that
+rate, with requests at regular and random intervals, next to the time of a single answer; and the memory of all
+processes over many requests. Clients run on the same machine, in one process.
 
     python benchmarks/serve.py              # 25 minutes on two cores
     python benchmarks/serve.py --quick      # 3 minutes, to try it
@@ -41,7 +41,7 @@ PEER = Path(__file__).with_name("peer_litserve.py")
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How long each part takes: seconds of load, and the requests over which memory is measured."""
+    """The size of each part: seconds of load, and the number of requests for measuring memory."""
 
     seconds: float
     requests: int
@@ -52,7 +52,7 @@ FULL, QUICK = Size(60, 50_000, 200), Size(5, 1_000, 50)
 
 
 def train(recipe: str, folder: Path) -> Path:
-    """Return the bundle of a run of one epoch: only its network matters here."""
+    """Return the bundle of a run with one epoch: only its network matters here."""
     path = folder / recipe
     command = [sys.executable, "-m", "sightline", "train", str(trained_run.IMAGES), "--recipe", recipe]
     environment = {"KERAS_HOME": str(SHARED / "keras")} | os.environ
@@ -61,7 +61,7 @@ def train(recipe: str, folder: Path) -> Path:
 
 
 def measure_bare_loop(bundle: Path, images: Sequence[bytes], seconds: float) -> float:
-    """Return images a second: decode all in a thread per core, then run the session in batches, and again."""
+    """Return images per second: decode all in a thread per core, then run the session in batches, repeatedly."""
     import numpy as np
     import onnxruntime
 

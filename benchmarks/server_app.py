@@ -1,4 +1,4 @@
-"""The application that `servers.py` compares servers with, and how each of them is started.
+"""The application with which `servers.py` compares servers, and the code that starts each server.
 
 python benchmarks/server_app.py KIND PORT
 """
@@ -46,7 +46,7 @@ def make_app() -> Any:
 
 
 def run_sightline(port: int) -> None:
-    """Run it as `serve` does."""
+    """Run the application like `serve`."""
     from sightline import process
     from sightline.serve.connections import Server
     from sightline.serve.listening import BACKLOG, Listener, limit_connections
@@ -62,7 +62,7 @@ def run_sightline(port: int) -> None:
 
 
 def run_uvicorn(port: int, http: Any) -> None:
-    """Run uvicorn with all that it offers for these promises."""
+    """Run uvicorn with all of its options for these promises."""
     import uvicorn
 
     uvicorn.run(
@@ -73,7 +73,7 @@ def run_uvicorn(port: int, http: Any) -> None:
 
 
 def run_granian(port: int) -> None:
-    """Run granian: one process that accepts, and one worker, so that the limits are those of the whole."""
+    """Run granian with one accepting process and one worker, so that its limits apply to the whole server."""
     from granian.constants import Interfaces, Loops
     from granian.http import HTTP1Settings
     from granian.server import Server
@@ -86,7 +86,7 @@ def run_granian(port: int) -> None:
 
 
 def run_hypercorn(port: int) -> None:
-    """Run hypercorn with all that it offers for these promises."""
+    """Run hypercorn with all of its options for these promises."""
     import asyncio
 
     from hypercorn.asyncio import serve

@@ -1,8 +1,8 @@
-"""Which HTTP server carries the application of `serve`: speed, and which of its promises each one keeps.
+"""Compare HTTP servers for the application of `serve`: speed, and which of its promises each server keeps.
 
-The same Starlette application runs behind uvicorn as `serve` changes it (h11), behind uvicorn as it is with h11 and
-with httptools, behind granian and behind hypercorn. The model is a fake one of 8x8 pixels, so the server is what is
-measured. Then hostile clients try the promises, each of which is stated with what the server did.
+The same Starlette application runs behind uvicorn as modified by `serve` (h11), behind plain uvicorn with h11 and with
+httptools, behind granian and behind hypercorn. The model is a fake with 8x8 pixels, so that only the server is
+measured. Then hostile clients test the promises, each of which is listed with the server's behavior.
 
     pip install --target PEERS granian hypercorn httptools
     PYTHONPATH=PEERS python benchmarks/servers.py            # 4 minutes on two cores
@@ -40,7 +40,7 @@ SERVERS = {
 }
 APP = Path(__file__).with_name("server_app.py")
 CLIENTS = 64
-LATE = 4.0  # seconds beyond a deadline, after which a promise counts as broken
+LATE = 4.0  # seconds after a deadline until a promise counts as broken
 HEAD = b"POST " + FAST_PATH.encode() + b" HTTP/1.1\r\nHost: test\r\n"
 FILES, CONNECTIONS = 128, 200
 
@@ -58,7 +58,7 @@ def connect(address: Address) -> socket.socket:
 
 
 def wait_for_end(client: socket.socket, seconds: float) -> tuple[float | None, bytes]:
-    """Return after how many seconds the server closed the connection (None: not within `seconds`), and its answer."""
+    """Return the seconds until the server closed the connection (None: not within `seconds`), and its answer."""
     start, answer = time.monotonic(), b""
     client.settimeout(seconds)
     try:
@@ -73,7 +73,7 @@ def wait_for_end(client: socket.socket, seconds: float) -> tuple[float | None, b
 
 
 def try_header(address: Address) -> str:
-    """A header that does not end is cut off."""
+    """A connection with an endless header is closed."""
     with connect(address) as client:
         client.sendall(HEAD)
         seconds, _ = wait_for_end(client, HEADER_SECONDS + LATE)
@@ -96,7 +96,7 @@ def try_smuggling(address: Address) -> str:
 
 
 def try_large_body(address: Address) -> str:
-    """A client that sends more than is accepted reads why, although it sends on."""
+    """A client that sends too much can read the reason, although it continues to send."""
     with connect(address) as client:
         size = 16 * MAX_BYTES
         with suppress(OSError):
@@ -106,7 +106,7 @@ def try_large_body(address: Address) -> str:
 
 
 def try_many_connections(address: Address) -> str:
-    """More half-open connections than the process may open files cost no answers afterwards, and no log."""
+    """More half-open connections than the process may open files lose no later answers and fill no log."""
     with ExitStack() as stack:
         for _ in range(CONNECTIONS):
             with suppress(OSError):
@@ -124,7 +124,7 @@ def try_many_connections(address: Address) -> str:
 
 
 def try_stop_with_half_a_body(address: Address) -> str:
-    """SIGTERM ends the server within its grace although a client has stopped in mid-body."""
+    """SIGTERM ends the server within its grace period although a client has stopped in mid-body."""
     with connect(address) as client:
         client.sendall(HEAD + b"Content-Length: 1000\r\n\r\nhalf")
         time.sleep(0.5)
@@ -132,7 +132,7 @@ def try_stop_with_half_a_body(address: Address) -> str:
 
 
 def try_stop_in_flight(address: Address) -> str:
-    """SIGTERM lets the request that is computed be answered."""
+    """SIGTERM lets the running request be answered."""
     with connect(address) as client:
         client.sendall(make_request(SLOW_PATH, make_image()))
         time.sleep(MODEL_SECONDS / 2)
@@ -163,9 +163,9 @@ PROMISES: dict[str, Callable[[Address], str]] = {
 
 
 def measure_speed(address: Address, seconds: float) -> list[str]:
-    """Return answers a second and latencies, of predictions and of probes."""
+    """Return answers per second and latencies, for predictions and for probes."""
     image = [make_request(FAST_PATH, make_image())]
-    run_closed(address.port, image, CLIENTS, seconds=max(2, seconds / 4))  # the processes that decode start
+    run_closed(address.port, image, CLIENTS, seconds=max(2, seconds / 4))  # starts the decoding processes
     load = run_closed(address.port, image, CLIENTS, seconds=seconds)
     single = run_closed(address.port, image, 1, seconds=seconds / 2)
     probe = [b"GET /v2/health/live HTTP/1.1\r\nHost: test\r\n\r\n"]
@@ -205,7 +205,7 @@ def main() -> None:
 
 
 def start(kind: str, files: int | None = None) -> AbstractContextManager[Address]:
-    """Start one of the servers; it may open so many `files`."""
+    """Start one of the servers, which may open at most `files` files."""
     port = find_port()
     command = [sys.executable, str(APP), kind, str(port)]
     if files is not None:

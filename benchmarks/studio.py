@@ -1,8 +1,8 @@
-"""`studio` with 100,000 images of a run: how long each page and request takes, and how much memory the server holds.
+"""Measure `studio` with a run of 100,000 images: the time of each page and request, and the memory of the server.
 
-Images of 32x32 are drawn, a small network is trained on them for an epoch, and `sightline studio` serves the run.
-Requests are those of the page, sent one after the other; the first page is also opened in Chromium, where it and
-Playwright are installed.
+Images of 32x32 are drawn, a small network is trained on them for an epoch, and `sightline studio` serves the run. The
+page's requests are sent one after another; the first page is also opened in Chromium, if it and Playwright are
+installed.
 
     python benchmarks/studio.py            # 5 minutes on two idle cores
     python benchmarks/studio.py --quick    # 3,000 images, 1 minute, to try it
@@ -60,7 +60,7 @@ REQUESTS = {
     "a predicted class": "predicted=class-3",
     "out-of-distribution first": "sort=ood",
 }
-LABELS = (500, 5_000)  # that a head is trained on
+LABELS = (500, 5_000)  # numbers of labels to train a head on
 FEATURES = 1_280
 PHOTOGRAPH = (4_000, 3_000)  # pixels
 
@@ -77,7 +77,7 @@ def draw_images(folder: Path, count: int) -> None:
 
 
 def draw_photographs(folder: Path) -> None:
-    """Write as many JPEG files of 12 megapixels as are in view."""
+    """Write one JPEG file of 12 megapixels for each image in view."""
     generator = np.random.default_rng(1)
     for i in range(IN_VIEW):
         label = folder / f"class-{i % 2}"
@@ -116,7 +116,7 @@ def start_studio(run: Path, patch: Path) -> Iterator[tuple[subprocess.Popen[str]
 
 
 class Client:
-    """Sends requests to a studio over one connection, as its page does."""
+    """Sends requests to a studio over one connection, like its page."""
 
     def __init__(self, port: int) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
@@ -125,7 +125,7 @@ class Client:
         self._headers = {"X-CSRF-Token": token[1], "Content-Type": "application/json"}
 
     def get(self, path: str) -> bytes:
-        """Return what an address holds."""
+        """Return the content at a path."""
         return self._send("GET", path)
 
     def post(self, path: str, values: Any) -> Any:
@@ -141,7 +141,7 @@ class Client:
 
 
 def measure(call: Callable[[], Any], repeats: int = REPEATS) -> list[float]:
-    """Return the milliseconds that each of some calls takes."""
+    """Return the milliseconds of each of `repeats` calls."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -151,7 +151,7 @@ def measure(call: Callable[[], Any], repeats: int = REPEATS) -> list[float]:
 
 
 def load_first_page(client: Client) -> None:
-    """Ask for all that the first page needs before it shows images, and for the rows and thumbnails in view."""
+    """Request everything that the first page needs before it shows images, and the rows and thumbnails in view."""
     client.get("/")
     order = np.frombuffer(client.get("/order"), "<u4")
     rows = json.loads(client.get(f"/images?ids={','.join(map(str, order[:IN_VIEW]))}"))
@@ -161,7 +161,7 @@ def load_first_page(client: Client) -> None:
 
 
 def measure_browser(port: int) -> dict[str, Result]:
-    """Return the times of the page in Chromium until the images in view are shown, and the number of its elements."""
+    """Return the times until Chromium shows the images in view of the page, and the number of its elements."""
     executable = next(filter(None, map(shutil.which, BROWSERS)), None)
     if executable is None or importlib.util.find_spec("playwright") is None:
         return {}
@@ -230,7 +230,7 @@ def measure_findings(client: Client) -> dict[str, Result]:
 
 
 def measure_photographs(folder: Path) -> dict[str, Result]:
-    """Return the time until thumbnails of photographs that were never shown are there, one after the other."""
+    """Return the times to load thumbnails of photographs for the first time, one after another."""
     draw_photographs(folder / "photographs")
     with start_studio(folder / "photographs", folder / "photographs.jsonl") as (_, port):
         client = Client(port)
@@ -239,7 +239,7 @@ def measure_photographs(folder: Path) -> dict[str, Result]:
 
 
 def measure_heads(count: int) -> dict[str, Result]:
-    """Return the times of the head of *Label* after each further 12 labels, of ten classes that overlap."""
+    """Return the training times of the head of *Label* after each further 12 labels, for ten overlapping classes."""
     generator = np.random.default_rng(0)
     truth = generator.integers(0, CLASSES, count)
     centers = generator.normal(0, 0.2, (CLASSES, FEATURES)).astype(np.float32)
@@ -281,7 +281,7 @@ def measure_corrections(port: int) -> dict[str, Result]:
 
 
 def measure_studio(run: Path, folder: Path) -> dict[str, Result]:
-    """Return what is measured of the studio of a run: milliseconds, or a text."""
+    """Return all measurements of a run's studio: milliseconds, or a text."""
     start = time.perf_counter()
     with start_studio(run, folder / "fixes.jsonl") as (process, port):
         client = Client(port)
@@ -304,7 +304,7 @@ def measure_studio(run: Path, folder: Path) -> dict[str, Result]:
 
 
 def format_memory(process: subprocess.Popen[str]) -> str:
-    """Return the memory of the server as a text."""
+    """Return the memory of the server as text."""
     return f"{measure_memory(process) / 2**20:.0f} MB"
 
 
@@ -318,7 +318,7 @@ def format_table(rows: dict[str, Result]) -> str:
 
 
 def write_page(text: str) -> None:
-    """Replace the table of the page of results."""
+    """Replace the table on the results page."""
     begin, end = "<!-- studio: begin -->", "<!-- studio: end -->"
     page = PAGE.read_text(encoding="utf-8")
     before, after = page.partition(begin)[0], page.partition(end)[2]
@@ -334,7 +334,7 @@ def main() -> None:
     count = QUICK if options.quick else FULL
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        os.environ["SIGHTLINE_CACHE"] = str(folder / "cache")  # nothing is kept from before
+        os.environ["SIGHTLINE_CACHE"] = str(folder / "cache")  # starts empty
         draw_images(folder / "images", count)
         train(folder / "images", folder / "run")
         rows = measure_studio(folder / "run", folder) | measure_photographs(folder) | measure_heads(count)

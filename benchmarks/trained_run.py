@@ -1,4 +1,4 @@
-"""The run that inference benchmarks share: MobileNetV2 0.35, trained on cats and dogs with `transfer-mobilenetv2`."""
+"""The run shared by inference benchmarks: MobileNetV2 0.35, trained on cats and dogs with `transfer-mobilenetv2`."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 import plain_torch
 from measure import Variant, compare
 
-EPOCHS = 2  # the first one compiles
+EPOCHS = 2  # the first compiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Task:
 
 
 def run(task: Task) -> None:
-    """Compare all training loops on a task: Keras where it has the network, PyTorch where it is installed."""
+    """Compare all training loops on a task: Keras if it has the network, PyTorch if it is installed."""
     variants: dict[str, Variant] = {
         "sightline": partial(train_with_sightline, task, "auto"),
         "sightline, float32": partial(train_with_sightline, task, "float32"),
@@ -76,7 +76,7 @@ def train_with_sightline(task: Task, precision: str) -> float:
 
 
 def train_with_keras(task: Task) -> float:
-    """Train as the tutorials do: float32 arrays divided by 255, one-hot labels, `compile`, `fit`."""
+    """Train as in the tutorials: float32 arrays divided by 255, one-hot labels, `compile`, `fit`."""
     import keras
 
     x, y = task.arrays()

@@ -1,4 +1,4 @@
-"""A client of the server's application in this process: one request after the other, without a socket."""
+"""A client for the server's application in this process: one request after another, without a socket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
 
-MODEL_ID = "shades@0"  # in a log of features
+MODEL_ID = "shades@0"  # in a feature log
 
 
 class Answer(NamedTuple):
@@ -30,7 +30,7 @@ class Request(NamedTuple):
     body: bytes | None = None
     headers: Mapping[str, str] = {}
     method: str = ""
-    prefix: str = ""  # below which the application is mounted
+    prefix: str = ""  # where the application is mounted
     query: str = ""
 
 
@@ -44,7 +44,7 @@ class FailingPredictor(FakePredictor):
 
 
 def send(*requests: Request, model: type[FakePredictor] = FakePredictor, **options: Any) -> list[Answer]:
-    """Send requests, one after the other, to a server with `options` of `create_app`, and return the answers."""
+    """Send requests one after another to a server with `options` of `create_app`, and return the answers."""
     from sightline.serve.app import create_app
 
     classifier = Classifier(model(("dark", "light"), PreprocessingSpec(8, 8)))
@@ -71,7 +71,7 @@ async def call(app: Any, request: Request) -> Answer:
 
 class RawAnswer(NamedTuple):
     status: int
-    headers: dict[str, str]  # by names in lower case
+    headers: dict[str, str]  # names in lower case
     body: bytes
 
     @property
@@ -82,7 +82,7 @@ class RawAnswer(NamedTuple):
 def make_scope(
     path: str, query: str = "", headers: Mapping[str, str] = {}, *, method: str = "POST", **others: Any
 ) -> dict[str, Any]:
-    """Return the head of a request as a server hands it to an application; `others` are further keys."""
+    """Return the scope of a request, as a server passes it to an application; `others` are further keys."""
     return {
         "type": "http", "method": method, "path": path, "query_string": query.encode(), "scheme": "http",
         "http_version": "1.1", "server": ("test", 80), "client": ("test", 1), "root_path": "",
@@ -91,7 +91,7 @@ def make_scope(
 
 
 async def exchange(app: Any, scope: dict[str, Any], body: bytes | AsyncIterator[bytes] = b"") -> RawAnswer:
-    """Send a request, its body whole or in chunks, then wait for the answer as a client does."""
+    """Send a request, with its body whole or in chunks, and wait for the answer like a client."""
     messages: list[Any] = []
     is_sent = False
 
@@ -108,7 +108,7 @@ async def exchange(app: Any, scope: dict[str, Any], body: bytes | AsyncIterator[
 
     try:
         await app(scope, receive, take)
-    except ModelFault:  # raised again for what runs the application, which logs it
+    except ModelFault:  # raised again for the server, which logs it
         logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
     headers = {name.decode().lower(): value.decode() for name, value in messages[0]["headers"]}
     return RawAnswer(messages[0]["status"], headers, b"".join(message.get("body", b"") for message in messages[1:]))

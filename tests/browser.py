@@ -22,8 +22,8 @@ import os, sys
 os.dup2(int(sys.argv[1]), 3), os.dup2(int(sys.argv[2]), 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-SECONDS = 120.0  # for an answer of the browser, and for what a page does
-SLOWDOWN = float(os.environ.get("SIGHTLINE_SLOW_BROWSER") or 1)  # how many times slower the scripts of pages run
+SECONDS = 120.0  # limit for an answer of the browser, and for actions of a page
+SLOWDOWN = float(os.environ.get("SIGHTLINE_SLOW_BROWSER") or 1)  # factor by which pages' scripts are slowed down
 
 
 def find_browser() -> str | None:
@@ -31,12 +31,12 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """Headless Chromium, for pages that share nothing; `profile` is a new folder."""
+    """Headless Chromium, for pages that share no state; `profile` is a new folder."""
 
     def __init__(self, profile: Path) -> None:
         browser = find_browser()
         assert browser is not None, NO_BROWSER
-        sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # it does not work for root
+        sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []  # root cannot use it
         options = ["--headless=new", "--disable-gpu", f"--user-data-dir={profile}", "--remote-debugging-pipe"]
         to_browser, self._write_end = os.pipe()
         self._read_end, from_browser = os.pipe()
@@ -56,7 +56,7 @@ class Browser:
         os.close(self._read_end)
 
     def call(self, method: str, parameters: Mapping[str, Any], session: str, on_event: Callable[[Any], None]) -> Any:
-        """Call a method of the protocol and return its result; what comes before it are events of the session."""
+        """Call a method of the protocol and return its result; events of the session may arrive before it."""
         number = next(self._numbers)
         call = {"id": number, "method": method, "params": parameters} | ({"sessionId": session} if session else {})
         os.write(self._write_end, json.dumps(call).encode() + b"\0")
@@ -85,10 +85,10 @@ class Browser:
 
 
 class Page:
-    """A page at a size in CSS pixels, in a context of its own: without what other pages of the browser stored.
+    """A page with a size in CSS pixels, in its own browser context, which shares no storage with other pages.
 
     Attributes:
-        problems: What the page logged as errors: exceptions, violations of its policy, and failed requests.
+        problems: Errors that the page logged: exceptions, violations of its policy, and failed requests.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Page:
             self.problems.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
 
     def open(self, url: str) -> None:
-        """Open a page and wait until its scripts have run, which may have added a query to its address."""
+        """Open a page and wait until its scripts have run; they may add a query to its address."""
         self.send("Page.navigate", url=url)
         address = json.dumps(url)
         is_open = f"(location.href === {address} || location.href.startsWith({address} + '?'))"
@@ -143,7 +143,7 @@ class Page:
             time.sleep(0.05)
 
     def choose_file(self, selector: str, path: Path) -> None:
-        """Choose a file in an input, as a user does."""
+        """Choose a file in an input element, like a user."""
         root = self.send("DOM.getDocument")["root"]["nodeId"]
         node = self.send("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.send("DOM.setFileInputFiles", nodeId=node, files=[str(path)])

@@ -48,10 +48,10 @@ def draw_classes(folder: Path, classes: dict[str, tuple[int, int, int]], count: 
 COLORS = {"blue": (60, 60, 200), "green": (60, 200, 60), "red": (200, 60, 60)}
 
 
-# The head of 64 units in place of 512 has an eighth of the weights to write, hash and export: half the time of a run.
+# With 64 instead of 512 units, the head has an eighth of the weights to write, hash and export: half the run time.
 SMALL = ("--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden_units=[64]", "--epochs", "2")
 
-# A sweep of two trials of one epoch.
+# A sweep with two trials of one epoch.
 SPACE = """
 recipe = "quick"
 [settings]
@@ -71,17 +71,17 @@ train.epochs = 3
 train.batch_size = 16
 train.track = []
 """
-"""The start of a search space: a small network, settings and no parameters yet."""
+"""The beginning of a search space: a small network and settings, without parameters."""
 
 
 def skip_without(package: str) -> None:
-    """Skip the test where a package is not installed, without importing it: OpenVINO's telemetry would fork."""
+    """Skip the test if a package is not installed, without importing it: OpenVINO's telemetry would fork."""
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"the package {package} is not installed")
 
 
 def open_and_replace(path: Path, other: Path) -> Callable[[str | Path], IO[bytes]]:
-    """Return `_io.open_regular`, after which another file is at `path`: only what was opened is to be read."""
+    """Return an `_io.open_regular` that replaces the file at `path` after opening it, as only that may be read."""
     open_regular = _io.open_regular
 
     def open_then_replace(name: str | Path) -> IO[bytes]:

@@ -22,16 +22,16 @@ from synthetic_images import HostileFolder, ImageFolder, draw_classes, draw_host
 
 collect_ignore = ["serve/protocol_clients.py"]  # a script for another environment
 
-# Slow machines must not fail tests; a test to which more than 50 examples matter says so.
+# Slow machines must not fail tests; tests that need more than 50 examples set their own number.
 settings.register_profile("sightline", deadline=None, max_examples=50)
 settings.load_profile("sightline")
 
 
-@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` leaves items out
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` deselects items
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark combinations as slow, and run files of few tests first.
+    """Mark combinations as slow, and run files with few tests first.
 
-    These are the long ones, and the last file decides when the second process ends.
+    Such files take long, and the last file determines when the second process ends.
     """
     for item in items:
         if isinstance(item, pytest.Function) and (mark := item.get_closest_marker("slow_with")):
@@ -47,7 +47,7 @@ _frozen: list[str] = []
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Collect no garbage while tests are collected: they stay, and looking at them takes a third of the time."""
+    """Disable garbage collection during test collection: all items stay, and scanning them is a third of the time."""
     gc.disable()
     try:
         return (yield)
@@ -57,7 +57,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_runtest_logfinish() -> None:
-    """Freeze what the import of Keras made, as the command line does: each full collection would look at it again."""
+    """Freeze the objects from importing Keras, as the command line does, so that full collections do not scan them."""
     if "keras" in sys.modules and not _frozen:
         _frozen.append("keras")
         gc.freeze()
@@ -65,7 +65,7 @@ def pytest_runtest_logfinish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_wait_for_the_disk() -> Iterator[None]:
-    """Wait for no disk, as a tiny run does 30 times; no test cuts the power, and other processes do flush."""
+    """Skip waiting for the disk, which a tiny run does 30 times; no test cuts the power, and other processes flush."""
 
     def check_descriptor(descriptor: int) -> None:
         os.fstat(descriptor)
@@ -77,7 +77,7 @@ def _no_wait_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_return_of_memory() -> Iterator[None]:
-    """Leave garbage to Python: a tiny run asks for it four times, each a look at all objects of a process of tests."""
+    """Leave garbage to Python: a tiny run collects it four times, each time scanning all objects of the process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process, "trim_memory", lambda: None)
         yield
@@ -90,14 +90,14 @@ def _own_caches(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.C
         patch.setenv("SIGHTLINE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
         patch.delenv("SIGHTLINE_CACHE_LIMIT", raising=False)
-        if importlib.util.find_spec("filelock"):  # tests compile the same programs, some in processes of their own
+        if importlib.util.find_spec("filelock"):  # tests compile the same programs, some in separate processes
             root = tmp_path_factory.getbasetemp()
             folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "compiled"
             patch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
             patch.setenv("JAX_COMPILATION_CACHE_MAX_SIZE", str(4 << 30))
             patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
             if "not slow" in pytestconfig.getoption("markexpr"):
-                # To optimize a program takes longer than to run it on a few tiny images; slow tests run optimized ones.
+                # Optimizing a program takes longer than running it on a few tiny images; slow tests still optimize.
                 patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         yield
 
@@ -112,7 +112,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def plain_figures() -> Iterator[dict[str, Any]]:
-    """Build each figure, but draw an empty one in its place, for a module whose tests do not look at figures."""
+    """Build each figure but draw an empty one instead, for modules whose tests do not look at figures."""
     from empty_figures import empty_figures
 
     with empty_figures() as originals:
@@ -130,7 +130,7 @@ def drawn_figures(plain_figures: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="session")
 def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> HostileFolder:
-    """A small folder of classes with all the flaws of real data; read-only."""
+    """A small folder of classes with all the flaws of real data; do not modify it."""
     return draw_hostile(tmp_path_factory.mktemp("hostile"))
 
 
@@ -157,7 +157,7 @@ def image_folder(tmp_path: Path) -> ImageFolder:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real data, which is not part of the project; skips the test if it is missing."""
+    """The folder of real data, which is not part of the project; the test is skipped without it."""
     folder = Path(os.environ.get("SIGHTLINE_SHARED") or Path(__file__).parents[2] / "shared")
     if not (folder / "data").is_dir():
         pytest.skip(f"no real data at {folder}; set SIGHTLINE_SHARED to its path")

@@ -14,7 +14,7 @@ from sightline.models.build import build_model
 from sightline.preprocessing import PreprocessingSpec
 
 SIDE = 32
-CLASSES = ("blue", "red", "neither")  # a third class, so that blue is not merely the absence of red
+CLASSES = ("blue", "red", "neither")  # three classes, so that blue is not merely the absence of red
 COLORS = ((40, 60, 220), (220, 40, 50))
 DISTRACTORS = ((40, 180, 60), (225, 205, 40), (150, 150, 150), (40, 190, 190))
 CORNERS = {"top left": (0, 0), "top right": (0, 1), "bottom left": (1, 0), "bottom right": (1, 1)}
@@ -24,7 +24,7 @@ def draw_images(count: int, corner: str = "top right", seed: int = 0) -> tuple[N
     """Return noisy images uint8 [N, 32, 32, 3] and classes [N].
 
     A blue or red disk in `corner` determines the class; the other quarters, and the corner itself for the third class,
-    hold disks of other colors.
+    contain disks of other colors.
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 3

@@ -75,7 +75,7 @@ def _pipe(path: Path) -> None:
 
 
 def list_paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the path of keys to every position in a JSON value; of a list, only to the first three items."""
+    """Yield the key path of every position in a JSON value, for lists only of the first three items."""
     yield path
     if isinstance(value, dict):
         for key in value:
@@ -219,7 +219,7 @@ def restore(path: Path, original: Path) -> None:
 
 
 def hash_files(folder: Path) -> dict[str, tuple[str, int, int]]:
-    """Return the hash of every file in a folder, with what changes when the same bytes are written again."""
+    """Return the hash of every file in a folder, with metadata that changes when the same bytes are written again."""
 
     def state(path: Path) -> tuple[str, int, int]:
         stat = path.stat()
@@ -229,7 +229,7 @@ def hash_files(folder: Path) -> dict[str, tuple[str, int, int]]:
 
 
 def replace_by_links(folder: Path, stash: Path, *, folders: bool) -> None:
-    """Move each file (or top folder) of a folder to `stash`, and leave a link to it in its place."""
+    """Move each file (or top-level folder) of a folder to `stash`, and replace it by a link."""
     stash.mkdir()
     places = [p for p in folder.iterdir() if p.is_dir()] if folders else [p for p in folder.rglob("*") if p.is_file()]
     for number, place in enumerate(places):

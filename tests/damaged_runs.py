@@ -12,13 +12,13 @@ from command import Outcome
 from damage import choose_damage
 
 Invoke = Callable[[list[object], Path], Outcome]
-"""Runs a command; the path is that of an image to send to it if it is a server."""
+"""Runs a command; the path is an image to send if the command is a server."""
 
 
 TINY = ("--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden_units=[64]", "--epochs", "1")
 SMALL = ("--set", "input.height=8", "--set", "input.width=8")
 UNREAD = {"report.html", "history.csv", "lock"}  # files that are written and never read
-UNREAD_FOLDERS = {"figures", "tensorboard"}  # outside the bundle, which has the hashes of its own
+UNREAD_FOLDERS = {"figures", "tensorboard"}  # outside the bundle, whose files are hashed
 
 # Fast commands that read a run, and slow ones that train or evaluate.
 LIGHT: dict[str, tuple[str, ...]] = {
@@ -51,7 +51,7 @@ HEAVY: dict[str, tuple[str, ...]] = {
 class WholeRun:
     """A complete run with its data, one image and a folder of images.
 
-    Beside the data there may be a patch, and beside the run a log of features.
+    There may be a patch beside the data, and a feature log beside the run.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class WholeRun:
     images: Path
 
     def list_files(self, *, unread: bool = False) -> list[Path]:
-        """Return the files of the run that commands read, or those that none reads: of a folder of them, one."""
+        """Return the files of the run that commands read, or `unread` ones, with only one file per unread folder."""
         every = [p.relative_to(self.path) for p in sorted(self.path.rglob("*")) if p.is_file()]
         of_run = (name for name in every if "bundle" not in name.parts)
         in_folder = {name.parent: name for name in of_run if not UNREAD_FOLDERS.isdisjoint(name.parts)}
@@ -70,7 +70,7 @@ class WholeRun:
         return [name for name in every if name not in alone and name.parent not in in_folder]
 
     def make_arguments(self, verb: str, run: Path) -> list[object]:
-        """Return the arguments of a command for a copy of the run."""
+        """Return the arguments for running a command on a copy of the run."""
         beside = run.parent
         places: dict[str, object] = {
             "RUN": run, "DATA": self.data, "OTHER": self.path, "IMAGE": self.image, "IMAGES": self.images,
@@ -89,13 +89,13 @@ def fit_name(path: Path) -> None:
 
 
 def hash_contents(run: Path) -> dict[Path, str]:
-    """Return the hash of each file of a run, but for its lock."""
+    """Return the hash of each file of a run, except its lock."""
     files = (path for path in run.rglob("*") if path.is_file() and path.name != "lock")
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def check(verb: str, name: Path, number: int, whole: WholeRun, folder: Path, invoke: Invoke) -> str | None:
-    """Damage one file of a fresh copy and run a command on it; return what is wrong with the outcome, if anything."""
+    """Damage one file of a fresh copy and run a command on it; return any problem with the outcome."""
     shutil.rmtree(folder, ignore_errors=True)
     run = folder / "run"
     shutil.copytree(whole.path, run)
@@ -123,7 +123,7 @@ def check(verb: str, name: Path, number: int, whole: WholeRun, folder: Path, inv
 def find_faults(
     verb: str, names: list[Path], whole: WholeRun, folder: Path, invoke: Invoke, *, first: int = 0, rounds: int = 1
 ) -> str:
-    """Return what is wrong when each of these files is damaged `rounds` times, by damage of the number `first` on."""
+    """Return all problems after damaging each of these files `rounds` times, with damage numbers from `first` on."""
     numbered = ((first + 1000 * turn + i, name) for turn in range(rounds) for i, name in enumerate(names))
     faults = (check(verb, name, number, whole, folder, invoke) for number, name in numbered)
     return "\n".join(filter(None, faults))

@@ -1,4 +1,4 @@
-"""Drawn scenes of disks and bars with their masks, at 32 pixels."""
+"""Drawn scenes of disks and bars with masks, 32 pixels wide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 32
-DISK, BAR = "<b id='i'>disk & \"</b>", "__proto__"  # names of classes that an attacker would choose
+DISK, BAR = "<b id='i'>disk & \"</b>", "__proto__"  # class names that an attacker might choose
 
 
 def draw_scene(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +47,6 @@ def draw_scenes(folder: Path, train: int, validation: int) -> Path:
 
 
 def name_classes(folder: Path, disk: str, bar: str) -> None:
-    """Name the classes of drawn scenes anew."""
+    """Rename the classes of drawn scenes."""
     with (folder / "classes.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("value", "name"), (0, "ground"), (1, disk), (2, bar), (9, "void")])

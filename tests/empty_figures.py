@@ -1,4 +1,4 @@
-"""Draw empty figures, where no test looks at them: drawing takes half of the time of a tiny training."""
+"""Draw empty figures where no test looks at them: drawing takes half the time of a tiny training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw_empty() -> RenderedFigure:
 
 @contextmanager
 def empty_figures() -> Iterator[dict[str, Any]]:
-    """Build each figure, but draw an empty one in its place; yields the functions of `plotting` that were replaced."""
+    """Build each figure but draw an empty one instead; yield the replaced functions of `plotting`."""
     originals = {name: getattr(plotting, name) for name in NAMES}
     empty = draw_empty()
     with pytest.MonkeyPatch.context() as patch:

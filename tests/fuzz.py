@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CORPUS, KEPT = ROOT / "tests/corpus", ROOT / "build/fuzz"
-SECONDS = 10  # for one input
+SECONDS = 10  # limit per input
 
 
 def main(names: list[str]) -> int:
@@ -43,7 +43,7 @@ def main(names: list[str]) -> int:
                 f"-timeout={SECONDS}", f"-rss_limit_mb={TARGETS[name].megabytes}", f"-max_len={MAX_INPUT}",
                 "-print_final_stats=1", "-verbosity=0",
             ],
-            env=os.environ | {"SIGHTLINE_MODEL_LIMIT": "0.1"},  # the limit of 10 s may become 11 s here
+            env=os.environ | {"SIGHTLINE_MODEL_LIMIT": "0.1"},  # else a model allowed 10 s may take 11 s here
             check=False,
         )  # fmt: skip
         if completed.returncode:

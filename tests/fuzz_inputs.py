@@ -1,4 +1,4 @@
-"""What the fuzz targets share: where they write, small images, and changes to JSON."""
+"""Code shared by the fuzz targets: a scratch folder, small images, and changes to JSON."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def encode_image(number: int = 0, kind: str = "PNG", mode: str = "RGB", **option
     return encode(Image.fromarray(pixels).convert(mode), kind, **options)
 
 
-# JSON, as random bytes are rarely valid JSON
+# JSON: random bytes are rarely valid
 
 ODD_VALUES: tuple[Any, ...] = (
     None,

@@ -113,7 +113,7 @@ def bundle_seeds() -> Iterator[bytes]:
 
 # Exported folders of safetensors
 
-MAX_NUMBER = 1000  # in layers.json: what a network of Keras costs is not promised
+MAX_NUMBER = 1000  # in layers.json: the cost of a Keras network is not bounded
 
 
 @cache
@@ -141,7 +141,7 @@ def read_safetensors(data: bytes) -> None:
 
 
 def _change_safetensors(data: bytes, files: dict[str, bytes]) -> dict[str, bytes] | None:
-    """Return the file that an input changes; None for layers of which Keras may build anything."""
+    """Return the file changed by an input; None for layers that Keras would build without a bound."""
     kind, content = data[0] % 3, data[1:]
     if kind == 0:
         return {WEIGHTS_FILE: content}
@@ -180,7 +180,7 @@ NAME = "me/model"
 
 @cache
 def start_hub() -> Hub:
-    """Return a server that runs until this process ends, to which huggingface_hub is directed."""
+    """Point huggingface_hub at a new server, which runs until this process ends, and return it."""
     context = run_hub()
     server = context.__enter__()
     atexit.register(context.__exit__, None, None, None)
@@ -188,9 +188,9 @@ def start_hub() -> Hub:
 
 
 def read_hub_model(data: bytes) -> None:
-    """Pull a model; the first byte selects what the server sends: its listing, a manifest, or a zip of its files.
+    """Pull a model; the first byte selects what the server sends: a listing, a manifest, or a zip of files.
 
-    Nothing but a verified bundle may lie in the folder afterwards, and nothing beside it.
+    Afterwards, the folder may contain nothing but a verified bundle, and there may be nothing beside it.
     """
     if not data:
         return
@@ -211,7 +211,7 @@ def read_hub_model(data: bytes) -> None:
 
 
 def _files_on_hub(kind: int, content: bytes) -> dict[str, bytes]:
-    """Return the files of a bundle, those of a manifest, or those of a zip."""
+    """Return the files of a bundle, a manifest or a zip."""
     files = dict(bundle.to_files(make_bundle()))
     if kind == 1:
         with suppress(ValueError, AttributeError, TypeError):
@@ -244,7 +244,7 @@ EMBEDDING_SUFFIXES = (*embedding_files.SUFFIXES, ROWS_SUFFIX)
 
 @cache
 def make_embeddings() -> dict[str, bytes]:
-    """Return each file that holds embeddings, by suffix: one image without a label, one that cannot be read."""
+    """Return a file of embeddings in each format, by suffix: one image has no label, another cannot be read."""
     vectors = np.arange(12, dtype=np.float32).reshape(4, 3)
     vectors[3] = np.nan
     labels, errors = ("cat", None, "=1", None), (None, None, None, "truncated")

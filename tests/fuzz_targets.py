@@ -1,7 +1,7 @@
 """The readers of untrusted files, each as a function of bytes that must not raise.
 
 A file may be rejected with the documented error of its reader; any other exception, a signal, a hang or a gibibyte of
-memory is a bug. `fuzz.py` generates inputs, and `test_corpus.py` repeats all inputs that ever failed.
+memory is a bug. `fuzz.py` generates inputs, and `test_corpus.py` repeats all inputs that have ever failed.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ class Target:
     check: Callable[[bytes], None]
     seeds: Callable[[], Iterator[bytes]]
     megabytes: int = 1024
-    """The most memory of the process: more where TensorFlow is imported, which alone takes 612 MB."""
+    """The memory limit of the process: higher for TensorFlow, whose import alone takes 612 MB."""
 
 
 # Decoder
 
 
 def read_image(data: bytes) -> None:
-    """Do everything with an encoded image that any command does."""
+    """Do everything that any command does with an encoded image."""
     for page in (1, 2):
         spec = PreprocessingSpec(32, 32, page=page)
         for step in (
@@ -194,7 +194,7 @@ def manifest_seeds() -> Iterator[bytes]:
     yield bytes([0]) + "path,label\n1.png,猫\n".encode("gbk")
 
 
-# Tables that give images several labels
+# Tables with several labels per image
 
 
 def read_several_labels(data: bytes) -> None:
@@ -273,7 +273,7 @@ def make_run() -> tuple[Path, Mapping[str, bytes]]:
     names = ("run.json", "leakage.jsonl", "thumbnails.npz", "history.jsonl", "thresholds.json", "label_issues.jsonl")
     ordered = dict(sorted((contents | {name: (run.path / name).read_bytes() for name in names}).items()))
     write_report_files(run)
-    # Others go last: the first byte of an input is the number of its file.
+    # Other files go last: the first byte of an input is the number of its file.
     return run.path, ordered | {name: (run.path / name).read_bytes() for name in REPORT_FILES}
 
 
@@ -281,11 +281,11 @@ REPORT_FILES = ("eval/test/metrics.json", "network.json", "report/images.jsonl")
 
 
 def write_report_files(run: RunDirectory) -> None:
-    """Write what a report needs besides the other files of a run."""
+    """Write the additional files of a run that a report needs."""
     count, classes = 12, ("a", "b")
     labels = np.arange(count, dtype=np.int32) % 2
     outputs = []
-    for wrong in (1, 3):  # errors on validation and on test
+    for wrong in (1, 3):  # errors on validation and test
         logits = np.zeros((count, 2), np.float32)
         logits[np.arange(count), np.where(np.arange(count) < wrong, 1 - labels, labels)] = np.linspace(4, 1, count)
         probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)

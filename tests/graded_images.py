@@ -1,4 +1,4 @@
-"""Drawn images with grades: squares whose size grows with the grade, and overlaps with that of its neighbors."""
+"""Drawn images with grades: squares that grow with the grade, with sizes that overlap those of neighboring grades."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SIZES = ("tiny", "small", "medium", "large", "huge")  # sorted by name: huge, la
 
 
 def write_sizes(folder: Path, count: int, *, seed: int = 0, spread: float = 1.2) -> Path:
-    """Write `count` images of 32 x 32 pixels into a folder for each size, whose sides vary by `spread` pixels."""
+    """Write `count` images of 32 x 32 pixels into a folder for each size; sides of squares vary by `spread` pixels."""
     rng = np.random.default_rng(seed)
     for i in range(count):
         grade = i % len(SIZES)

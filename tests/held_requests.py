@@ -1,4 +1,4 @@
-"""Requests of a page in Chromium that a test holds back."""
+"""Delay requests of a page in Chromium."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from studio_server import WAIT_SECONDS
 
 
 def wait_until(page: Any, condition: Callable[[], object]) -> None:
-    """Wait, while the requests of a page are handled, until a condition of the test is true."""
+    """Wait until a condition is true, while handling the requests of a page."""
     deadline = time.monotonic() + WAIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline, "what the page was to request did not come"
@@ -18,7 +18,7 @@ def wait_until(page: Any, condition: Callable[[], object]) -> None:
 
 
 class Held:
-    """Requests that wait until the test sends, answers or fails them."""
+    """Requests that wait until the test continues, answers or fails them."""
 
     def __init__(self, page: Any, address: str, *, count: int = 1) -> None:
         self._page, self._count = page, count
@@ -35,7 +35,7 @@ class Held:
         wait_until(self._page, lambda: len(self.routes) >= count)
 
     def lose(self) -> None:
-        """Fail all of them, as they are sent again."""
+        """Fail all requests, including repeated ones."""
         for number in range(self._count):
             self.wait(number + 1)
             self.routes[number].abort()

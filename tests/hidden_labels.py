@@ -1,4 +1,4 @@
-"""The check of a learning curve: hide labels, predict what they would bring, and measure what they do bring."""
+"""The check of a learning curve: hide labels, predict the gain from them, and measure the actual gain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sightline.evaluation.learning_curve import measure_learning_curve
 from sightline.tasks.protocol import find_task
 from sightline.training.linear_head import fit_linear_head
 
-DRAWS = 4  # of the training images with which the gain is measured
+DRAWS = 4  # random training sets to measure the gain with
 
 
 def make_subset(values: NDArray[np.float32], labels: NDArray[Any]) -> Subset:
@@ -22,14 +22,14 @@ def make_subset(values: NDArray[np.float32], labels: NDArray[Any]) -> Subset:
 
 
 def check_coverage(features: Subset, visible: int, seed: int, task: str = "single_label") -> bool | None:
-    """Return whether the interval that `visible` images predict holds what as many labels again bring.
+    """Return whether the interval predicted from `visible` images contains the gain from as many labels again.
 
-    None if nothing is predicted. What they bring is measured on the images that are left over, as the mean over some
-    draws of the training images.
+    None if nothing is predicted. The actual gain is measured on the remaining images, as the mean over several random
+    training sets.
     """
     rng = np.random.default_rng(seed)
     half = features.select(rng.permutation(len(features))[:visible])
-    more = visible * 9 // 10  # as many as are trained on where a tenth is held out
+    more = visible * 9 // 10  # as many as in training, which holds out a tenth
     curve = measure_learning_curve(half, half.paths, seed=seed, more=[more], task=task)
     if not curve.gains:
         return None
@@ -46,9 +46,9 @@ def check_coverage(features: Subset, visible: int, seed: int, task: str = "singl
 
 
 def _measure_head(train: Subset, test: Subset, num_classes: int, task: str) -> float:
-    """Return the accuracy of a head, or the mean average precision of several labels per image.
+    """Return the accuracy of a head, or the mean average precision for several labels per image.
 
-    A tenth of the images chooses the penalty, the others measure.
+    A tenth of the images is used to choose the penalty, the others to measure.
     """
     tuning, others = test.head(len(test) // 10), test.select(np.arange(len(test) // 10, len(test)))
     head = fit_linear_head(find_task(task), train, tuning, num_classes)

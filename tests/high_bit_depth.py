@@ -50,7 +50,7 @@ def tiff(
     for tag, value in (tags or {}).items():
         ifd.tagtype[tag] = 12 if tag in (340, 341) else 3
         ifd[tag] = value
-    ifd[273], ifd[279] = 0, len(content)  # Pillow adds the offset of the end of the tags
+    ifd[273], ifd[279] = 0, len(content)  # Pillow adds the offset of the tags' end
     head = b"II*\0" if order == "<" else b"MM\0*"
     return head + struct.pack(f"{order}I", 8) + ifd.tobytes(8) + content
 

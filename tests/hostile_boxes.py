@@ -20,10 +20,10 @@ def codestream(
     precincts: Sequence[tuple[int, int]] = (), tile: tuple[int, int] | None = None, order: int = 0,
     packets: int | None = None, tile_header: bytes = b"",
 ) -> bytes:  # fmt: skip
-    """Return a JPEG 2000 codestream of gray pixels: each of its packets, a byte, holds nothing.
+    """Return a JPEG 2000 codestream of gray pixels, in which each packet is an empty one of one byte.
 
-    `precincts`: the exponents of the width and height of each resolution's. `packets`, of each tile, is one for each
-    layer, resolution and component, as of a tile without precincts.
+    `precincts` are the exponents of the precinct width and height at each resolution. `packets` per tile are by default
+    one for each layer, resolution and component, as in a tile without precincts.
     """
 
     def segment(marker: int, content: bytes) -> bytes:
@@ -50,13 +50,13 @@ def coding_style(block: int, levels: int, precincts: Sequence[tuple[int, int]] =
 
 
 def small_blocks_in_a_tile_header() -> bytes:
-    """Return a codestream whose main header is ordinary."""
+    """Return a codestream with an ordinary main header."""
     coding = b"\0\0\0\1\0" + coding_style(4, 5)
     return codestream(3000, 3000, 4, tile_header=struct.pack(">HH", 0xFF52, len(coding) + 2) + coding)
 
 
 def behind_an_unknown_marker() -> bytes:
-    """Return a codestream whose precincts OpenJPEG sees, and whoever takes the segment as one does not."""
+    """Return a codestream whose precincts OpenJPEG sees, but a parser that reads the marker as a segment does not."""
     data = codestream(7000, 7000, precincts=[(1, 1)] * 6, packets=0)
     at = data.index(b"\xff\x52")
     return data[:at] + b"\xff\x70" + data[at:]
@@ -83,7 +83,7 @@ def small_avif() -> bytes:
 
 
 def avif_with(change: Callable[[dict[bytes, bytes]], dict[bytes, bytes]]) -> bytes:
-    """Return a small AVIF with other boxes in the one that describes its items."""
+    """Return a small AVIF with changes to the box that describes its items."""
     file = split_boxes(small_avif())
     inner = split_boxes(file[b"meta"][4:])
     file[b"meta"] = file[b"meta"][:4] + b"".join(box(*each) for each in (inner | change(inner)).items())
@@ -117,7 +117,7 @@ def avif_of_associations(items: int) -> bytes:
 
 
 def avif_of_units(count: int) -> bytes:
-    """Return an AVIF whose item begins with units of padding, of a byte each."""
+    """Return an AVIF whose item begins with padding units of one byte each."""
     file = small_avif()
     stream = split_boxes(file)[b"mdat"]
     changed = b"\x7a\0" * count + stream
@@ -127,7 +127,7 @@ def avif_of_units(count: int) -> bytes:
 
 
 def track(codec: bytes, entries: int = 1, samples: int = 400_000) -> bytes:
-    """Return a track of samples of a byte in one chunk, and empty entries that describe them."""
+    """Return a track of one-byte samples in one chunk, with empty entries that describe them."""
     tables = {
         b"stsd": struct.pack(">I", entries) + box(codec, b"") * entries, b"stsz": struct.pack(">II", 1, samples),
         b"stsc": struct.pack(">IIII", 1, 1, samples, 1), b"stco": struct.pack(">II", 1, 0),
@@ -139,12 +139,12 @@ def track(codec: bytes, entries: int = 1, samples: int = 400_000) -> bytes:
 
 
 def avif_of_tracks(*tracks: bytes, size: int = 200_000) -> bytes:
-    """Return a small AVIF with tracks, of a size that lets each copy 400,000 bytes."""
+    """Return a small AVIF with tracks, of a size that allows each track to copy 400,000 bytes."""
     return small_avif() + box(b"moov", b"".join(tracks)) + box(b"free", bytes(size))
 
 
 def avif_of_other_size(side: int) -> bytes:
-    """Return an AVIF of one color that states 64x64 pixels, and decodes to more."""
+    """Return an AVIF of one color that states 64x64 pixels but decodes to more."""
     data = encode(Image.new("RGB", (side, side), "red"), "AVIF", speed=10, quality=10, max_threads=1)
     size_box = b"ispe" + struct.pack(">III", 0, side, side)
     assert data.count(size_box) == 1
@@ -152,7 +152,7 @@ def avif_of_other_size(side: int) -> bytes:
 
 
 def avif_of_stream(width: int, height: int, frames: int = 1) -> bytes:
-    """Return an AVIF of 64x64 pixels whose AV1 stream states others, and repeats its frame."""
+    """Return an AVIF of 64x64 pixels whose AV1 stream states another size and repeats its frame."""
     file = small_avif()
     stream = split_boxes(file)[b"mdat"]
     at = stream.index(b"\x0a") + 2
@@ -177,7 +177,7 @@ def exp_golomb(value: int) -> str:
 
 
 def hevc_settings(width: int, height: int) -> bytes:
-    """Return the sequence parameter set of 4:2:0 with a size, as far as the size."""
+    """Return the beginning of a 4:2:0 sequence parameter set, up to its size."""
     bits = "0000" + "000" + "1" + "0" * 96 + exp_golomb(0) + exp_golomb(1) + exp_golomb(width) + exp_golomb(height)
     bits = (bits + "1").ljust(len(bits) // 8 * 8 + 8, "0")
     return b"\x42\1" + re.sub(rb"\0\0(?=[\0-\3])", b"\0\0\3", int(bits, 2).to_bytes(len(bits) // 8, "big"))
@@ -187,9 +187,9 @@ def heic(
     codec: bytes = b"hvc1", sides: tuple[int, int] = (64, 64), settings: bytes = b"", content: bytes = b"",
     other: bytes = b"", references: Sequence[tuple[bytes, int, int]] = (), primary: int = 1,
 ) -> bytes:  # fmt: skip
-    """Return the boxes of a HEIC: an item of a codec, its size, and parameter sets in ``hvcC``.
+    """Return the boxes of a HEIC: an item with a codec, its size, and parameter sets in ``hvcC``.
 
-    Item 2, which has no bytes, is of the codec `other`; `references` are names with the items they are from and to.
+    Item 2, which has no bytes, has the codec `other`; `references` are (name, from item, to item).
     """
     lists = b"\1\x21\0\1" + struct.pack(">H", len(settings)) + settings if settings else b"\0"
     properties = box(b"ispe", struct.pack(">III", 0, *sides)) + box(b"hvcC", bytes(22) + lists)
@@ -246,7 +246,7 @@ def webp_with(flag: int, name: bytes, content: bytes) -> bytes:
 
 
 class BitWriter:
-    """Bits of a lossless WebP: the least significant of a byte first."""
+    """Bits of a lossless WebP, least significant bit first."""
 
     def __init__(self) -> None:
         self._text: list[str] = []
@@ -264,13 +264,13 @@ class BitWriter:
 
 
 def one_symbol(bits: BitWriter, symbol: int) -> None:
-    """Write a prefix code of one symbol, which takes no bits itself."""
-    bits.write(0b101, 3)  # simple, one symbol, of 8 bits
+    """Write a prefix code with one symbol, which then takes no bits."""
+    bits.write(0b101, 3)  # simple, one symbol, 8 bits
     bits.write(symbol, 8)
 
 
 def uniform(bits: BitWriter, used: int, size: int) -> None:
-    """Write a prefix code of an alphabet of `size`, whose first `used` symbols, a power of 2, are as long."""
+    """Write a prefix code for an alphabet of `size`, whose first `used` symbols (a power of 2) have the same length."""
     length = used.bit_length() - 1
     order = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
     bits.write(0, 1)
@@ -283,12 +283,12 @@ def uniform(bits: BitWriter, used: int, size: int) -> None:
 
 
 def webp_of_groups(groups: int, side: int, block_bits: int = 2, transform: int | None = None) -> bytes:
-    """Return a lossless WebP of one color in which each block, up to `groups`, has Huffman tables of its own.
+    """Return a lossless WebP of one color in which each block, up to `groups`, has its own Huffman tables.
 
-    A `transform`, of which each pixel is random, precedes them.
+    They are preceded by a `transform` with random pixels.
     """
     bits = BitWriter()
-    bits.write((side - 1) | (side - 1) << 14, 32)  # and no alpha, version 0
+    bits.write((side - 1) | (side - 1) << 14, 32)  # no alpha, version 0
     blocks = -(-side >> block_bits)
     if transform is not None:
         bits.write(1 | transform << 1 | (block_bits - 2) << 3, 6)
@@ -298,7 +298,7 @@ def webp_of_groups(groups: int, side: int, block_bits: int = 2, transform: int |
         for value in np.random.default_rng(0).integers(0, 1 << 32, blocks * blocks).tolist():
             bits.write(value, 32)
     bits.write(0, 1)  # no other transform
-    bits.write(1 | 11 << 1, 5)  # a color cache of 11 bits, for which tables are the largest
+    bits.write(1 | 11 << 1, 5)  # a color cache of 11 bits, which makes tables largest
     bits.write(1 | (block_bits - 2) << 1, 4)
     bits.write(0, 1)  # no color cache for the image of groups
     uniform(bits, 256, 280)
@@ -308,7 +308,7 @@ def webp_of_groups(groups: int, side: int, block_bits: int = 2, transform: int |
     for block in range(blocks * blocks):
         group = min(block, groups - 1)
         for value in (group & 255, group >> 8):
-            bits.write(int(f"{value:08b}"[::-1], 2), 8)  # codes are stored from their first bit
+            bits.write(int(f"{value:08b}"[::-1], 2), 8)  # codes are stored first bit first
     group_bits = BitWriter()
     for symbol in (200, 100, 0, 255, 0):
         one_symbol(group_bits, symbol)
@@ -317,7 +317,7 @@ def webp_of_groups(groups: int, side: int, block_bits: int = 2, transform: int |
 
 
 def webp_of_transform(side: int) -> bytes:
-    """Return the start of a lossless WebP with a transform of 4x4 blocks, each of its pixels a byte."""
+    """Return the beginning of a lossless WebP with a transform of 4x4 blocks, whose pixels take a byte each."""
     bits = BitWriter()
     bits.write((side - 1) | (side - 1) << 14, 32)
     bits.write(1, 6)
@@ -329,7 +329,7 @@ def webp_of_transform(side: int) -> bytes:
 
 
 def webp_of_alpha(groups: int, side: int) -> bytes:
-    """Return a lossy WebP whose alpha is a lossless image of such groups."""
+    """Return a lossy WebP whose alpha channel is a lossless image with such groups."""
     stream = webp_of_groups(groups, side)[25:]
     lossy = encode(Image.new("RGB", (side, side)), "WEBP")[12:]
     return riff(extended(16, side), chunk(b"ALPH", b"\1" + stream), lossy)
@@ -429,7 +429,7 @@ LARGE: dict[str, Callable[[], bytes]] = {
     ),
     "PNG of RGBA, 49 megapixels": lambda: encode(rgba(7000), "PNG", compress_level=1),
 }  # fmt: skip
-"""Images of the most pixels or bytes that are allowed, which take seconds to make and to decode."""
+"""Images with the maximum allowed pixels or bytes, which take seconds to make and to decode."""
 
 
 def deep_gray(side: int) -> Image.Image:

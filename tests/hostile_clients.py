@@ -1,4 +1,4 @@
-"""What slow and hostile clients send to a server, and what it takes of memory meanwhile."""
+"""Requests of slow and hostile clients, and the memory of the server meanwhile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLOW_IMAGE = b"P3\n1200 900\n255\n" + b"7 " * (1200 * 900 * 3)  # 6 MB of number
 
 @contextlib.contextmanager
 def open_connections(server: Server, count: int) -> Iterator[None]:
-    """Hold connections on which a request begins and does not end; the server may close some of them."""
+    """Keep connections open with requests that never end; the server may close some of them."""
     with contextlib.ExitStack() as stack:
         for i in range(count):
             client = stack.enter_context(server.connect())

@@ -29,7 +29,7 @@ Files = Mapping[str, bytes]
 
 
 def write_folder(folder: Path, form: str, files: Files) -> Path:
-    """Write the files with a manifest whose hashes are right, as an untrusted party would."""
+    """Write the files with a manifest that has correct hashes, as an untrusted party would."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
 def make_openvino(
     folder: Path, build: Callable[[Any, Any], Any], shape: tuple[int, ...] = (-1, SIDE, SIDE, 3)
 ) -> Files:
-    """Return the files of a model; `build` makes features [N, F] of the operations' module and the flat pixels."""
+    """Return the files of a model; `build` makes features [N, F] from the module of operations and the flat pixels."""
     from sightline._keras import imports
 
     openvino = imports.import_openvino()
@@ -142,7 +142,7 @@ OPENVINO_XML: dict[str, Callable[[bytes], bytes]] = {
     "a subgraph": _replace(b"<output>", b"<body><layers/></body><output>"),
     "two million layers": _replace(b"<layers>", b"<layers>" + b'<layer id="9" name="x" type="Relu"/>' * 2_000_000),
 }
-"""Changes of a sound ``model.xml``."""
+"""Changes to a valid ``model.xml``."""
 
 
 # ---- SavedModel -----------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ SAVED_MODEL_KINDS = {
     "version 1": "or no objects",
     "an asset": "'saved_model/assets/victim', which Sightline never writes",
 }
-"""What each does, and the message that refuses it."""
+"""What each kind does, and the message that refuses it."""
 
 
 def _keep(_tf: Any, x: Any, _victim: Path) -> Any:
@@ -205,7 +205,7 @@ _OBJECTS: dict[str, Callable[[Any, Path], Any]] = {
 
 
 def make_saved_model(folder: Path, kind: str, victim: Path) -> Files:
-    """Return the files of a SavedModel that does more than compute, or is sound if `kind` is empty."""
+    """Return the files of a SavedModel that does more than compute, or of a valid one if `kind` is empty."""
     from sightline._keras import imports
 
     tf: Any = imports.import_tensorflow("A hostile model")
@@ -230,7 +230,7 @@ def make_saved_model(folder: Path, kind: str, victim: Path) -> Files:
 
 
 def _save_version_1(tf: Any, target: Path, victim: Path) -> None:
-    """A graph of TensorFlow 1, whose initialization writes a file."""
+    """Save a TensorFlow 1 graph whose initialization writes a file."""
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         pixels = tf.compat.v1.placeholder(tf.uint8, [None, SIDE, SIDE, 3], "pixels")
         logits = tf.reshape(tf.cast(pixels, tf.float32), [-1, WIDTH])[:, :3]
@@ -248,7 +248,7 @@ def _save_version_1(tf: Any, target: Path, victim: Path) -> None:
 
 
 def make_litert(kind: str) -> bytes:
-    """Return a LiteRT file with a loop, or an operation of TensorFlow or of somebody else; sound if `kind` is empty."""
+    """Return a LiteRT file with a loop, a TensorFlow operation or a custom one; a valid file if `kind` is empty."""
     from sightline._keras import imports
 
     tf = imports.import_tensorflow("A hostile model")
@@ -301,7 +301,7 @@ def damage(content: bytes, seed: int) -> bytes:
     return bytes(data)
 
 
-# ---- loading in processes of their own ------------------------------------------------------------------------------
+# ---- loading in separate processes ----------------------------------------------------------------------------------
 
 
 def _load(folder: str) -> None:
@@ -312,7 +312,7 @@ def _load(folder: str) -> None:
         exported_folder.load(Path(folder), threads=1)
     except ModelError as error:
         code, message = 2, str(error)
-    except BaseException as error:  # noqa: BLE001  # reported by the exit code
+    except BaseException as error:  # noqa: BLE001  # the exit code reports it
         code, message = 3, f"{type(error).__name__}: {error}"
     sys.stdout.write(message.replace("\n", " ") + "\n")
     sys.stdout.flush()

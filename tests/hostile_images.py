@@ -36,7 +36,7 @@ def encode_blank(size: tuple[int, int], kind: str, mode: str = "L", color: objec
 
 
 def many_scans(side: int, scans: int, between: bytes = b"") -> bytes:
-    """Return a progressive JPEG that repeats its last refinement scan, after the segment `between`."""
+    """Return a progressive JPEG that repeats its last refinement scan, after an inserted segment `between`."""
     data = encode_blank((side, side), "JPEG", "L", progressive=True)
     start = data.rindex(b"\xff\xda")
     end = data.rindex(b"\xff\xd9")
@@ -85,7 +85,7 @@ def tiff(*directories: list[TiffTag], more: bytes = b"") -> bytes:
 def gray(
     width: int, height: int, strips: int = 1, rows: int | None = None, at: int = 8, counts: int = 0
 ) -> list[TiffTag]:
-    """Return the tags of an uncompressed grayscale image with its strips, or their list, at offset `at`."""
+    """Return the tags of an uncompressed grayscale image whose strips, or list of strips, are at offset `at`."""
     return [
         (256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, strips, at),
         (277, 3, 1, 1), (278, 4, 1, height if rows is None else rows), (279, 4, strips, counts or width * height),
@@ -93,7 +93,7 @@ def gray(
 
 
 def tiled(width: int, height: int, compression: int, kind: int = 4, more: Iterable[TiffTag] = ()) -> bytes:
-    """Return a TIFF of one tile, whose size has the type `kind`, and is followed by the tags `more`."""
+    """Return a TIFF of one tile, whose size tags have the type `kind` and are followed by the tags `more`."""
     tags = [
         (256, 4, 1, 10), (257, 4, 1, 10), (258, 3, 1, 8), (259, 3, 1, compression), (262, 3, 1, 1), (277, 3, 1, 1),
         (322, kind, 1, width), (323, kind, 1, height), *more, (324, 4, 1, 300), (325, 4, 1, 1000),
@@ -118,7 +118,7 @@ def rationals(count: int) -> bytes:
 
 
 def with_tag(tag: int, kind: int, count: int, more: bytes) -> bytes:
-    """Return a TIFF with a tag of `count` values, which are `more`."""
+    """Return a TIFF with a tag of `count` values, stored in `more`."""
     tags = [entry for entry in gray(4, 4) if entry[0] != tag]
     return tiff([*tags, (tag, kind, count, 8 + 2 + 12 * (len(tags) + 1) + 4)], more=more)
 
@@ -129,7 +129,7 @@ def exif_of(count: int) -> bytes:
 
 
 def overlapping(count: int, size: int) -> bytes:
-    """Return a TIFF of `count` tags that have the same bytes."""
+    """Return a TIFF of `count` tags that share the same bytes."""
     return tiff([*gray(4, 4), *((40_000 + number, 1, size, 8) for number in range(count))], more=bytes(size))
 
 
@@ -143,7 +143,7 @@ def million_strips() -> bytes:
 
 
 def shared_strips(size: tuple[int, int], rows: int, strip: bytes, compression: int) -> bytes:
-    """Return a TIFF whose strips of so many rows are all the same bytes."""
+    """Return a TIFF with strips of `rows` rows that all share the same bytes."""
     count, at = size[1] // rows, 8 + 2 + 12 * 9 + 4
     tags = [entry for entry in gray(*size, count, rows, at, at + 4 * count) if entry[0] != 259]
     lists = struct.pack("<I", at + 8 * count) * count + struct.pack("<I", len(strip)) * count
@@ -151,12 +151,12 @@ def shared_strips(size: tuple[int, int], rows: int, strip: bytes, compression: i
 
 
 def strips_of_nothing() -> bytes:
-    """Return a TIFF whose rows are the same megabyte of PackBits that say nothing, before a row of zeros."""
+    """Return a TIFF whose rows share a megabyte of PackBits no-ops, followed by a row of zeros."""
     return shared_strips((128, 65_535), 1, b"\x80" * 1_000_000 + b"\x81\0", 32_773)
 
 
 def strips_of_scans() -> bytes:
-    """Return a TIFF of 49 megapixels whose strips are the same progressive JPEG of noise, of 94 scans."""
+    """Return a TIFF of 49 megapixels whose strips share a progressive JPEG of noise with 94 scans."""
     stream = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (112, 7000), np.uint8)
     Image.fromarray(noise).save(stream, "JPEG", progressive=True, quality=97)
@@ -189,7 +189,7 @@ def odd_gif(frames: int, right: int, bottom: int, disposal: int = 0) -> bytes:
 
 
 def animation(kind: str, frames: int, side: int) -> bytes:
-    """Return an animation whose frames all differ, each covering all of it and disposed of to the one before."""
+    """Return an animation of different full-size frames, each disposed of by restoring the previous one."""
     first = Image.new("RGBA", (side, side), "red")
     rest = [Image.new("RGBA", (side, side), (0, 0, number % 256, 255)) for number in range(frames - 1)]
     stream = io.BytesIO()
@@ -198,7 +198,7 @@ def animation(kind: str, frames: int, side: int) -> bytes:
 
 
 def deep_color_tiff(side: int) -> bytes:
-    """Return a TIFF of 16-bit RGBA zeros in one strip."""
+    """Return a TIFF of 16-bit RGBA zeros in a single strip."""
     content = zlib.compress(bytes(side * side * 8))
     tags: list[TiffTag] = [
         (256, 4, 1, side), (257, 4, 1, side), (258, 3, 4, 134), (259, 3, 1, 8), (262, 3, 1, 2), (273, 4, 1, 142),
@@ -294,17 +294,17 @@ PAGES: dict[str, tuple[int, Callable[[], bytes]]] = {
     "page 200 of a PNG": (200, lambda: animation("PNG", 300, 8)),
     "page 200 of an AVIF": (200, lambda: animation("AVIF", 200, 16)),
 }
-"""Files by description, each with a page of it."""
+"""Files by description, each with the page to decode."""
 
 LARGE: dict[str, Callable[[], bytes]] = {
     **hostile_boxes.LARGE,
     "TIFF of 16-bit RGBA in a strip, 49 megapixels": lambda: deep_color_tiff(7000),
 }
-"""Images of the most pixels or bytes that are allowed, which take seconds to make and to decode."""
+"""Images with the maximum allowed pixels or bytes, which take seconds to make and to decode."""
 
 
 def decode(path: Path, page: int = 1) -> str:
-    """Do with a file what every command does: read it, inspect its header, decode it; return "" or the error."""
+    """Process a file like every command: read it, inspect its header, decode it; return "" or the error."""
     from sightline.data.storage import read_untrusted_file
     from sightline.errors import ImageError
     from sightline.preprocessing import PreprocessingSpec, decode_preview, detect_format, inspect_image

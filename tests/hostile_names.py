@@ -1,4 +1,4 @@
-"""Names of classes, files and folders as an attacker chooses them, and what no output may then hold."""
+"""Names of classes, files and folders that an attacker might choose, and checks of the resulting output."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check(result: Outcome, *codes: int) -> str:
 
 
 def check_text(text: str) -> str:
-    """Check that a text of several lines holds no control characters and no forged line, and return it."""
+    """Check that a multi-line text contains no control characters and no forged lines, and return it."""
     assert printable(text, keep="\n") == text
     assert "\nforged" not in text
     assert "Traceback" not in text
@@ -54,7 +54,7 @@ def check_text(text: str) -> str:
 
 
 class _Tags(HTMLParser):
-    """Collects tags and attributes that no template writes; `origin` says where its files are."""
+    """Collects tags and attributes that no template writes; files may come only from `origin`."""
 
     def __init__(self, origin: str) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _Tags(HTMLParser):
 
 
 def check_page(text: str, origin: str = "data:") -> str:
-    """Check that a page holds no control characters, and loads and runs nothing but from `origin`; return its text."""
+    """Check that a page has no control characters, and loads and runs nothing except from `origin`; return its text."""
     assert printable(text, keep="\n") == text
     tags = _Tags(origin)
     tags.feed(text)

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on this machine: what huggingface_hub needs of its HTTP interface to push and pull a model."""
+"""A Hugging Face Hub on this machine: the part of its HTTP API that huggingface_hub uses to push and pull a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Files = dict[str, bytes]
 
 @dataclass
 class Repository:
-    """A model on the server: its files after each commit, by the hash of the commit."""
+    """A model on the server: its files after each commit, by commit hash."""
 
     private: bool
     commits: dict[str, Files] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Repository:
 
 @dataclass
 class Hub:
-    """The state of the server. Files of at least `lfs_bytes` bytes take the way of large files."""
+    """The state of the server. Files of at least `lfs_bytes` bytes are handled as large files."""
 
     url: str = ""
     repositories: dict[str, Repository] = field(default_factory=dict)
@@ -50,9 +50,9 @@ class Hub:
     requests: list[str] = field(default_factory=list)
     lfs_bytes: int = 1000
     stated_sizes: dict[str, int] = field(default_factory=dict)
-    """Sizes to state in place of the true ones, as a server that lies does."""
+    """False sizes to state, as a dishonest server does."""
     listing: bytes | None = None
-    """What to send for the listing of a model, whatever its files are."""
+    """The listing to send for a model, whatever its files are."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Run commands in subprocesses, and kill them when a file appears or a time has passed."""
+"""Run commands in subprocesses, and kill them when a file appears or after a time."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def after(seconds: float) -> Moment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a process: whether it was `killed`, and in how many `seconds` it then ended."""
+    """The outcome of a process: whether it was `killed`, and how many `seconds` it then took to end."""
 
     killed: bool
     code: int
@@ -103,7 +103,7 @@ def read_weights_hash(ended: Outcome) -> str:
 
 
 def read_history(place: RunPaths) -> list[tuple[object, ...]]:
-    """Return the lines of the history without timings, which may differ."""
+    """Return the rows of the history, without the timings, which may differ."""
     rows = [json.loads(line) for line in (place.run / "history.jsonl").read_text().splitlines()]
     free = {"seconds", "images_per_second"}
     return [tuple(value for key, value in row.items() if key not in free) for row in rows]

@@ -1,6 +1,7 @@
 """The peak memory of a studio of 100,000 images with 1,280 features each: ``python large_studio.py FOLDER``.
 
-The features are drawn; everything else is what the pages *Label* and *Map*, and the look-alikes, do in one process.
+The features are random; everything else is the work of the pages *Label* and *Map* and of the look-alikes, in one
+process.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ IMAGES, FEATURES, CLASSES, LABELS = 100_000, 1_280, 10, 1_000
 
 
 def draw_features(file: Path) -> NDArray[np.float32]:
-    """Write features of ten classes, and return them mapped from the file, as the cache does."""
+    """Write features of ten classes, and return them mapped from the file, like the cache."""
     generator = np.random.default_rng(0)
     centers = generator.normal(0, 1, (CLASSES, FEATURES)).astype(np.float32)
     with file.open("wb") as stream:
@@ -42,7 +43,7 @@ def draw_features(file: Path) -> NDArray[np.float32]:
 
 
 def open_index() -> Index:
-    """Return as many records of images, without files."""
+    """Return the same number of image records, without files."""
 
     def read(position: int) -> bytes:
         raise AssertionError(f"image {position} is not needed")
@@ -53,7 +54,7 @@ def open_index() -> Index:
 
 
 def measure_peak(folder: Path) -> int:
-    """Return the peak of the memory of this process in bytes, files that are mapped included."""
+    """Return the peak memory of this process in bytes, including mapped files."""
     features, index = draw_features(folder / "features.npy"), open_index()
     projected = project_features(features)
     corrections = Corrections(folder / "fixes.jsonl", index)
@@ -78,7 +79,7 @@ def measure_peak(folder: Path) -> int:
     look_alikes.features.wait()
     nearest = look_alikes.find_nearest(7)[1]
     assert {i % CLASSES for i in nearest} == {7}
-    of_run = ImageFeatures(lambda _: features)  # the studio of a run has them all
+    of_run = ImageFeatures(lambda _: features)  # a run's studio has all of these
     of_run.start()
     of_run.wait()
     nearest_by_features = of_run.find_nearest(np.array(features[7]), np.arange(IMAGES) != 7, 8)

@@ -1,4 +1,4 @@
-"""A program that uses Sightline as a library, and prints what it finds changed in its own process; see `MODES`.
+"""A program that uses Sightline as a library, and prints any changes to its own process; see `MODES`.
 
 python library_use.py MODE
 """
@@ -23,7 +23,7 @@ from PIL import Image, ImageFile
 
 
 def take_snapshot() -> dict[str, Any]:
-    """Return what a program may have set in its process, and would notice if it changed."""
+    """Return process-wide state that a program may have set, and whose change it would notice."""
     values: dict[str, Any] = {f"environ {name}": value for name, value in os.environ.items()}
     values |= {f"filter {each}": True for each in warnings.filters}
     values |= {f"signal {number}": repr(signal.getsignal(number)) for number in signal.valid_signals()}
@@ -35,7 +35,7 @@ def take_snapshot() -> dict[str, Any]:
         "logging.disable": logging.root.manager.disable,
         "np.geterr": np.geterr(),
         "np.printoptions": repr(np.get_printoptions()),
-        "np.random": repr(np.random.get_state(legacy=False)),  # noqa: NPY002  # the one of the process
+        "np.random": repr(np.random.get_state(legacy=False)),  # noqa: NPY002  # the global one
         "random": repr(random.getstate()),
         "hooks": [repr(hook) for hook in (sys.excepthook, threading.excepthook, sys.displayhook)],
         "finders": [repr(finder) for finder in sys.meta_path],
@@ -96,9 +96,9 @@ def find_changes(before: dict[str, Any]) -> dict[str, tuple[str, str]]:
 def import_frameworks() -> None:
     import keras
     import sklearn.linear_model  # noqa: F401
-    import tensorboard.summary.writer.event_file_writer  # noqa: F401  # imports boto3 where it is installed
+    import tensorboard.summary.writer.event_file_writer  # noqa: F401  # imports boto3 if installed
 
-    keras.ops.ones(1)  # the backend starts
+    keras.ops.ones(1)  # starts the backend
 
 
 def use_sightline() -> None:
@@ -113,7 +113,7 @@ def use_sightline() -> None:
 
 
 def change_settings() -> None:
-    """Set things that a program may set, to values that are not the default."""
+    """Change process-wide settings to values other than the defaults."""
     import keras
 
     keras.utils.set_random_seed(5)
@@ -124,13 +124,13 @@ def change_settings() -> None:
 
 
 def use_wrappers() -> int:
-    """Use what Keras builds on scikit-learn and matplotlib; return the number of values predicted."""
+    """Use Keras' wrappers for scikit-learn and its matplotlib plots; return the number of predicted values."""
     import keras
 
     images = np.zeros((2, 8, 8, 3), np.uint8)
     keras.visualization.plot_image_gallery(images, rows=1, cols=2, path="gallery.png")
 
-    def build(X: Any, y: Any) -> Any:  # noqa: N803  # as scikit-learn names them
+    def build(X: Any, y: Any) -> Any:  # noqa: N803  # scikit-learn's names
         model = keras.Sequential([keras.Input((X.shape[1],)), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
         return model

@@ -1,4 +1,4 @@
-"""What tests compare of the listing of a source."""
+"""The parts of a source's listing that tests compare."""
 
 from __future__ import annotations
 

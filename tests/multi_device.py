@@ -1,7 +1,7 @@
 """Train on one or several devices in a subprocess, since a backend's devices are fixed when it starts.
 
-`python multi_device.py OUT NETWORK DEVICES [ADDRESS COUNT RANK]` runs `main`, which trains on each number of DEVICES,
-such as 1,2, and writes its result to OUT, a path with ``{}`` for that number, for `read_results`.
+`python multi_device.py OUT NETWORK DEVICES [ADDRESS COUNT RANK]` runs `main`, which trains with each number of devices
+in DEVICES, such as 1,2, and writes the results for `read_results` to OUT, a path with ``{}`` for that number.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sightline.models.build import Network
 from sightline.training.loop import fit
 
 EPOCHS, BATCH = 3, 8
-TRAINING, VALIDATION = 100, 21  # 13 steps per epoch, the last of 4 images: one of two devices gets none
+TRAINING, VALIDATION = 100, 21  # 13 steps per epoch, the last with 4 images: one of two devices gets none
 TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 

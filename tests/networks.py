@@ -15,7 +15,7 @@ from sightline.models import registry
 from sightline.models.build import ModelSpec, Network, build_model
 
 NAMES = tuple(registry.ENTRIES)
-SLOW = {  # those whose blocks a quicker one has, too, or that take seconds
+SLOW = {  # take seconds, or have the same blocks as a faster network
     "densenet121",
     "efficientnetb0",
     "efficientnetv2b0",
@@ -34,9 +34,9 @@ SLOW = {  # those whose blocks a quicker one has, too, or that take seconds
     "vgg19",
     "xception",
 }
-RUNS = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]  # to build and to run
+RUNS = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in NAMES]  # to build and run
 LARGE = {"nasnetmobile", "efficientnet-lite1", "efficientnet-lite2", "mobilenetv3-large", "vgg19"}
-GRAPHS = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in NAMES]  # to build alone
+GRAPHS = [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in NAMES]  # only to build
 SMALL_SETTINGS: dict[str, dict[str, Any]] = {
     "alexnet": {"hidden_units": (16,)},
     "vgg16": {"hidden_units": (16,)},
@@ -59,7 +59,7 @@ def make_plan(
     options: dict[str, Any] | None = None,
     **settings: Any,
 ) -> ModelSpec:
-    """Return a plan for the smallest images that the network accepts; `settings` are those of ``[model]``."""
+    """Return a plan for the smallest images that the network accepts; `settings` are for ``[model]``."""
     side = side or registry.ENTRIES[name].min_input_size
     config = ModelConfig(name=name, **(SMALL_SETTINGS.get(name, {}) | settings))
     return ModelSpec(config, side, side, channels, classes, seed, pixel_stats=STATISTICS, **(options or {}))
@@ -67,7 +67,7 @@ def make_plan(
 
 @cache
 def build_network(name: str) -> Network:
-    """Return the network called `name`; read-only."""
+    """Return the network called `name`; do not modify it."""
     return build_model(make_plan(name, classes=3))
 
 

@@ -1,4 +1,4 @@
-"""ONNX files to test the model checks: small ones, hostile ones, and random ones of allowed operations.
+"""ONNX files for testing the model checks: small, hostile, and random ones made of allowed operations.
 
 Run as a script, it loads files: it reads lengths and bytes from standard input, loads each file in a forked process,
 and writes one JSON line with the exit code, the seconds and the peak memory of that process.
@@ -65,7 +65,7 @@ def make_file(
 
 
 def make_linear_classifier(weights: NDArray[Any]) -> bytes:
-    """Return a classifier of square images of S pixels with one layer of `weights` [3 S S, K], as a bundle needs it."""
+    """Return a classifier of square images with S pixels per side and one layer `weights` [3 S S, K], for a bundle."""
     size = math.isqrt(len(weights) // 3)
     nodes = [
         node("Cast", ["pixels"], ["x"], to=FLOAT),
@@ -140,7 +140,7 @@ Shape = tuple[int, ...]
 
 @dataclass
 class _Draft:
-    """A graph while it is drawn: its weights, and the shape and the type of each value."""
+    """A graph under construction: its weights, and the shape and type of each value."""
 
     rng: random.Random
     weights: list[onnx.TensorProto] = field(default_factory=list)
@@ -149,7 +149,7 @@ class _Draft:
     types: dict[str, int] = field(default_factory=lambda: {"pixels": onnx.TensorProto.UINT8, "x": FLOAT})
 
     def odd(self, number: int) -> int:
-        """Return the number, or sometimes an absurd one."""
+        """Return the number, or sometimes an absurd one instead."""
         absurd = [0, -1, 2, 3, 100, 5000, 1 << 16, 1 << 31, 1 << 40]
         return self.rng.choice(absurd) if self.rng.random() < 0.04 else number
 
@@ -163,7 +163,7 @@ class _Draft:
         return self._add(onnx.numpy_helper.from_array(zeros, f"w{len(self.weights)}"))
 
     def ints(self, *values: int) -> str:
-        """Add a constant of integers, a few of them absurd; return its name."""
+        """Add a constant of integers, some of them absurd; return its name."""
         return self._add(int_constant(f"w{len(self.weights)}", *(self.odd(v) for v in values)))
 
     def _add(self, weight: onnx.TensorProto) -> str:
@@ -171,7 +171,7 @@ class _Draft:
         return str(weight.name)
 
     def find_values(self, accepts: Callable[[Shape], bool], other_than: str) -> list[str]:
-        """Return the names of floating-point values of accepted shapes."""
+        """Return the names of floating-point values with accepted shapes."""
         return [
             name
             for name, shape in self.shapes.items()
@@ -182,7 +182,7 @@ class _Draft:
 def draw_graph(rng: random.Random) -> bytes:
     """Return a random graph of up to 40 allowed operations with mostly matching shapes and a few absurd numbers.
 
-    With an `rng` of `hypothesis.strategies.randoms`, Hypothesis makes each choice, and shrinks them one by one.
+    With an `rng` from `hypothesis.strategies.randoms`, Hypothesis makes each choice, and shrinks them one by one.
     """
     draft = _Draft(rng)
     for step in range(rng.randint(1, 40)):
@@ -354,7 +354,7 @@ def _dequantize(draft: _Draft, name: str, shape: Shape) -> Any:
 
 
 def _scale(draft: _Draft, name: str, shape: Shape, kind: int) -> Any:
-    """Return a node with one scale, or one for each position on an axis, and zero points of the type `kind`."""
+    """Return a node with one scale, or one per position on an axis, and zero points of the type `kind`."""
     axis = draft.rng.randrange(len(shape))
     sizes = draft.rng.choice([(), (shape[axis],)]) if shape[axis] <= 1 << 16 else ()
     return [name, draft.weight(*sizes), draft.zeros(kind, *sizes)], {"axis": axis}, shape
@@ -381,7 +381,7 @@ _RANDOM_NODES: dict[str, Callable[[_Draft, str, Shape], Any]] = {
 
 
 def load_and_run(data: bytes, batch: int = 1) -> list[Any]:
-    """Check, load and run a graph as for an untrusted model; raises `ModelError`."""
+    """Check, load and run a graph like an untrusted model; raise `ModelError` if it is refused."""
     graph = parse_graph(data)
     check_limits(graph, batch)
     session = runtime.create_session(data, 2)
@@ -398,7 +398,7 @@ def _child(data: bytes) -> None:
         load_and_run(data)
     except ModelError:
         code = 2
-    except BaseException:  # noqa: BLE001  # reported by the exit code
+    except BaseException:  # noqa: BLE001  # the exit code reports it
         code = 3
     os._exit(code)
 
@@ -412,7 +412,7 @@ def main() -> None:
         started = time.monotonic()
         child = os.fork()
         if child == 0:
-            signal.alarm(60 * SECONDS)  # a process that hangs; a busy machine may take long
+            signal.alarm(60 * SECONDS)  # ends a hanging process; generous for busy machines
             _child(data)
         ended = forked.wait_for(child, started)
         ended["before"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,4 +1,4 @@
-"""Write images into the files that data sets of machine learning come in."""
+"""Write images into the file formats of machine learning data sets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_table(images: Sequence[bytes | None], names: Sequence[str] = (), **colu
 def write_table(path: Path, table: Any, rows_per_group: int = 4, compression: str | None = None) -> Path:
     """Write a table in the format of the suffix: Parquet, an Arrow file (``.feather``) or an Arrow stream.
 
-    `compression` is that of the last two.
+    `compression` applies to the last two.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
@@ -42,7 +42,7 @@ def write_table(path: Path, table: Any, rows_per_group: int = 4, compression: st
 def write_tar(path: Path, files: Mapping[str, bytes], mode: str = "w") -> Path:
     """Write files into a tar archive, in order; `mode` as in `tarfile.open`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]  # a mode as text
+    with tarfile.open(path, mode) as tar:  # type: ignore[call-overload]  # the mode is not a literal
         for name, content in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)

@@ -1,4 +1,4 @@
-"""A model of masks that takes no training: a fully convolutional one, whose answer depends on few pixels around."""
+"""A segmentation model without training: fully convolutional, with a small receptive field."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sightline.inference.predictor import Outputs
 from sightline.preprocessing import PreprocessingSpec
 
 CLASSES = ("dark", "gray", "light")
-REACH = 2  # pixels on each side that the class of a pixel depends on
+REACH = 2  # pixels on each side that determine the class of a pixel
 
 
 class PixelPredictor:
-    """Sees the mean brightness of the (2 `REACH` + 1)^2 pixels around each, zero beyond the image."""
+    """Classifies by the mean brightness of the (2 `REACH` + 1)^2 pixels around each, zero beyond the image."""
 
     classes = CLASSES
 
     def __init__(self, preprocess: PreprocessingSpec) -> None:
         self.preprocess = preprocess
-        self.calls: list[int] = []  # the number of images in each
+        self.calls: list[int] = []  # number of images in each call
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.calls.append(len(pixels))
@@ -41,14 +41,14 @@ class PixelPredictor:
 
 
 def make_mask_model(height: int = 16, width: int = 24, **spec: str) -> Classifier:
-    """Return a loaded model of masks for images of this size."""
+    """Return a loaded segmentation model for images of this size."""
     classifier = Classifier(PixelPredictor(PreprocessingSpec(height, width, **spec)))  # type: ignore[arg-type]
     classifier.task_name = "segmentation"
     return classifier
 
 
 def draw_blobs(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Return a smooth random image uint8 [H, W, 3] that has pixels of all classes."""
+    """Return a smooth random image, uint8 [H, W, 3], with pixels of all classes."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 7), np.uint8)
     gray = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
     return np.repeat(gray[..., None], 3, -1)

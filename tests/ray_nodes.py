@@ -11,9 +11,9 @@ from typing import Any
 
 @contextmanager
 def start_nodes(*num_cpus: int) -> Iterator[Any]:
-    """Start a cluster with a node for each of `num_cpus`, and return it; `address` is where it listens.
+    """Start a cluster with a node for each of `num_cpus`, and yield it; `address` is where it listens.
 
-    Its processes inherit the environment variables of this one.
+    Its processes inherit the environment of this one.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
@@ -30,10 +30,10 @@ def start_nodes(*num_cpus: int) -> Iterator[Any]:
 
 
 def list_workers(actor: str = "TrainingWorker") -> list[int]:
-    """Return the processes of the cluster of this process that run an actor of this class."""
+    """Return the PIDs of the processes in this process's cluster that run an actor of this class."""
     parents, commands = {}, {}
     for status in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended since
+        with suppress(OSError):  # it has ended in the meantime
             pid = int(status.parent.name)
             parents[pid] = int(status.read_text().rpartition(")")[2].split()[1])
             commands[pid] = status.with_name("cmdline").read_bytes()

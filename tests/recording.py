@@ -1,4 +1,4 @@
-"""A callback that records what it receives, and histories of training without a training."""
+"""A callback that records what it receives, and training histories without training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from sightline.callbacks import Callback, EpochRecord
 
 
 class RecordingCallback(Callback):
-    """Records the lines of text, and counts the stages that began."""
+    """Records the lines of text, and counts the stages that have begun."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

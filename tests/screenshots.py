@@ -1,7 +1,7 @@
 """Screenshots of the pages that tests open in a browser, for people to look at.
 
-With ``SIGHTLINE_SCREENSHOTS=FOLDER``, each page is written as it is where a test asks for it and where a test ends;
-without it, only the pages of tests that fail, beside their other files.
+With ``SIGHTLINE_SCREENSHOTS=FOLDER``, pages are saved when a test requests it and when a test ends; without it, only
+the pages of failed tests are saved, beside their other files.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ WHOLE = """() => {
   const isCovered = !main || document.querySelector("dialog[open]");
   return isCovered ? innerHeight : innerHeight + main.scrollHeight - main.clientHeight;
 }"""
-ANSWER_MS = 10_000  # in which a page that is not stuck answers
+ANSWER_MS = 10_000  # a page that takes longer to answer is stuck
 
 
 class Screenshots:
-    """Writes the pages of a test, each once for what it shows, as ``TEST-NUMBER-PAGE-WIDTH-SCHEME-LANGUAGE.png``."""
+    """Saves the pages of a test, once per content, as ``TEST-NUMBER-PAGE-WIDTH-SCHEME-LANGUAGE.png``."""
 
     def __init__(self, test: str) -> None:
         self._stem = re.sub(r"\W+", "-", test.removeprefix("test_")).strip("-")
@@ -31,7 +31,7 @@ class Screenshots:
         self._folder = Path(folder) if folder else None
 
     def take(self, page: Any, of_failure: Path | None = None) -> None:
-        """Write a page, with what is below its window, if that is wanted; into a folder `of_failure` always."""
+        """Save a full page if screenshots are enabled; always save it into a folder `of_failure`."""
         folder = self._folder or of_failure
         if folder is None or page.is_closed():
             return

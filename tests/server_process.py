@@ -1,4 +1,4 @@
-"""A server as its clients see it: a separate process, with requests over a socket."""
+"""A server as seen by its clients: a separate process, with requests over a socket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, Self
 class Server:
     """`sightline serve`, or another `verb`, with these arguments; or `script`, after the shell command `prepare`.
 
-    `options` are those of its process, which is killed at the end if it still runs.
+    `options` are passed to its process, which is killed at the end if it is still running.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Server:
             command = [sys.executable, str(script)]
         if prepare:
             command = ["sh", "-c", f'{prepare}; exec "$@"', "sh", *command]
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # a pipe would be full of log lines, and block
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # log lines would fill a pipe and block the server
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._errors, text=True, **options)
         assert self.process.stdout is not None
         self.address = self.process.stdout.readline().strip()

@@ -1,4 +1,4 @@
-"""Bundles that take no training framework and no time: linear models, of 8x8 pixels unless more are asked for."""
+"""Bundles that need no training framework and no time: linear models, by default for 8x8 pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPEC = PreprocessingSpec(8, 8)
 
 
 def make_bundle(seed: int, classes: tuple[str, ...] = ("ant", "bee", "cat"), spec: PreprocessingSpec = SPEC) -> Bundle:
-    """Return a bundle whose weights, and so its predictions and its hash, are those of `seed`, up to 15."""
+    """Return a bundle whose weights, and hence predictions and hash, depend on `seed` (up to 15)."""
     inputs = math.prod(spec.shape)
     weights = np.random.default_rng(seed).normal(0, 0.2 / inputs, (inputs, len(classes)))
     graph = onnx_graphs.make_linear_classifier(weights)

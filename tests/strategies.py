@@ -12,7 +12,7 @@ from sightline.data.types import ImageRecord, Split
 
 
 def image_record(label: str, content: object, split: Split | None = None) -> ImageRecord:
-    """Return an image record that has only a class and a content."""
+    """Return an image record with only a class and a content."""
     sha256 = hashlib.sha256(f"{content}".encode()).hexdigest()
     return ImageRecord(f"{label}/{content}.png", sha256, label, split, 8, 8)
 
@@ -37,7 +37,7 @@ def image_records(
 
 
 def near_values(most: int = 20) -> SearchStrategy[list[int]]:
-    """Return numbers of 64 bits of which many differ in few bits: in up to `most` from one of three."""
+    """Return 64-bit numbers, many of which differ in at most `most` bits from one of three."""
     centers = st.sampled_from([0, 0x0123456789ABCDEF, 2**64 - 1])
     one = st.tuples(centers, st.lists(st.integers(0, 63), max_size=most)).map(_flip_bits)
     return st.lists(one, min_size=1, max_size=20)

@@ -1,4 +1,4 @@
-"""A page of the studio that has loaded, without a browser: a client in this process that sends its token."""
+"""A loaded page of the studio without a browser: a client in this process that sends its token."""
 
 from __future__ import annotations
 

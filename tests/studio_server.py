@@ -1,4 +1,4 @@
-"""A studio's server for the browser of a test: in a thread, or the command in a process of its own."""
+"""A studio server for browser tests: in a thread, or as a command in a separate process."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from sightline.studio import contents
 from sightline.studio.contents import Studio
 from sightline.studio.network import make_access
 
-GRACE_SECONDS = 10  # for a page that a failed test leaves open
-WAIT_SECONDS = 60  # for anything that a page does, which only a test that fails waits for
-STARTED = "body:has(#another, #legend:not([hidden]))"  # a list that knows the classes, so that every key works
-LISTED = f"{STARTED} .tile img, {STARTED} #empty:not([hidden])"  # which shows its images, too
+GRACE_SECONDS = 10  # for pages left open by a failed test
+WAIT_SECONDS = 60  # limit for anything that a page does; reached only by failing tests
+STARTED = "body:has(#another, #legend:not([hidden]))"  # the list has its classes, so that every key works
+LISTED = f"{STARTED} .tile img, {STARTED} #empty:not([hidden])"  # the list also shows its images
 VIEWED = "() => (({ complete, style }) => complete && style.visibility === '')(document.querySelector('#viewer-image'))"
 
 
@@ -52,9 +52,9 @@ def expect_text(page: Any, selector: str, text: str) -> None:
 
 @contextmanager
 def features_of_colors() -> Iterator[None]:
-    """Compute the mean and the deviation of each color in place of the features of a pretrained network.
+    """Use the mean and the deviation of each color instead of the features of a pretrained network.
 
-    The process that computes those loads a framework and builds the network: eight seconds of a core.
+    Computing those in a process loads a framework and builds the network, which takes eight seconds of a core.
     """
 
     def compute(
@@ -77,7 +77,7 @@ def features_of_colors() -> Iterator[None]:
 
 @contextmanager
 def serve(studio: Studio, port: int = 0, *, host: str = "127.0.0.1", token: str = "") -> Iterator[str]:
-    """Serve a studio in a thread and yield its address; with a token, for other devices too."""
+    """Serve a studio in a thread and yield its address; with a token, other devices can use it too."""
     import uvicorn
 
     from sightline.studio.app import create_app
@@ -118,8 +118,8 @@ def start_command(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], s
 
 
 def check_images(page: Any) -> None:
-    """Have the images of a page checked, unless a test before did so in the same studio, and wait for the findings."""
-    page.wait_for_function("document.querySelector('#corrections').textContent !== ''")  # the state is shown
+    """Check the images on a page, unless an earlier test did so in the same studio, and wait for the findings."""
+    page.wait_for_function("document.querySelector('#corrections').textContent !== ''")  # wait until the state is shown
     if page.locator("#check").is_enabled():
         page.click("#check")
     page.wait_for_selector("#finding-filter:not([hidden])")

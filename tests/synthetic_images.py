@@ -1,4 +1,4 @@
-"""Images and sources for tests: small ones with easily separable classes, and a folder full of flawed files."""
+"""Images and sources for tests: small images with easily separable classes, and a folder full of flawed files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 from sightline.errors import suggest_install
 
 NO_HEIF = f"HEIC images need the package pillow-heif: {suggest_install('heif')}"
-EMPTY_HEIF = b"\0\0\0\x18ftypheic\0\0\0\0"  # only the header that names its format
+EMPTY_HEIF = b"\0\0\0\x18ftypheic\0\0\0\0"  # only the header with its format
 EMPTY_HEIF_REASON = (
     "cannot be decoded: Invalid input: Unspecified: File size too small."
     if importlib.util.find_spec("pillow_heif")
@@ -42,8 +42,8 @@ class HostileFolder:
 
     path: Path
     images: Mapping[str, tuple[int, int]]  # width and height as displayed
-    unreadable: Mapping[str, str]  # reasons found in the header
-    undecodable: Mapping[str, str]  # reasons found on decoding
+    unreadable: Mapping[str, str]  # reasons that appear on reading the header
+    undecodable: Mapping[str, str]  # reasons that appear on decoding
     stray: frozenset[str]
     skipped: int
     classes: tuple[str, ...]

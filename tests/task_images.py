@@ -1,4 +1,4 @@
-"""A small data set for each task, and the settings that train on it in seconds: images of 32 pixels."""
+"""A small data set for each task, with images of 32 pixels, and settings that train on it in seconds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TRAINING = ("train.batch_size=16", "train.track=[]", "device.threads=1")
 
 
 def draw_colors(seed: int, colors: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return noise with a bright square of each color that is shown."""
+    """Return noise with a bright square for each color that is present."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 60, (32, 32, 3)).astype(np.uint8)
     for channel, has in zip((2, 1, 0), colors, strict=True):
@@ -34,7 +34,7 @@ def draw_colors(seed: int, colors: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 
 def write_label_sets(folder: Path, count: int, seed: int = 0) -> Path:
-    """Write images and their manifest; about an eighth of the images shows nothing."""
+    """Write images and their manifest; about an eighth of the images have no labels."""
     folder.mkdir(exist_ok=True)
     colors = np.random.default_rng(seed).random((count, 3)) < 0.5
     lines = ["path,labels,scene"]
@@ -55,7 +55,7 @@ def draw_tree(root: Path, count: int = 24) -> Path:
 
 
 def write_task(task: str, folder: Path, count: int) -> tuple[Path, list[str]]:
-    """Write about `count` images for a task; return where they are and the settings of a run."""
+    """Write about `count` images for a task; return their path and the settings for a run."""
     settings = [
         f"model.task={task}",
         *(("model.name=fcn", "model.weights=none") if task == "segmentation" else NETWORK),
@@ -72,7 +72,7 @@ def write_task(task: str, folder: Path, count: int) -> tuple[Path, list[str]]:
 
 
 def assert_alike(first: Any, second: Any) -> None:
-    """Compare two predictions, whose probabilities may differ as those of two backends do."""
+    """Compare two predictions; probabilities may differ as much as between two backends."""
     if isinstance(first, float):
         assert first == pytest.approx(second, abs=1e-3)
     elif isinstance(first, dict):

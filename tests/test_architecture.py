@@ -22,7 +22,7 @@ ROOT = REPOSITORY / "src" / "sightline"
 PACKAGE = "sightline"
 
 # A module imports only from lower layers and its own package, never from a sibling package in its own layer. A module
-# of a package may have a layer of its own, below that of its package: it then imports nothing of the package.
+# of a package may have its own layer, below the package's: it then imports nothing from the package.
 # `sightline/__init__.py` is exempt: it resolves the public names lazily and may import anything.
 LAYERS: dict[int, set[str]] = {
     0: {"errors", "escaping", "nesting", "process", "recipes"},  # recipes: TOML files
@@ -94,7 +94,7 @@ PUBLIC_NAMES = {
 
 FRAMEWORKS = {"jax", "keras", "tensorflow", "torch"}
 
-# Absolute paths of one machine, and hosts of package indexes; with brackets, so that this line does not match itself.
+# Absolute paths of one machine, and hosts of package indexes; the brackets keep this line from matching itself.
 FORBIDDEN = re.compile(rb"(?<![\w.-])[/]work/|pypi[.]org/simple|files[.]pythonhosted")
 
 
@@ -105,7 +105,7 @@ def list_modules(root: Path) -> list[str]:
 
 @functools.cache
 def parse(path: Path) -> ast.Module:
-    """Return the syntax tree of a file, which several tests look at."""
+    """Return the syntax tree of a file, cached for several tests."""
     return ast.parse(path.read_bytes(), filename=str(path))
 
 
@@ -131,7 +131,7 @@ def list_imports(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
 
 
 def find_entry(name: str) -> str:
-    """Return what of `LAYER_OF` a dotted name belongs to: a module with a layer of its own, else the package."""
+    """Return the entry of `LAYER_OF` for a dotted name: the module, if it has its own layer, or else the package."""
     package, _, rest = name.partition(".")
     module = f"{package}.{rest.partition('.')[0]}"
     return module if module in LAYER_OF else package
@@ -166,7 +166,7 @@ def test_imports_only_from_lower_layers() -> None:
 
 
 def find_json_faults(root: Path, module: str) -> list[str]:
-    """Return each use of Python's own JSON writer, which writes NaN, outside `JSON_WRITER`."""
+    """Return each use of Python's own JSON writer, which writes NaN, outside of `JSON_WRITER`."""
     if module == JSON_WRITER:
         return []
     faults = []

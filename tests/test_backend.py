@@ -1,4 +1,4 @@
-"""Choosing a backend, without importing any."""
+"""Choose a backend without importing any."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from sightline.errors import MissingExtraError, UsageError
 def no_keras(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Simulate a fresh process: Keras not imported, no environment variable, all backends installed."""
     monkeypatch.delitem(sys.modules, "keras", raising=False)
-    monkeypatch.setenv("KERAS_BACKEND", "")  # so that monkeypatch restores it, even if it was unset
+    monkeypatch.setenv("KERAS_BACKEND", "")  # makes monkeypatch restore it even if it was unset
     monkeypatch.delenv("KERAS_BACKEND")
     monkeypatch.setattr(backend, "list_installed", lambda: BACKENDS)
     monkeypatch.setattr(accelerators, "has_accelerated_jax", lambda: False)
@@ -101,7 +101,7 @@ def test_installed_asks_for_each_in_order(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def _run_without_choice(code: str) -> str:
-    """Return what a new Python prints that runs `code` without `KERAS_BACKEND`."""
+    """Return the output of a new Python process that runs `code` without `KERAS_BACKEND`."""
     environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
     completed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
@@ -209,7 +209,7 @@ def test_threads_of_a_running_backend_stay() -> None:
 
 
 def test_lack_of_memory_is_known_from_other_errors() -> None:
-    tf = backend.tensorflow()  # which waits for 10 s before it raises this: tests/cli/test_resume.py has it do so
+    tf = backend.tensorflow()  # would wait for 10 s before raising this error, as in tests/cli/test_resume.py
     assert backend.is_out_of_memory(tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"))
     with pytest.raises(MemoryError) as larger:
         np.ones(1 << 48)

@@ -1,4 +1,4 @@
-"""The numbers in docs/convolution.md are those that its script computes, and match Keras."""
+"""The numbers in docs/convolution.md are computed by its script and match Keras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs that once crashed a reader, or were made to crash one, are rejected; the seeds of the fuzzer are read."""
+"""Inputs that once crashed a reader, or were crafted to, are rejected; the seeds of the fuzzer are accepted."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The files of `deploy/`: they parse, agree with the server and with each other, and keep what docs/deploy.md promises.
 
-What only a container runtime, systemd or a cluster can show is tried by hand: docs/deploy.md says what was.
+Behavior that needs a container runtime, systemd or a cluster is tested by hand, as described in docs/deploy.md.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LABELS_OF_PROMETHEUS = {"job", "instance"}
 
 
 def list_metric_names(query: str) -> set[str]:
-    """Return the names of the metrics in a query of PromQL.
+    """Return the names of the metrics in a PromQL query.
 
     >>> sorted(list_metric_names('sum by (a) (rate(b_total{c="d"}[5m])) / ignoring(e) group_left up > 0.9'))
     ['b_total', 'up']
@@ -56,7 +56,7 @@ def list_metric_names(query: str) -> set[str]:
 
 
 def list_label_names(query: str) -> set[str]:
-    """Return the names of the labels in a query of PromQL.
+    """Return the names of the labels in a PromQL query.
 
     >>> sorted(list_label_names('sum by (a, b) (rate(c{d=~"e", f!="g"}[5m]))'))
     ['a', 'b', 'd', 'f']
@@ -67,7 +67,7 @@ def list_label_names(query: str) -> set[str]:
 
 
 def list_queries() -> Iterator[tuple[str, str]]:
-    """Yield where each query stands, and its text."""
+    """Yield the location and the text of each query."""
     dashboard = json.loads((DEPLOY / "grafana.json").read_text(encoding="utf-8"))
     for panel in dashboard["panels"]:
         for target in panel["targets"]:
@@ -84,7 +84,7 @@ def list_queries() -> Iterator[tuple[str, str]]:
 
 @cache
 def read_served_metrics() -> tuple[set[str], set[str]]:
-    """Return the names of the samples, and of their labels, of a server of a model with thresholds."""
+    """Return the names of the samples and of their labels from a server with a model that has thresholds."""
     *_, answer = send(Request("/predict", encode_png()), Request("/predict", b"no image"), Request("/metrics"))
     samples = [line for line in answer.body.splitlines() if not line.startswith("#")]
     counters = re.findall(r"^# TYPE (\S+_total) counter$", answer.body, re.MULTILINE)  # some have no sample yet
@@ -116,7 +116,7 @@ def test_prometheus_reads_the_alerts() -> None:
     config = yaml.safe_load((DEPLOY / "prometheus.yml").read_text(encoding="utf-8"))
     assert all((DEPLOY / name).is_file() for name in config["rule_files"])
     (job,) = config["scrape_configs"]
-    assert job["job_name"] == "sightline"  # that of the alert on `up`
+    assert job["job_name"] == "sightline"  # as in the alert on `up`
 
 
 # How the server is started: each option exists.
@@ -199,7 +199,7 @@ def test_containers_run_as_one_user_who_may_write_nothing_but_tmp() -> None:
     }  # fmt: skip
     assert spec["automountServiceAccountToken"] is False
     writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
-    assert writable == {"/tmp"}  # noqa: S108  # of the container
+    assert writable == {"/tmp"}  # noqa: S108  # in the container
 
 
 # What stops the server gives it the time that it needs.
@@ -241,7 +241,7 @@ def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     assert (verified.returncode, verified.stderr) == (0, "")
 
 
-# Tools that others wrote, which need an environment of their own.
+# Third-party tools, which need their own environment.
 
 
 @pytest.fixture(scope="module")

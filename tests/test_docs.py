@@ -45,7 +45,7 @@ def test_anchors_are_headings(page: Path) -> None:
 
 
 def list_anchors(page: Path) -> set[str]:
-    """Return the anchors that GitHub and the site give the headings of a page."""
+    """Return the anchors of a page's headings on GitHub and on the site."""
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
@@ -67,7 +67,7 @@ def test_every_extra_has_a_row(page: str) -> None:
     assert extras - set(re.findall(r"\w+", everything)) == without
 
 
-# What was tried, and choices that were measured, are the subject of these two.
+# The two excluded pages are about experiments and measured choices.
 GUIDES = [page for page in (REPOSITORY / "docs").glob("*.md") if page.name not in {"architecture.md", "security.md"}]
 LOG_OF_MEASUREMENTS = re.compile(r"\bcommit [0-9a-f]{7}|[(,] ?20\d\d-\d\d-\d\d[,;)]")
 

@@ -20,7 +20,7 @@ from sightline.api.image_model import ImageModel
 
 PAGE = (Path(__file__).parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
 NAMES = [name for name in sl.__all__ if name != "__version__"]
-BASES = (ImageModel, EmbeddingModel)  # of Classifier
+BASES = (ImageModel, EmbeddingModel)  # base classes of Classifier
 OBJECTS = (sl.Dataset, sl.Run, sl.Classifier, *BASES, sl.Evaluation, sl.Callback)
 
 
@@ -44,7 +44,7 @@ def test_the_page_shows_every_public_name() -> None:
     assert sorted(documented) == sorted(NAMES)
 
 
-@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "Dataset.wrap"])  # it is not in the reference
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "Dataset.wrap"])  # not in the reference
 def test_every_parameter_is_explained(name: str) -> None:
     function = FUNCTIONS[name]
     doc = inspect.cleandoc(function.__doc__ or "")
@@ -65,7 +65,7 @@ def test_the_page_shows_the_methods_that_a_classifier_inherits() -> None:
     assert listing.split(", ") == names
 
 
-# Values of settings, files and networks, which the guide describes or which only packages that extend Sightline meet.
+# Values of settings, files and networks: described in the guide, or relevant only to packages that extend Sightline.
 INTERNAL = {
     "Audit", "ClassFolders", "Index", "LabeledImages", "Predictor", "PreprocessingSpec", "RunConfig", "RunDirectory",
     "SourceListing", "Sources", "Task", "TaskReport", "TaskResult",

@@ -1,4 +1,4 @@
-"""Missing optional packages are named before the work that needs them begins."""
+"""Missing optional packages are reported before the work that needs them begins."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ def test_a_missing_package_of_a_package_is_named_itself() -> None:
 def test_each_optional_package_is_in_the_extra_that_is_named() -> None:
     extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for package, names in EXTRAS.values():
-        extra, *_ = names.split(",")  # with train, also a backend
+        extra, *_ = names.split(",")  # for train, a backend follows
         assert any(line.startswith(package) for line in extras["optional-dependencies"][extra]), package

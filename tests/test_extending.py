@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md run as they are printed."""
+"""The examples in docs/extending.md run as printed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EXAMPLES = {name: code for name, code in re.findall(r'```\w+ title="([\w ]+)"\n(
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_registries() -> Iterator[None]:
-    """Forget what the examples register, of which other modules of tests must see nothing."""
+    """Forget what the examples register, so that other test modules do not see it."""
     changed: list[Registry[Any]] = [registry.ENTRIES, AUGMENTATIONS, SOURCES]
     known = [(entries, set(entries.registered_names)) for entries in changed]
     yield
@@ -65,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_compress_goes_on_where_a_network_cannot_be_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a layer is used twice, unless pruning is all that was asked for."""
+    """A layer is used twice; pruning alone would be an error."""
 
     @sl.register_model("recurrent-net", input_size=32, min_input_size=8)
     def recurrent_net(x: Any) -> Any:

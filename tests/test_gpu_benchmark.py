@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.py` runs without a GPU too: with a few small images, on the CPU of JAX and of PyTorch."""
+"""`benchmarks/gpu.py` also runs without a GPU, with a few small images, on the CPU of JAX and PyTorch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_way_of_this_backend_trains(gpu: ModuleType) -> None:
     task = gpu.TASKS[0].shrink()
     if backend.name() == "tensorflow":
         pytest.skip("the benchmark compares JAX and PyTorch")
-    ways = ["after"] if backend.name() == "jax" else ["PyTorch, eager"]  # to compile takes a C++ compiler
+    ways = ["after"] if backend.name() == "jax" else ["PyTorch, eager"]  # compiling needs a C++ compiler
     assert all(gpu.WAYS[way](task) > 0 for way in ways)
 
 
@@ -34,7 +34,7 @@ def test_every_way_of_this_backend_trains(gpu: ModuleType) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(1, 5))
 def test_the_networks_of_pytorch_are_ours(number: int, gpu: ModuleType) -> None:
-    """They have as many weights that are trained, whatever they are compared on."""
+    """They have the same number of trainable weights."""
     if backend.name() != "torch":
         pytest.skip("only there is PyTorch sure to be installed")
     task = gpu.TASKS[number].shrink()
@@ -53,7 +53,7 @@ def record(gpu: ModuleType) -> ModuleType:
 @pytest.mark.backends
 @pytest.mark.usefixtures("plain_figures")
 def test_the_network_of_the_record_trains(record: ModuleType, tmp_path: Path) -> None:
-    """All of it, from the images to six views of the test split, on the CPU of any backend."""
+    """Everything from the images to six views of the test split, on the CPU of any backend."""
     settings = (*record.TINY, f"device.backend={backend.name()}")
     run = record.train_record(record.load_data(tiny=True), 0, tmp_path / "run", *settings)
     assert 0 <= min(run.accuracy, run.accuracy_of_views) <= max(run.accuracy, run.accuracy_of_views) <= 1

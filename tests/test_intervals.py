@@ -1,4 +1,4 @@
-"""Compare intervals with SciPy, with published examples and with their definition."""
+"""Compare intervals with SciPy, published examples and their definitions."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_exact_is_scipys_and_inside_that_of_any_time(counts: Counts) -> None:
 
 @pytest.mark.parametrize("probability", [0.5, 0.9, 0.99])
 def test_anytime_interval_holds_after_every_image(probability: float) -> None:
-    """Of 300 sequences, at most 5% ever leave the interval; it is left out where the mixture is 20 times as likely."""
+    """At most 5% of 300 sequences ever leave the interval, that is, make the mixture 20 times as likely."""
     rng = np.random.default_rng(0)
     counts = np.arange(1, 201)
     outcomes = []
@@ -173,7 +173,7 @@ def test_anytime_interval_holds_after_every_image(probability: float) -> None:
 
 
 def draw_scores(kind: str, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return scores between 0 and 1 of which many are exactly 1, as the F1 of the classes of an image is."""
+    """Return scores between 0 and 1, many of them exactly 1, like the F1 of an image's classes."""
     if kind == "hits":
         return (rng.random(count) < 0.9).astype(float)
     scores = rng.beta(8, 2, count)

@@ -93,7 +93,7 @@ def test_a_folder_that_is_replaced_is_there_at_every_moment(tmp_path: Path, monk
 def test_a_folder_that_is_not_replaced_is_put_back(
     tmp_path: Path, has_former: bool, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_io, "_exchange", lambda *_: False)  # as on systems that cannot
+    monkeypatch.setattr(_io, "_exchange", lambda *_: False)  # as on systems that cannot exchange files
     new, folder, rename = tmp_path / "part" / "new", tmp_path / "folder", Path.rename
     for path in (new, folder) if has_former else (new,):
         path.mkdir(parents=True)
@@ -156,7 +156,7 @@ def test_arrays_come_back_and_a_packed_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["bzip2", "lzma"])
 def test_a_file_of_ours_has_no_member_that_expands_without_a_limit(tmp_path: Path, method: int) -> None:
-    """`zipfile` decompresses whatever a piece of such a member contains, however little was asked for."""
+    """`zipfile` decompresses all of a piece of such a member, however little was requested."""
     with zipfile.ZipFile(tmp_path / "a.npz", "w", method) as archive:
         archive.writestr("x.npy", b"")
     for read in (_packed.open_zip, _packed.load_arrays):

@@ -1,4 +1,4 @@
-"""Limits that are stated in the code and in SECURITY.md, each lowered to just below a sound input."""
+"""Limits from the code and SECURITY.md, each lowered to just below a valid input."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_manifest_has_at_most_100_000_classes() -> None:
 
 @pytest.fixture
 def sound_bundle(tmp_path: Path) -> Path:
-    """A bundle with a reference file that is listed and never decoded."""
+    """A bundle with a reference file that is listed but never decoded."""
     contents = bundle.make(Manifest("x", ("a", "b"), PreprocessingSpec(8, 8)), onnx_graphs.make_file([]), {})
     bundle.write_folder(replace(contents, files={"reference/0.png": encode_png()}), tmp_path / "bundle")
     assert bundle.read(tmp_path / "bundle").files

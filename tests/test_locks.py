@@ -70,7 +70,7 @@ def test_a_file_system_without_locks_is_said_to_have_none(tmp_path: Path, monkey
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr("fcntl.flock", refuse)  # as Lustre does, mounted without the option flock
+    monkeypatch.setattr("fcntl.flock", refuse)  # like Lustre mounted without the option flock
     with pytest.raises(OutputError, match=r"lock cannot be locked: .+\. Choose a folder whose file system has locks"):  # noqa: SIM117  # not the block
         with _locks.hold_lock(lock, "The run"):
             pass

@@ -1,4 +1,4 @@
-"""Compare metrics with scikit-learn and SciPy, and test the edge cases that those reject."""
+"""Compare metrics with scikit-learn and SciPy, and test edge cases that these reject."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = tuple("abcdefgh")
 
 @st.composite
 def label_pairs(draw: st.DrawFn) -> tuple[int, NDArray[np.int32], NDArray[np.int64]]:
-    """Draw a number of classes, true labels and predictions, so that some classes may have neither."""
+    """Draw a number of classes, true labels and predictions; some classes may occur in neither."""
     classes = draw(st.integers(2, len(NAMES)))
     pairs = draw(st.lists(st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), max_size=60))
     both = np.array(pairs, np.int64).reshape(-1, 2)

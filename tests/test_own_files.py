@@ -1,4 +1,4 @@
-"""Files of Sightline's own: written to a new file, never through a name; read if regular, and never without an end."""
+"""Sightline's own files are always written as new files, and read only if they are regular and within limits."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ WRITERS: dict[str, Callable[[Path], Any]] = {
 def test_a_name_that_was_guessed_is_not_written_through(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever may write to the folder puts a link where the new file will be."""
+    """Another user with write access to the folder puts a link where the new file will be."""
     folder, victim = tmp_path / "out", tmp_path / "victim"
     folder.mkdir()
     victim.write_bytes(b"what must stay")
@@ -89,7 +89,7 @@ def test_a_name_that_was_guessed_is_not_written_through(
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not name open files")
 def test_a_model_is_not_saved_through_a_link_in_place_of_the_new_file(tmp_path: Path) -> None:
-    """Whoever may write to the folder waits for the new file and replaces it before Keras opens it."""
+    """Another user with write access waits for the new file and replaces it before Keras opens it."""
     folder, victim = tmp_path / "out", tmp_path / "victim"
     folder.mkdir()
     victim.write_bytes(b"what must stay")
@@ -107,7 +107,7 @@ def test_a_model_is_not_saved_through_a_link_in_place_of_the_new_file(tmp_path: 
     assert victim.read_bytes() == b"what must stay"
 
 
-# ---- files that are read: each has a function that returns False once its file cannot be read ------------------------
+# ---- files that are read: each has a function that returns False if its file cannot be read --------------------------
 
 
 def build_pixels(_tmp_path: Path) -> tuple[Path, Callable[[], Any]]:
@@ -176,7 +176,7 @@ downloads: list[str] = []
 
 @pytest.fixture
 def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder of an image in memory; `downloads` are the files that were opened."""
+    """A folder with an image in memory; `downloads` lists the opened files."""
     client = fsspec.filesystem("memory", use_listings_cache=False)
     client.pipe_file("/own-files/cat/a.png", encode_png())
     original = RemotePath.open_stream
@@ -202,7 +202,7 @@ READ = {
 @pytest.mark.parametrize("kind", ["fifo", "zeros"])
 @pytest.mark.parametrize("name", READ)
 def test_a_file_that_is_none_is_made_anew(tmp_path: Path, name: str, kind: str) -> None:
-    """A FIFO would hang, and a link to /dev/zero grow without an end."""
+    """A FIFO would hang, and a link to /dev/zero would never end."""
     folder, load = READ[name](tmp_path)
     assert load(), "the file is read"
     for path in [*folder.glob(name.partition(" ")[0])]:
@@ -216,7 +216,7 @@ def test_a_file_that_is_none_is_made_anew(tmp_path: Path, name: str, kind: str) 
             load()
         return
     assert not load()
-    if name not in {"gain.json", "features.npy", "meta.json of features"}:  # which their users write again
+    if name not in {"gain.json", "features.npy", "meta.json of features"}:  # these are written again by their users
         assert load(), "it was written again"
 
 
@@ -249,5 +249,5 @@ def test_a_token_is_read_from_a_file_and_nothing_else(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=f"The token file {path} cannot be read: not a regular file"):
             read_token(path)
     (tmp_path / "real").write_text("a-token\n")
-    (tmp_path / "link").symlink_to("real")  # as secrets are mounted
+    (tmp_path / "link").symlink_to("real")  # like mounted secrets
     assert read_token(tmp_path / "link") == "a-token"

@@ -1,4 +1,4 @@
-"""`benchmarks/compare_peers.py` on images of several seeds: what is not independent is not counted twice."""
+"""`benchmarks/compare_peers.py` on images of several seeds: dependent predictions are not counted twice."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sightline.evaluation.paired import mcnemar_p_value
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 IMAGES = 240
-WRONG = {"fast": 2, "fast:input.height=96": 9}  # so many of the first test images, the same for every seed
+WRONG = {"fast": 2, "fast:input.height=96": 9}  # number of the first test images, the same for every seed
 
 
 @pytest.fixture
 def peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Return the benchmark with a set whose test split is the same for every seed, and two models that ignore it."""
+    """Return the benchmark with a set whose test split is the same for every seed, and two models without a seed."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     module = importlib.import_module("compare_peers")
 

@@ -1,4 +1,4 @@
-"""Registries: own entries, decorators, entry points of installed packages, and messages."""
+"""Registries: their own entries, decorators, entry points of installed packages, and messages."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from sightline.callbacks import Callback
 
 @pytest.fixture
 def mallopt(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The recorded calls of glibc's ``mallopt``, which do nothing, in a process claimed by the command line."""
+    """The calls of a stubbed glibc ``mallopt``, in a process claimed by the command line."""
     calls: list[tuple[int, int]] = []
 
     class Library:
@@ -92,7 +92,7 @@ train(signal.SIGINT)
 
 @pytest.fixture(scope="module")
 def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A program that was stopped in two trainings, by SIGTERM and by SIGINT; its folder, and what it wrote."""
+    """A program stopped during two trainings, by SIGTERM and by SIGINT: its folder and its output."""
     folder = tmp_path_factory.mktemp("library")
     return folder, subprocess.run(
         [sys.executable, "-c", LIBRARY], cwd=folder, capture_output=True, text=True, check=False
@@ -142,7 +142,7 @@ cli.main()
 @pytest.mark.skipif(os.name == "nt", reason="Windows ends a process at once")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_command_that_is_terminated_removes_what_it_has_half_written(number: signal.Signals, tmp_path: Path) -> None:
-    code = f"import signal; signal.signal({number:d}, signal.SIG_DFL)\n"  # also where the tests run under nohup
+    code = f"import signal; signal.signal({number:d}, signal.SIG_DFL)\n"  # in case the tests run under nohup
     code += WRITING.replace("ENDING", "time.sleep(60)")
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -162,7 +162,7 @@ def test_a_command_that_is_terminated_removes_what_it_has_half_written(number: s
 def test_a_signal_of_which_a_compiled_module_makes_another_error_is_a_signal(
     signaled: str, expected: tuple[int, str], tmp_path: Path
 ) -> None:
-    """As ONNX Runtime does while it is imported; `serve` makes `SystemExit` of SIGTERM."""
+    """ONNX Runtime does so during its import; `serve` turns SIGTERM into `SystemExit`."""
     code = WRITING.replace("ENDING", f"raise ImportError('initialization failed') from {signaled}")
     completed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (completed.returncode, completed.stderr) == expected
@@ -219,7 +219,7 @@ def test_cores_are_no_more_than_the_quota(
         ("memory.max", "536870912\n", 512 << 20),
         ("memory.max", "max\n", None),
         ("memory/memory.limit_in_bytes", "536870912\n", 512 << 20),
-        ("memory/memory.limit_in_bytes", "9223372036854771712\n", None),  # version 1 has no word for no limit
+        ("memory/memory.limit_in_bytes", "9223372036854771712\n", None),  # version 1's value for no limit
     ],
 )
 def test_memory_is_no_more_than_the_limit_of_the_cgroup(

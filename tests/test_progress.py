@@ -1,4 +1,4 @@
-"""The display of long work."""
+"""The progress display of long work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_a_long_task_has_a_line_from_time_to_time_where_there_are_no_bars(
     now = 0.0
     monkeypatch.setattr("sightline.progress.time.perf_counter", lambda: now)
     with ProgressDisplay() as display:
-        for done in range(1000, 5000):  # an image each second
+        for done in range(1000, 5000):  # one image per second
             display.on_progress("predicting", done, 5000)
             now += 1
         display.on_progress("predicting", 5000, 5000)

@@ -1,4 +1,4 @@
-"""The page on scaling: its commands have options that exist, and its arithmetic is right."""
+"""The scaling page: the options of its commands exist, and its arithmetic is right."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SPEED = re.compile(r'^\| [^|]+ \| ([\d,]+) images/s \| \[[^]]+\]\(([^#)]+)#([\w-
 
 
 def list_commands(page: str) -> list[str]:
-    """Return the arguments of each `sightline` command, in blocks and inside of lines."""
+    """Return the arguments of each `sightline` command, in code blocks and inline."""
     lines = [line for block in re.findall(r"```(?:sh|yaml)\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
-    quoted = re.findall(r"`sightline ([^` ]+ [^`]+)`", page)  # `sightline serve` alone is the name of a command
+    quoted = re.findall(r"`sightline ([^` ]+ [^`]+)`", page)  # `sightline serve` alone just names a command
     in_blocks = [match.group(1) for line in lines if (match := re.search(r"\bsightline ([^\"]+)", line))]
     return list(dict.fromkeys([*in_blocks, *quoted]))
 
@@ -61,7 +61,7 @@ def test_the_budget_adds_up() -> None:
 
 
 def read_cell(page: Path, anchor: str, row: str) -> str:
-    """Return the first number of the row of a table, in the section of a page with this anchor."""
+    """Return the first number in a table row, in the section of a page with this anchor."""
     sections = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     (section,) = [text for text in sections if text.partition("\n")[0].lower().replace(" ", "-") == anchor]
     (cell,) = re.findall(rf"^\| {re.escape(row)} \| ([\d,]+) ", section, re.MULTILINE)

@@ -55,7 +55,7 @@ def test_names_do_not_run_together() -> None:
 def test_global_state_neither_matters_nor_moves() -> None:
     expected = make_generator(3, "order", 1).permutation(50)
     random.seed(1)
-    np.random.seed(1)  # noqa: NPY002  # the global state is what is tested
+    np.random.seed(1)  # noqa: NPY002  # tests the global state
     following = random.random(), np.random.random()  # noqa: NPY002, S311
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""The site: every page is in its navigation, and the messages that the troubleshooting page quotes exist."""
+"""The site: every page is in its navigation, and the messages quoted on the troubleshooting page exist."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUOTES = list_quotes(TROUBLESHOOTING[0])
 
 @cache
 def message_texts() -> str:
-    """All string literals of the package; what an f-string inserts is a null character."""
+    """All string literals of the package, with a null character for each value inserted in an f-string."""
     texts = []
     for path in (REPOSITORY / "src" / "sightline").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

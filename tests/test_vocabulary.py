@@ -1,4 +1,4 @@
-"""The vocabulary: code, messages and docs use the words of Keras, scikit-learn and the literature, as Americans spell.
+"""The vocabulary: code, messages and docs use the words of Keras, scikit-learn and the literature, in American English.
 
 The checks are plain functions of a text, so that the last tests can show that they fail.
 """
@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCE = REPOSITORY / "src" / "sightline"
 SUFFIXES = {".j2", ".md", ".py", ".toml", ".yml"}
 
-# Words, in identifiers (`picture_size`, `PictureSize`) as in text, and what to write in their place.
+# Refused words, in identifiers (`picture_size`, `PictureSize`) and in text, and their replacements.
 REFUSED_WORDS = {
     "picture": "image", "pictures": "images", "pictured": "shown",
     "thaw": "unfreeze", "thaws": "unfreezes", "thawed": "unfrozen", "thawing": "unfreezing",
@@ -30,7 +30,7 @@ REFUSED_WORDS = {
     "golden": "reference", "watcher": "callback", "watchers": "callbacks",
 }  # fmt: skip
 
-# Patterns of text, and what to write in their place. Spellings: the American ones.
+# Refused patterns of text and their replacements. Spelling is American.
 REFUSED_PATTERNS = {
     r"\bgr[e]y": "gray", r"colo[u]r": "color", r"\bcent[r]e": "center", r"neighb[o]ur": "neighbor",
     r"behavi[o]ur": "behavior", r"\bfav[o]ur": "favor", r"licen[c]e\b": "license", r"label[l]ed\b": "labeled",
@@ -49,14 +49,14 @@ REFUSED_PATTERNS = {
     r"\b(?:named|names|naming) rightl[y]\b": "classified correctly",
 }  # fmt: skip
 
-# The same for the names of functions, tests above all, read as text: `test_a_pipe_is_no_file` as "a pipe is no file".
+# The same for function names, mainly of tests, read as text: `test_a_pipe_is_no_file` as "a pipe is no file".
 REFUSED_PHRASES = REFUSED_PATTERNS | {
     r"(?<!there )\b(?:is|are) no (?!more |longer |less |worse )": "is not, is rejected",
     r"\b(?:is|are|being) told\b": "is reported, is distinguished",
     r"\blawful\b": "valid",
 }
 
-# Names of variables, attributes, parameters and functions that say nothing about their value.
+# Names of variables, attributes, parameters and functions that do not describe their value.
 REFUSED_NAMES = {
     "asked", "drawn", "found", "given", "heard", "held", "judged", "kept", "lent", "made", "said", "share", "shares",
     "shown", "stated", "told", "wanted", "part",
@@ -97,13 +97,13 @@ def list_files() -> list[str]:
 
 
 def split_words(text: str) -> set[str]:
-    """Return the words of a text in lower case, those of identifiers one by one."""
+    """Return the words of a text in lower case, with identifiers split into words."""
     return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", text)}
 
 
 def find_word_faults(file: str, text: str, allowed: tuple[Allowed, ...] = ALLOWED) -> Iterator[str]:
-    """Yield a line for each refused word or pattern of a text, with what to write in its place."""
-    lowered = text.lower()  # searched as a whole first, and faster than letters of any case: most texts have no fault
+    """Yield a line for each refused word or pattern in a text, with its replacement."""
+    lowered = text.lower()  # lower case is faster to search, and most texts have no fault
     patterns = [pattern for pattern in REFUSED_PATTERNS if re.search(pattern, lowered)]
     words = {word for word in REFUSED_WORDS if word in lowered}
     if not patterns and not words:
@@ -120,7 +120,7 @@ def find_word_faults(file: str, text: str, allowed: tuple[Allowed, ...] = ALLOWE
 
 
 def find_name_faults(file: str, text: str) -> Iterator[str]:
-    """Yield a line for each variable, parameter, attribute or function whose name says nothing about its value."""
+    """Yield a line for each variable, parameter, attribute or function whose name does not describe its value."""
     nodes = list(ast.walk(ast.parse(text)))
     functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     sentences = "\n".join(read_name(node.name) for node in functions).lower()  # as `find_word_faults` searches texts

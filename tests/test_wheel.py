@@ -70,7 +70,7 @@ def test_a_bundle_predicts_where_only_the_wheel_is_installed(wheel_python: Path,
 @pytest.mark.slow
 def test_the_installation_is_small(wheel_python: Path) -> None:
     site = wheel_python.parents[1] / "lib"
-    ours = {"pip", "setuptools", "pkg_resources", "__pycache__"}  # part of the environment, or compiled on use
+    ours = {"pip", "setuptools", "pkg_resources", "__pycache__"}  # part of the environment, or created on use
     size = sum(p.stat().st_size for p in site.rglob("*") if p.is_file() and not ours & set(p.parts))
     assert size < MEGABYTES * 10**6, f"{size / 10**6:.0f} MB"
     completed = subprocess.run(

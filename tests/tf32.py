@@ -1,6 +1,6 @@
 """Emulate on a CPU what GPUs do to float32 by default: round the factors of products to a 10-bit mantissa (TF32).
 
-It follows the backends' own switches, which are read when a layer is traced, as in XLA: a function that was compiled in
+This follows the backends' own switches, which are read when a layer is traced, as in XLA: a function compiled in
 reduced precision keeps it.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sightline import backend
 
-BITS = 10  # of TF32; float32 has 23
+BITS = 10  # mantissa of TF32; float32 has 23
 
 
 def is_tf32_enabled() -> bool:
@@ -38,7 +38,7 @@ def round_to_tf32(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _round_tensor(tensor: Any) -> Any:
-    """Do the same as `rounded` in a graph and with a gradient, by Dekker's splitting (1971)."""
+    """Round like `round_to_tf32`, but in a graph and with a gradient, by Dekker's splitting (1971)."""
     ops = backend.keras().ops
     large = ops.stop_gradient(tensor * float(2 ** (23 - BITS) + 1))
     return tensor + ops.stop_gradient(large - (large - tensor) - tensor)

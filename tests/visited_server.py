@@ -1,4 +1,4 @@
-"""`sightline serve` and `studio`, visited by a client and then ended by SIGTERM: in a process of their own, or here."""
+"""`sightline serve` and `studio`, visited by a client and ended by SIGTERM, in a separate process or in this one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sightline.serve.server import serve
 from sightline.studio.server import run_studio
 from waiting import wait_until
 
-SECONDS = 120  # for the whole visit; then the server is killed
+SECONDS = 120  # limit for the whole visit, after which the server is killed
 
 ADDRESSES = {
     "serve": ("/", "/model", "/models", "/health", "/openapi.json", "/metrics", "/v2"),
@@ -36,7 +36,7 @@ OF_IMAGE = {"serve": ("/predict", "/explain"), "studio": ("/try", "/try/heat")}
 def run_visited(verb: str, *arguments: object, image: Path, changes: Mapping[str, Any] | None = None) -> Outcome:
     """Run ``serve`` or ``studio``; if it starts, request its pages, send it an image and `changes`, and end it.
 
-    `changes` are JSON values to send, by address. `err` has a line "Traceback" for a page that failed without a
+    `changes` are JSON values to send, by address. `err` contains the line "Traceback" if a page failed without an error
     sentence; `out` is the address of the server, "" if it did not start.
     """
     killer: Timer | None = None
@@ -53,9 +53,9 @@ def run_visited(verb: str, *arguments: object, image: Path, changes: Mapping[str
 
 
 def run_visited_here(arguments: Sequence[object], *, image: Path, read: Callable[[], tuple[str, str]]) -> Outcome:
-    """Do the same with the Python twin of ``serve RUN`` or ``studio RUN --patch PATCH``, and save a process.
+    """Do the same with the Python equivalent of ``serve RUN`` or ``studio RUN --patch PATCH``, without a process.
 
-    Call it in the main thread; `read` returns what was printed since its last call.
+    Call this in the main thread; `read` returns what was printed since its last call.
     """
     verb, run = str(arguments[0]), Path(str(arguments[1]))
     addresses: list[str] = []
@@ -65,7 +65,7 @@ def run_visited_here(arguments: Sequence[object], *, image: Path, read: Callable
     def visit(address: str) -> None:
         try:
             faults.append(_visit(address, verb, image, {}))
-        except Exception:  # noqa: BLE001  # whatever it is, the server must end
+        except Exception:  # noqa: BLE001  # the server must end whatever the error
             faults.append(traceback.format_exc())
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -84,7 +84,7 @@ def run_visited_here(arguments: Sequence[object], *, image: Path, read: Callable
             run_studio(sl.Run(run), patch=Path(str(arguments[3])), show=lambda of: start(of.local))
     except sl.SightlineError as error:
         code, message = 2, f"error: {error}\n"
-    except Exception:  # noqa: BLE001  # a fault of ours, which the outcome tells
+    except Exception:  # noqa: BLE001  # our own bug, reported in the outcome
         code, message = 3, traceback.format_exc()
     finally:
         if visitor is not None:
@@ -95,7 +95,7 @@ def run_visited_here(arguments: Sequence[object], *, image: Path, read: Callable
 
 
 def _visit(address: str, verb: str, image: Path, changes: Mapping[str, Any]) -> str:
-    """Visit a server, and return what is wrong with its responses."""
+    """Visit a server, and return any problems with its responses."""
     faults = []
 
     def send(path: str, body: bytes | None = None, **headers: str) -> bytes:

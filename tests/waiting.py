@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process does, and whether a process runs."""
+"""Wait for other threads or processes, and check whether a process is running."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
-    """Return once `condition` is true; the limit only ends a test that would fail, however busy the machine is."""
+    """Return once `condition` is true; the limit is so long that only failing tests reach it on a busy machine."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not true after {seconds:g} seconds"
@@ -16,7 +16,7 @@ def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Return whether a process of this Linux machine runs; one that has ended and is not yet waited for does not."""
+    """Return whether a process is running on this Linux machine; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

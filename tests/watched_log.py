@@ -1,4 +1,4 @@
-"""Write a log of features as the server does."""
+"""Write a feature log like the server's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sightline.inference.feature_log import FeatureLog
 
 
 def write_log(classifier: sl.Classifier, path: Path, pixels: NDArray[np.uint8]) -> list[str]:
-    """Log images as the server does, and return their ids."""
+    """Log images like the server, and return their ids."""
     log = FeatureLog(path, classifier.feature_model_id, classifier.classes, 1 << 26)
     ids = [
         prediction.path

@@ -10,7 +10,7 @@ from PIL import Image
 def torso(number: int, side: int = 192) -> Image.Image:
     """Return the X-ray of person `number`: lungs, ribs, spine, heart, clavicles and diaphragm, varied, with grain.
 
-    All of them differ everywhere, but at 16x16 pixels most look the same.
+    They all differ everywhere, but at 16x16 pixels most look the same.
     """
     rng = np.random.default_rng([20, number])
     grow, turn = 1 + rng.normal(0, 0.02, 2), rng.normal(0, 0.01)
