@@ -33,7 +33,7 @@ def list_workers(actor: str = "TrainingWorker") -> list[int]:
     """Return the PIDs of the processes in this process's cluster that run an actor of this class."""
     parents, commands = {}, {}
     for status in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended in the meantime
+        with suppress(OSError):  # raised if the process has ended in the meantime
             pid = int(status.parent.name)
             parents[pid] = int(status.read_text().rpartition(")")[2].split()[1])
             commands[pid] = status.with_name("cmdline").read_bytes()

@@ -82,7 +82,7 @@ OTHER_OPTIONS = {
 """Other tools' names for an option of `train`, or for a setting; used only in messages, as above."""
 
 ARGUMENTS = ("--data", "--data-dir", "--dataset", "--image", "--images", "--input", "--model", "--path", "--source")
-"""Options of other tools for what is an argument here; only for messages, as above."""
+"""Other tools' options for things that are arguments here; used only in messages, as above."""
 
 
 def epilog(name: str) -> str:

@@ -22,8 +22,8 @@ COLORS = np.array([  # viridis, from low to high heat: distinguishable with any 
     (35, 136, 142), (31, 152, 139), (34, 168, 132), (53, 183, 121), (84, 197, 104), (122, 209, 81), (165, 219, 54),
     (210, 226, 27), (253, 231, 37),
 ], np.float32)  # fmt: skip
-OUTSIDE_BRIGHTNESS = 0.35  # of the area that the model did not see
-MIN_OPACITY, MAX_OPACITY = 0.3, 0.65  # of the colors
+OUTSIDE_BRIGHTNESS = 0.35  # brightness of the area that the model did not see
+MIN_OPACITY, MAX_OPACITY = 0.3, 0.65  # opacity of the colors
 
 
 def overlay_heat(

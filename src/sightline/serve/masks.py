@@ -120,7 +120,7 @@ async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> Pr
 
 
 def _describe_briefly(prediction: MaskPrediction, identity: dict[str, Any]) -> str:
-    """Return what a PNG file cannot contain as JSON in ASCII, to be sent in a header."""
+    """Return the results that a PNG file cannot contain, as JSON in ASCII for a header."""
     optional = {"log_id": prediction.path or None, "quality": prediction.quality, "decision": prediction.decision}
     fields = {name: value for name, value in optional.items() if value is not None}
     return jsonio.dumps(fields | identity, ensure_ascii=True, separators=(",", ":"))

@@ -47,7 +47,7 @@ CHILD_CODE = (
 )
 POLL_SECONDS = 0.05
 FIRST_WAIT, MAX_WAIT = 1.0, 60.0  # seconds before a lost worker is started again; doubles each time
-STABLE_SECONDS = 60.0  # after running for so long, a lost worker waits as if for the first time
+STABLE_SECONDS = 60.0  # a worker lost after running for so long is restarted after `FIRST_WAIT` again
 END_SECONDS = 2.0  # workers are killed so long after the grace period
 _LOG = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from sightline.studio.library import Library
 from sightline.studio.pages import Pages, StrictJSONResponse, read_body
 
 MAX_ROWS = 20_000  # principal components are computed from at most this many
-AXES, ITERATIONS = 8, 40  # of the subspace iteration
+AXES, ITERATIONS = 8, 40  # dimensions and rounds of the subspace iteration
 MAX_SELECTION = 4 << 20  # bytes, 4 for each image
 WRONG, RIGHT, UNKNOWN = range(3)
 

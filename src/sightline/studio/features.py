@@ -76,7 +76,7 @@ class RunModel:
 
     @property
     def classifier(self) -> Classifier:
-        """The model; raise `ModelError` if the run has none yet."""
+        """The model; accessing it raises `ModelError` if the run has none yet."""
         with self._lock:
             return self.run.classifier
 

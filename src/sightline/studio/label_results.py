@@ -25,7 +25,7 @@ from sightline.studio.pages import Pages, StrictJSONResponse, choose_block
 from sightline.studio.query import parse_fraction
 from sightline.studio.results import find_split, list_evaluated, open_images
 
-KINDS = ("correct", "missed", "wrong")  # of images counted in a row
+KINDS = ("correct", "missed", "wrong")  # kinds of images counted in a row
 
 
 class LabelResults:

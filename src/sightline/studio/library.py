@@ -103,7 +103,7 @@ class Library:
         self._slice_counts = self._add_slices(slices or {})
         self._counts, self._kinds = self._count(), list[str]()  # kept up to date by updates
         self._selections: list[str] = []
-        self.revision = 0  # of the corrections in the table
+        self.revision = 0  # number of the last corrections in the table
         self._known_findings = tuple(findings)
         self.has_predictions = bool(known_predictions)
         self.has_energies = any(p.energy is not None for p in known_predictions.values())
