@@ -23,9 +23,10 @@ from sightline.config import ColumnsConfig, DataConfig, SplitConfig
 from sightline.data.checks.audit import quick_audit
 from sightline.data.dataset import build_dataset
 from sightline.data.indexing import build_index
-from sightline.data.sources import named
+from sightline.data.sources import container_files, named
 from sightline.data.sources.arrays import list_array_items
 from sightline.data.sources.listing import SourceItem, SourceListing
+from sightline.data.sources.split_names import parse_split
 from sightline.data.storage import ArrayStore, CheckHeader, FolderStore, GeneratedStore, accept_any
 from sightline.data.types import Index
 from sightline.errors import ConfigError, DataError, UsageError
@@ -307,6 +308,20 @@ def test_a_source_that_is_given_twice_is_refused(
     message = f"{sources[-1]} is {problem}, and its images would count twice: name each source once."
     assert error_message(sources) == message
     assert len(build_index(["a", "photos"]).images) == 4
+
+
+def test_the_name_of_a_class_is_parsed_once_however_many_images_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = list[str]()
+
+    def parse(name: str) -> str | None:
+        parsed.append(name)
+        return parse_split(name)
+
+    monkeypatch.setattr(container_files, "parse_split", parse)
+    build_index(write_files(tmp_path, {f"{c}/{i}.png": encode_png(i) for c in "ab" for i in range(5)}))
+    assert len(parsed) <= 2
 
 
 @pytest.mark.parametrize("names", [("train.zip", "test.zip"), ("Training_Set.ZIP", "my test set.zip")])

@@ -91,11 +91,13 @@ def join_parts(names: Sequence[str], listings: Sequence[SourceListing], prefix: 
     splits = [find_folder_split(name) for name in names]
     if not all(splits):
         splits = find_source_splits([Path(name).name for name in names])
-    parts = [assign_split(listing, split) for listing, split in zip(listings, splits, strict=True)]
+    pairs = zip(listings, splits, strict=True)
+    parts = [listing if split is None else assign_split(listing, split) for listing, split in pairs]
     is_certain = any("table" in each.origins or any(item.split for item in each.items) for each in parts)
-    places = {(item.label, item.split) for each in parts for item in each.items if parse_split(item.label)}
+    places = {(item.label, item.split) for each in parts for item in each.items}
     counts = Counter(label for label, _ in places)  # `train` in `train/train.zip` and `test/train.zip` is a class
-    has_classes = [_has_classes(each, {label for label, count in counts.items() if count > 1}) for each in parts]
+    classes = {label for label, count in counts.items() if count > 1 and parse_split(label)}
+    has_classes = [_has_classes(each, classes) for each in parts]
     if not (is_certain and any(has_classes)):
         return parts
     return [
