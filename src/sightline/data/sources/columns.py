@@ -188,14 +188,19 @@ def find_other_classes(table: Table, columns: Columns) -> list[str]:
 
     Exactly one of them is true in each row, and not always the same one for each label.
     """
-    sample = replace(table, rows=table.rows[:_SAMPLE_ROWS])  # quickly rules out most columns
+    sample = replace(table, rows=table.rows[:_SAMPLE_ROWS])  # most columns and tables are no candidates
     others = [c for c in table.columns if c not in {columns.path, columns.label, columns.split}]
     others = [c for c in others if normalize_name(c) not in _SPLIT_FLAGS and _is_one_hot(sample, c)]
-    if len(others) < 2 or not all(_is_one_hot(table, c) for c in others):
+    if len(others) < 2:
         return []
-    pairs = {(row.get_text(columns.label), *(c for c in others if _parse_bool(row.get_text(c)))) for row in table.rows}
-    differ = len(pairs) > len({label for label, *_ in pairs})
-    return others if differ and all(len(pair) == 2 for pair in pairs) else []
+    pairs: set[tuple[str, ...]] = set()
+    for checked in (sample, table):
+        pairs = {
+            (row.get_text(columns.label), *(c for c in others if _parse_bool(row.get_text(c)))) for row in checked.rows
+        }
+        if any(len(pair) != 2 for pair in pairs) or not all(_is_one_hot(checked, c) for c in others):
+            return []
+    return others if len(pairs) > len({label for label, *_ in pairs}) else []
 
 
 def _resolve_requested(table: Table, role: str, name: str) -> str:
