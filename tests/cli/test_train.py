@@ -277,6 +277,7 @@ def test_an_effort_that_does_not_exist_or_has_no_effect_is_refused(
         (("--recipe", "quick", "--effort", "best"), "the recipe quick trains in one way only"),
         (("--effort", "more"), "error: --effort cannot be 'more'"),
         (("--set", "train.effort=more"), "error: train.effort cannot be 'more'"),
+        (("--effort", "best", "--set", "train.effort=more"), "error: train.effort cannot be 'more'"),
         (("--track", "mlflw"), "--track cannot be 'mlflw'. Did you mean 'mlflow'?"),
         (("--set", 'train.track=["mlflw"]'), "train.track cannot be 'mlflw'. Did you mean 'mlflow'?"),
     ):

@@ -116,7 +116,7 @@ def explain_unknown_option(name: str, verb: str, known: Collection[str]) -> str 
 
 
 def name_option(message: str, arguments: Collection[str]) -> str:
-    """Return a message that begins with a setting, replaced by the option if `arguments` contain it.
+    """Return a message that begins with a setting, replaced by the option if `arguments` contain only the latter.
 
     >>> name_option("train.effort cannot be 'fats'.", ["train", "photos", "--effort=fats"])
     "--effort cannot be 'fats'."
@@ -125,8 +125,8 @@ def name_option(message: str, arguments: Collection[str]) -> str:
     """
     setting, space, rest = message.partition(" ")
     option = "--" + setting.rpartition(".")[2].replace("_", "-")
-    is_typed = any(argument.partition("=")[0] == option for argument in arguments)
-    return f"{option if is_typed else setting}{space}{rest}"
+    typed = {argument.removeprefix("--set=").partition("=")[0].strip() for argument in arguments}
+    return f"{option if option in typed and setting not in typed else setting}{space}{rest}"
 
 
 class VerbGroup(TyperGroup):
