@@ -697,9 +697,10 @@ def test_an_input_that_is_not_an_image_is_rejected_with_the_way_to_make_it_one(
             method(image)
 
 
-def test_grayscale_models_take_a_stack_of_grayscale_images() -> None:
-    stack = np.zeros((3, 28, 28), np.uint8)
-    assert [image.shape for image in split_images(stack, channels=1)] == [(28, 28)] * 3
+@pytest.mark.parametrize("shape", [(3, 28, 28), (30, 16, 8)])
+def test_grayscale_models_take_a_stack_of_grayscale_images(shape: tuple[int, ...]) -> None:
+    stack = np.zeros(shape, np.uint8)
+    assert [image.shape for image in split_images(stack, channels=1)] == [shape[1:]] * shape[0]
 
 
 def test_an_unknown_option_is_rejected(run: sl.Run) -> None:

@@ -131,7 +131,8 @@ def _split_array(array: NDArray[Any], channels: int) -> Iterator[Any]:
         return map(_read_image, array.reshape(-1).tolist())
     if array.ndim < 3 or (array.ndim == 3 and array.shape[-1] <= 4):
         return iter([array])
-    has_channels = array.ndim == 4 or array.shape[-1] < min(16, *array.shape[:2])  # scientific images have many
+    is_image = 4 * array.shape[-1] <= min(60, *array.shape[:2])  # scientific images have up to 15 channels
+    has_channels = array.ndim == 4 or is_image
     if has_channels and array.dtype == np.uint8 and (hint := suggest_conversion(array)):
         raise UsageError(
             f"Images must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got uint8 {list(array.shape)}{hint}."
