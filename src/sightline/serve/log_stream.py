@@ -81,7 +81,8 @@ def write_stderr_in_thread() -> Iterator[None]:
         return
     sys.stderr.flush()
     stream = _LogStream(raw)
-    with redirect_stderr(io.TextIOWrapper(stream, "utf-8", "backslashreplace", write_through=True)):  # type: ignore[type-var]
+    encoding = sys.stderr.encoding
+    with redirect_stderr(io.TextIOWrapper(stream, encoding, "backslashreplace", write_through=True)):  # type: ignore[type-var]
         try:
             yield
         finally:
