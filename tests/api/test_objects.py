@@ -27,6 +27,7 @@ from sightline.callbacks import Callback
 from sightline.datasets import coffee_beans
 from sightline.evaluation.learning_curve import LearningCurve
 from sightline.explain.explanation import Explanation
+from sightline.inference.embeddings import Embeddings
 from sightline.inference.masks import MaskPrediction
 from sightline.progress import ProgressDisplay, show_progress
 
@@ -686,6 +687,7 @@ class _Tensor:
         (lambda x: read_to_end(b"an image"), r"call seek\(0\) on it"),
         (lambda x: pandas_frame(["a.png"], ["a"]), r"give its column of paths, as in frame\['path'\]"),
         (lambda x: sl.Dataset.from_arrays(x[None], ["a"]), r"images is a Dataset: clf\.evaluate"),
+        (lambda x: Embeddings(x[0].astype("f4"), (), (), (), "m"), "images is of the type Embeddings, but images are"),
     ],
 )
 def test_an_input_that_is_not_an_image_is_rejected_with_the_way_to_make_it_one(

@@ -222,6 +222,7 @@ def test_a_folder_whose_name_does_not_say_what_it_holds_is_refused(tmp_path: Pat
     with pytest.raises(OutputError, match=r"a name that ends with \.parquet, not .*p\.csv"):
         write(tmp_path / "p.csv", make_items(8))
     assert not (tmp_path / "p.csv").exists()
+    write(tmp_path / "P.PARQUET", make_items(8))
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from sightline.data.sources.arrays import name_class, to_numpy
 from sightline.errors import DataError, ImageError, UsageError, plural, suggest
 from sightline.explain.explanation import Explanation
 from sightline.inference.background_count import BackgroundCount
+from sightline.inference.embeddings import Embeddings
 from sightline.inference.inputs import InputItem, make_items, parse_file_limits, report_notes
 from sightline.inference.results import Prediction
 from sightline.preprocessing import suggest_conversion
@@ -42,6 +43,8 @@ def split_images(images: ImageLike | Iterable[ImageLike | InputItem], channels: 
         raise UsageError(
             "images is a Dataset: clf.evaluate(data).predictions has the predictions of its images, with their labels."
         )
+    if isinstance(images, Embeddings):  # which are arrays for NumPy
+        raise UsageError(f"images is of the type Embeddings, but {_EXPECTED}.")
     if isinstance(images, _ONE_IMAGE) or hasattr(images, "read"):
         return iter([_read_image(images)])
     if hasattr(images, "columns") and len(images.columns) != 1:
@@ -131,8 +134,8 @@ def _split_array(array: NDArray[Any], channels: int) -> Iterator[Any]:
         return map(_read_image, array.reshape(-1).tolist())
     if array.ndim < 3 or (array.ndim == 3 and array.shape[-1] <= 4):
         return iter([array])
-    is_image = 4 * array.shape[-1] <= min(60, *array.shape[:2])  # scientific images have up to 15 channels
-    has_channels = array.ndim == 4 or is_image
+    # Up to 15 channels, as scientific cameras have, are one image [H, W, C]; [N, H, W] is seldom that narrow.
+    has_channels = array.ndim == 4 or 4 * array.shape[-1] <= min(60, *array.shape[:2])
     if has_channels and array.dtype == np.uint8 and (hint := suggest_conversion(array)):
         raise UsageError(
             f"Images must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got uint8 {list(array.shape)}{hint}."

@@ -120,7 +120,7 @@ def check_output(out: str | Path) -> None:
 def _list_output(out: str | Path) -> tuple[OutputFolder, list[str]]:
     """Return the folder `out` and the names of its files; raises the same errors as `check_output`."""
     check_installed("pyarrow", purpose=PURPOSE)
-    if not str(out).rstrip("/").endswith(SUFFIX):
+    if not str(out).rstrip("/").lower().endswith(SUFFIX):
         raise OutputError(
             f"The predictions are a folder of Parquet files: give out a name that ends with {SUFFIX}, not {out}."
         )
