@@ -43,7 +43,7 @@ def split_images(images: ImageLike | Iterable[ImageLike | InputItem], channels: 
         raise UsageError(
             "images is a Dataset: clf.evaluate(data).predictions has the predictions of its images, with their labels."
         )
-    if isinstance(images, Embeddings):  # which are arrays for NumPy
+    if isinstance(images, Embeddings):  # NumPy would read them as an array
         raise UsageError(f"images is of the type Embeddings, but {_EXPECTED}.")
     if isinstance(images, _ONE_IMAGE) or hasattr(images, "read"):
         return iter([_read_image(images)])
