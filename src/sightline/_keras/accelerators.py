@@ -1,4 +1,4 @@
-"""Detect possible accelerators from files and variables, without importing a backend, which takes seconds."""
+"""Detect possible accelerators by files and variables, without importing a backend, which takes seconds."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ import sys
 from pathlib import Path
 
 NVIDIA_FILES = ("/dev/nvidiactl", "/dev/dxg")
-"""Of a GPU of NVIDIA; the second in Windows' subsystem. A container with another GPU than the first lacks nvidia0."""
+"""Files of NVIDIA GPUs, the second on WSL; a container with a GPU other than the first lacks nvidia0."""
 TPU_FILE = "/dev/accel0"
 DEVICE_FILES = (*NVIDIA_FILES, "/dev/kfd", TPU_FILE, "/dev/vfio/0")
-"""Of GPUs, those of AMD included, and TPUs."""
+"""Files of GPUs, including AMD's, and of TPUs."""
 
 
 def has_device_files() -> bool:
-    """Return whether the machine has a file of a GPU or a TPU."""
+    """Return whether the machine has a device file of a GPU or TPU."""
     return _exists(*DEVICE_FILES)
 
 
 def may_have_accelerator() -> bool:
-    """Return False where a backend would list one CPU and nothing else: on Linux without files of other devices."""
-    simulated = {"XLA_FLAGS", "JAX_NUM_CPU_DEVICES"} & os.environ.keys()  # several devices of one CPU
+    """Return False if a backend would list only one CPU: on Linux without files of other devices."""
+    simulated = {"XLA_FLAGS", "JAX_NUM_CPU_DEVICES"} & os.environ.keys()  # these can split a CPU into several devices
     return bool(simulated) or sys.platform != "linux" or has_device_files()
 
 
 def has_accelerated_jax() -> bool:
-    """Return whether JAX is installed with support for a GPU or TPU of this machine that is not hidden."""
+    """Return whether JAX is installed with support for a visible GPU or TPU of this machine."""
     has_gpu = _exists(*NVIDIA_FILES) and has_jax_for_cuda() and not hides_gpus()
     return has_gpu or (_exists(TPU_FILE) and importlib.util.find_spec("libtpu") is not None)
 
 
 def has_jax_for_cuda() -> bool:
-    """Return whether JAX's package for GPUs of NVIDIA is installed."""
+    """Return whether JAX's package for NVIDIA GPUs is installed."""
     return any(importlib.util.find_spec(f"jax_cuda{version}_plugin") is not None for version in (12, 13))
 
 
 def hides_gpus() -> bool:
-    """Return whether ``CUDA_VISIBLE_DEVICES`` hides every GPU of NVIDIA: what follows an invalid number is hidden."""
+    """Return whether ``CUDA_VISIBLE_DEVICES`` hides every NVIDIA GPU; entries after an invalid number are hidden."""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0].strip()
     return first in {"", "-1"}
 

@@ -13,17 +13,17 @@ from typing import Any
 
 from sightline._keras.imports import set_variable
 
-CACHE_BYTES = 2 << 30  # of compiled programs, the least recently used of which JAX removes
+CACHE_BYTES = 2 << 30  # limit on compiled programs; JAX removes the least recently used ones
 MIN_SECONDS = 0.1  # programs that take less time to compile are not kept
 _patch_lock = threading.RLock()
 MAX_SHARED_DRAW = 1 << 20  # values; larger arrays are drawn by a program of their own
 
 
 def keep_compiled_programs(folder: Path) -> bool:
-    """Make JAX keep what it compiles in `folder`; return whether it will.
+    """Make JAX cache compiled programs in `folder`; return whether it will.
 
-    It reads these variables when it is imported, so a program that has imported JAX itself is not changed, and neither
-    are variables that are set already. Without the package filelock, which limits the size, nothing is kept.
+    JAX reads these variables when it is imported, so programs that have imported JAX before are not affected. Variables
+    that are already set do not change. Nothing is cached without the package filelock, which limits the size.
     """
     if importlib.util.find_spec("filelock") is None:
         return False
@@ -35,12 +35,12 @@ def keep_compiled_programs(folder: Path) -> bool:
 
 @contextmanager
 def share_compiled_draws() -> Iterator[None]:
-    """On JAX, draw initial values in the block by one program for many shapes; does nothing on other backends.
+    """On JAX, draw initial values in the block with one program for many shapes; does nothing on other backends.
 
-    JAX compiles a program for each shape: 25 of them, a third of all compilation, for the weights of MobileNetV2, and
-    one for the zeros of each shape of an optimizer. An array is the first values of a larger draw from the same key
-    instead, whose size is a power of four: JAX's generator counts, so they are the same values. Zeros and ones come
-    from NumPy.
+    By default, JAX compiles a program for each shape: 25 programs, a third of all compilation, for the weights of
+    MobileNetV2, and one for the zeros of each shape in an optimizer. Instead, an array is the start of a larger draw
+    from the same key, with a power of four as its size: JAX's generator is counter-based, so the values are the same.
+    Zeros and ones come from NumPy.
     """
     import keras
 
@@ -79,7 +79,7 @@ def _share_draw(draw: Callable[..., Any]) -> Callable[..., Any]:
         while size < count:
             size *= 4
         values = draw((size,), *args, **named)
-        if isinstance(values, jax.core.Tracer):  # while the shapes of a graph are inferred
+        if isinstance(values, jax.core.Tracer):  # during shape inference of a graph
             return values[:count].reshape(shape)
         return jax.device_put(np.asarray(values)[:count].reshape(shape), may_alias=False)
 

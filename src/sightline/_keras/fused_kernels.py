@@ -17,7 +17,7 @@ def use_fused_kernels(model: Any) -> None:
     *Batch normalization* over the channels of a feature map becomes one operation forward and one backward, in the
     dtype of its input. Keras uses a dozen operations that each read the whole map, and casts bfloat16 to float32 first.
     *Strided depthwise convolutions* run in float32 even in a bfloat16 model: their backward pass in oneDNN is slow, and
-    the four of MobileNetV2 took a quarter of a step.
+    the four in MobileNetV2 took a quarter of a step.
     """
     import keras
 
@@ -60,7 +60,7 @@ def _make_fused_call(layer: Any, keras_call: Callable[..., Any]) -> Callable[...
             is_training=True,
         )
         count = tf.cast(tf.size(inputs) // channels, tf.float32)
-        variance *= (count - 1) / count  # the kernel returns the sample variance; Keras keeps that of the batch
+        variance *= (count - 1) / count  # the kernel returns the sample variance; Keras keeps the population variance
         for moving_stat, batch_stat in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
             moving_stat.assign(moving_stat * layer.momentum + batch_stat * (1 - layer.momentum))
         return outputs
@@ -73,7 +73,7 @@ def use_fused_adam(adam: Any) -> None:
 
     Keras uses a dozen operations, each of which reads the whole variable: this takes a twentieth of a step for VGG16's
     134 million weights, and a third of the first step's compilation for the many small variables of MobileNetV2.
-    AMSGrad, sparse gradients and variables shared by several devices are left to Keras.
+    Keras still handles AMSGrad, sparse gradients and variables shared by several devices.
     """
     import keras
 

@@ -1,4 +1,4 @@
-"""Traverse Keras' graphs and layers, and isolate the process-wide state that Keras keeps while it builds a model."""
+"""Traverse Keras' graphs and layers, and isolate the process-wide state that Keras uses to build models."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 
 def list_nodes(model: Any) -> list[Any]:
-    """Return the nodes (calls of layers and operations) of a functional or sequential `model`, inputs included.
+    """Return the nodes (calls of layers and operations) of a functional or sequential `model`, including inputs.
 
-    Each follows the nodes whose outputs it needs. Keras has no public traversal of a graph (``_nodes_by_depth``), and a
-    sequential model keeps its graph in ``_functional``.
+    Each node comes after the nodes whose outputs it needs. Keras has no public traversal of a graph
+    (``_nodes_by_depth``), and a sequential model keeps its graph in ``_functional``.
     """
     by_depth = getattr(model, "_functional", model)._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
@@ -25,20 +25,20 @@ def is_graph(operation: Any) -> bool:
 
 
 def list_layers(model: Any) -> list[Any]:
-    """Return all layers of `model`, itself excluded, nested ones included.
+    """Return all layers of `model`, including nested ones but not itself.
 
-    ``_flatten_layers`` is the only traversal of Keras that enters nested models.
+    ``_flatten_layers`` is Keras' only traversal that enters nested models.
     """
     return list(model._flatten_layers(include_self=False))
 
 
 def get_arguments(node: Any) -> tuple[Any, ...]:
-    """Return the positional arguments of a node's call, tensors and constants; ``node.arguments`` is undocumented."""
+    """Return the positional arguments (tensors, constants) of a node's call; ``node.arguments`` is undocumented."""
     return tuple(node.arguments.args)
 
 
 def bind_arguments(node: Any, tensors: Mapping[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the positional and keyword arguments of a node's call with other tensors, by the ids of its own."""
+    """Return the arguments of a node's call with its tensors replaced, by their ids: positional and keyword ones."""
     positional, keyword = node.arguments.fill_in(tensors)
     return positional, keyword
 
@@ -71,33 +71,33 @@ def shapes_only() -> Iterator[None]:
     try:
         with keras.StatelessScope(initialize_variables=False):
             yield
-    finally:  # else the next model built would allocate them
+    finally:  # otherwise building the next model would allocate these variables
         state.set_global_attribute("uninitialized_variables", before)
 
 
 def allocate(model: Any) -> None:
-    """Give the variables of a model that was built with `shapes_only` their memory and initial values.
+    """Allocate and initialize the variables of a model that was built with `shapes_only`.
 
-    Those of layers that were built beside it, and that nothing in it calls, get none. Frozen layers can be unfrozen.
+    Variables of other layers, which the model does not call, stay without values. Frozen layers can be unfrozen later.
     """
     layers = [model, *list_layers(model)]  # a model before its layers
     flags = [layer.trainable for layer in layers]
-    for layer in layers:  # TensorFlow never computes gradients of a variable that is frozen when it gets its memory
+    for layer in layers:  # TensorFlow never computes gradients of variables allocated while frozen
         layer.trainable = True
     for variable in model.variables:
         variable._deferred_initialize()
     for layer, trainable in zip(layers, flags, strict=True):
         layer.trainable = trainable
-        layer._post_build()  # on PyTorch, they become parameters of a module, which Keras puts off without values
+        layer._post_build()  # on PyTorch, registers the parameters, which Keras postpones without values
 
 
 def list_litert_operations(interpreter: Any) -> list[str]:
-    """Return the name of each operation of a LiteRT interpreter, such as ``CONV_2D``; there is no public way."""
+    """Return the name of each operation of a LiteRT interpreter, such as ``CONV_2D``; there is no public API."""
     return [operation["op_name"] for operation in interpreter._get_ops_details()]
 
 
 def list_litert_sizes(interpreter: Any, name: str) -> list[tuple[int, ...] | None]:
-    """Return the size to which each operation `name` of a LiteRT interpreter resizes; None for one that is computed."""
+    """Return the target size of each operation `name` in a LiteRT interpreter; None if it is computed."""
     operations = interpreter._get_ops_details()
     inputs = [details["index"] for details in interpreter.get_input_details()]
     computed = {int(index) for operation in operations for index in operation["outputs"]}.union(map(int, inputs))
@@ -107,7 +107,7 @@ def list_litert_sizes(interpreter: Any, name: str) -> list[tuple[int, ...] | Non
 
 @contextmanager
 def use_dtype_policy(name: str) -> Iterator[None]:
-    """Build layers with the dtype policy `name`, such as ``"mixed_bfloat16"``, in the block."""
+    """Use the dtype policy `name`, such as ``"mixed_bfloat16"``, for layers built in the block."""
     import keras
 
     policy = keras.config.dtype_policy()

@@ -1,7 +1,7 @@
 """Import Keras, TensorFlow, ONNX Runtime, OpenVINO and others, quietly and without telemetry; no other module does.
 
 After an import, only variables of `ENVIRONMENT` have changed: ``sys.modules``, ``sys.meta_path``, warning filters and
-standard error are as they were, and everything that Keras offers works.
+standard error are restored, and all features of Keras work.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ ENVIRONMENT = {
     "XLA_FLAGS": "deterministic operations on a GPU, if `device.deterministic` is set; read by JAX",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "`device.memory_growth`; read by JAX when it first uses a GPU",
 }
-"""The environment variables that Sightline sets, and keeps where they are set already, with the reason."""
+"""The environment variables that Sightline sets unless they are already set, with the reasons."""
 
 _LAZY_MODULES = frozenset({"keras.src.visualization", "keras.visualization", "keras.wrappers"})
 _OLD_INTERFACES = frozenset({"tensorflow._api.v2.compat.v1", "tensorflow._api.v2.compat.v2"})
-"""Other interfaces of TensorFlow, an eighth of its import time; nothing here uses them."""
+"""Other TensorFlow APIs, an eighth of its import time; nothing here uses them."""
 
 _hidden_stderr: int | None = None  # a copy of standard error while it is suppressed
 
 
 def set_variable(name: str, value: str, *, override: bool = False) -> None:
-    """Set an environment variable of `ENVIRONMENT`; a value that is set already stays unless `override` is true."""
+    """Set an environment variable of `ENVIRONMENT`; an existing value is kept unless `override` is true."""
     if name not in ENVIRONMENT:
         raise KeyError(name)
     if override or name not in os.environ:
@@ -66,7 +66,7 @@ def set_variable(name: str, value: str, *, override: bool = False) -> None:
 
 
 def set_determinism_flags() -> None:
-    """Set the variables by which JAX and the CUDA libraries become deterministic; they read them when they start."""
+    """Set the variables that make JAX and the CUDA libraries deterministic; they read them when they start."""
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_gpu_deterministic_ops" not in flags:
         set_variable("XLA_FLAGS", f"{flags} --xla_gpu_deterministic_ops=true".strip(), override=True)
@@ -77,11 +77,11 @@ def import_keras(backend: str) -> ModuleType:
     """Import Keras on the backend of this name, and return it.
 
     Keras imports scikit-learn and matplotlib for ``keras.wrappers`` and ``keras.visualization``, which nothing here
-    uses and which takes half of its import time (4 of 8 s on two cores): these are executed on first use instead.
-    ``KERAS_BACKEND`` is set during the import only. In the command line's own process, TensorFlow logs only errors, and
-    Keras takes two packages for missing that it would import only to see whether a value is one of their types: pandas
-    (80 MB), and on other backends TensorFlow (400 MB and seconds, whenever a layer is saved or copied). There,
-    TensorFlow's older interfaces are executed on first use too.
+    uses and which take half of its import time (4 of 8 s on two cores): they are executed on first use instead.
+    ``KERAS_BACKEND`` is set only during the import. In the command line's own process, TensorFlow logs only errors, its
+    older APIs are executed on first use, and two packages appear to be missing that Keras would import only to check
+    whether a value has one of their types: pandas (80 MB) and, on other backends, TensorFlow (400 MB and seconds,
+    whenever a layer is saved or copied).
     """
     _prepare_tensorflow()
     if backend == "jax" and accelerators.hides_gpus() and accelerators.has_jax_for_cuda():
@@ -100,9 +100,9 @@ def import_keras(backend: str) -> ModuleType:
 
 @contextmanager
 def use_backend(backend: str) -> Iterator[None]:
-    """Let `import keras`, in a package of others, take this backend in the block, and TensorFlow log only errors.
+    """Make `import keras` in third-party packages use this backend in the block, and TensorFlow log only errors.
 
-    As in our own imports, standard error is suppressed.
+    Standard error is suppressed, as in our own imports.
     """
     _prepare_tensorflow()
     with _set_temporarily("KERAS_BACKEND", backend), suppress_stderr():
@@ -122,7 +122,7 @@ def import_tensorflow(purpose: str) -> Any:
 
 
 def import_onnx_runtime(module: str = "onnxruntime") -> Any:
-    """Import and return ONNX Runtime, or a `module` of it; respects ``ORT_DISABLE_TELEMETRY`` if already set.
+    """Import and return ONNX Runtime or a `module` of it, without telemetry; keeps ``ORT_DISABLE_TELEMETRY`` if set.
 
     Otherwise it would write a device id below the home folder and resolve its telemetry host.
     """
@@ -131,21 +131,21 @@ def import_onnx_runtime(module: str = "onnxruntime") -> Any:
 
 
 def load_cuda_libraries() -> None:
-    """Load CUDA and cuDNN from the packages of NVIDIA, if they are installed, for ONNX Runtime's next session.
+    """Load CUDA and cuDNN from NVIDIA's packages, if installed, for ONNX Runtime's next session.
 
-    From then on, CUDA's libraries compute products of float32 without TF32 in this process. ONNX Runtime's own option
-    does not reach the convolutions of cuDNN 9 (https://github.com/microsoft/onnxruntime/pull/19470).
+    From then on, CUDA's libraries compute float32 products without TF32 in this process. ONNX Runtime's own option does
+    not affect the convolutions of cuDNN 9 (https://github.com/microsoft/onnxruntime/pull/19470).
     """
     set_variable("NVIDIA_TF32_OVERRIDE", "0")
     onnxruntime = import_onnx_runtime()
-    with redirect_stdout(StringIO()):  # it prints what it cannot load, which then shows in the session
+    with redirect_stdout(StringIO()):  # it prints what it cannot load; creating the session reports that anyway
         onnxruntime.preload_dlls()
 
 
 def import_openvino() -> Any:
-    """Import and return OpenVINO, without its telemetry unless that is already imported.
+    """Import and return OpenVINO, without its telemetry unless the telemetry is already imported.
 
-    Otherwise it would send an event and write ``~/intel``, unless its package `openvino_telemetry` is missing.
+    Otherwise it would send an event and write ``~/intel`` if its package `openvino_telemetry` is installed.
     Raises `MissingExtraError` if it is not installed.
     """
     telemetry = "openvino_telemetry"
@@ -186,7 +186,7 @@ def import_mlflow() -> Any:
 
 
 def import_wandb() -> Any:
-    """Import and return wandb without its reports of errors; raises `MissingExtraError` if it is not installed."""
+    """Import and return wandb without its error reporting; raises `MissingExtraError` if it is not installed."""
     set_variable("WANDB_ERROR_REPORTING", "false")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -194,10 +194,10 @@ def import_wandb() -> Any:
 
 
 def import_tensorboard(module: str) -> Any:
-    """Import and return a `module` of TensorBoard, which writes files of this machine.
+    """Import and return a `module` of TensorBoard for writing local files.
 
-    In the command line's own process, it takes the client of S3 for missing, whose import takes 0.1 s. Raises
-    `MissingExtraError` if it is not installed.
+    In the command line's own process, the S3 client, whose import takes 0.1 s, appears to be missing. Raises
+    `MissingExtraError` if TensorBoard is not installed.
     """
     hidden = {"boto3"} - sys.modules.keys() if process.is_claimed() else set()
     with _hide_modules(hidden):
@@ -205,7 +205,7 @@ def import_tensorboard(module: str) -> Any:
 
 
 def import_ray(purpose: str, module: str = "ray") -> Any:
-    """Import and return Ray, or a `module` of it, without its telemetry, for this process and a cluster that it starts.
+    """Import and return Ray or a `module` of it, without telemetry, for this process and any cluster that it starts.
 
     In the command line's own process, Ray prints only errors. Raises `MissingExtraError`, whose message starts with
     `purpose`, if it is not installed.
@@ -218,16 +218,16 @@ def import_ray(purpose: str, module: str = "ray") -> Any:
         imported = require(module, purpose)
     if process.is_claimed():
         for handler in logging.getLogger(module).handlers:
-            if not hasattr(handler, "baseFilename"):  # not that of the session's log file
+            if not hasattr(handler, "baseFilename"):  # leave out the session's log file
                 handler.setLevel(logging.ERROR)
     return imported
 
 
 @contextmanager
 def suppress_stderr() -> Iterator[None]:
-    """Suppress standard error in the block, and show what was written there only if the block raises.
+    """Suppress standard error in the block, and show it afterwards only if the block raises an exception.
 
-    TensorFlow's C++ code logs notes about its build at startup, whatever the log level.
+    TensorFlow's C++ code logs notes about its build at startup, regardless of the log level.
     """
     global _hidden_stderr  # noqa: PLW0603  # process-wide state
     sys.stderr.flush()
@@ -251,7 +251,7 @@ def suppress_stderr() -> Iterator[None]:
 
 
 def find_stderr() -> int:
-    """Return the descriptor of standard error, also within `suppress_stderr`: for last words."""
+    """Return the real descriptor of standard error, even within `suppress_stderr`, for a last message."""
     return 2 if _hidden_stderr is None else _hidden_stderr
 
 
@@ -264,10 +264,10 @@ def _import_quietly() -> Iterator[None]:
 
 @contextmanager
 def _pause_garbage_collection() -> Iterator[None]:
-    """Collect no cycles in the block: an import makes a million objects that stay, and looking at them takes 15%.
+    """Pause garbage collection in the block: an import creates a million permanent objects; scanning them takes 15%.
 
-    Later collections look at them no more in the command line's own process. In another they look at them as at old
-    objects only, unless that process has frozen objects itself.
+    In the command line's own process, later collections do not scan them at all. In other processes they are moved to
+    the oldest generation, unless the process has frozen objects itself.
     """
     was_enabled = gc.isenabled()
     gc.disable()
@@ -278,7 +278,7 @@ def _pause_garbage_collection() -> Iterator[None]:
             gc.freeze()
         elif gc.get_freeze_count() == 0:
             gc.freeze()
-            gc.unfreeze()  # into the oldest generation
+            gc.unfreeze()  # moves them to the oldest generation
         if was_enabled:
             gc.enable()
 
@@ -297,7 +297,7 @@ def _set_temporarily(name: str, value: str) -> Iterator[None]:
 
 
 class _LazyFinder(MetaPathFinder):
-    """Finds some modules as Python does, but has each executed when one of its attributes is first used."""
+    """Finds some modules as Python does, but delays executing each until the first use of one of its attributes."""
 
     def __init__(self, names: frozenset[str]) -> None:
         self.names = names
@@ -314,7 +314,7 @@ class _LazyFinder(MetaPathFinder):
 class _LazyLoader(Loader):
     """Loads a `_LazyModule`.
 
-    `importlib.util.LazyLoader` refuses modules that put another in their place, as TensorFlow's older interfaces do.
+    `importlib.util.LazyLoader` refuses modules that replace themselves, as TensorFlow's older APIs do.
     """
 
     def __init__(self, loader: Loader) -> None:
@@ -328,7 +328,7 @@ class _LazyLoader(Loader):
 
 
 class _LazyModule(ModuleType):
-    """A module that is executed when an attribute is first missing."""
+    """A module that is executed on the first access to a missing attribute."""
 
     def __getattr__(self, name: str) -> Any:
         self._execute()
@@ -349,7 +349,7 @@ class _LazyModule(ModuleType):
 
 @contextmanager
 def _hide_modules(names: Collection[str]) -> Iterator[None]:
-    """Let the import of each of these modules fail in the block."""
+    """Make importing any of these modules fail in the block."""
     sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type]  # None makes an import fail
     try:
         yield

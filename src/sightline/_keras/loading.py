@@ -1,17 +1,17 @@
-"""Explain why Keras refuses a model: safe mode refuses whatever would run the file's code or read other files."""
+"""Explain why Keras refuses a model: safe mode refuses anything that would run the file's code or read other files."""
 
 from __future__ import annotations
 
 from sightline.errors import first_line
 
-_DETAILS = " during loading"  # then the names of the weights of the layer
-_WARNING = " This carries a potential risk"  # then Keras says how to turn its safe mode off
+_DETAILS = " during loading"  # followed by the names of the layer's weights
+_WARNING = " This carries a potential risk"  # followed by how to turn safe mode off
 
 
 def explain_load_error(error: BaseException) -> str:
-    """Return the reason, without Keras' advice to load unsafe files all the same.
+    """Return the reason, without Keras' advice on loading unsafe files anyway.
 
-    Of several layers that do not fit, it is the reason that Keras gives for one of them.
+    If several layers do not fit, Keras reports the reason for one of them.
     """
     reason, warning, _ = first_line(error).partition(_WARNING)
     if not warning:

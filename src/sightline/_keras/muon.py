@@ -6,23 +6,23 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-SGD_MOMENTUM = 0.85  # of biases and of the last layer; as in the CIFAR-10 speed record
+SGD_MOMENTUM = 0.85  # for biases and the last layer, as in the CIFAR-10 speed record
 _NORMALIZED, _MATRIX, _FIXED, _HEAD, _OTHER = "normalized", "matrix", "fixed", "head", "other"  # kinds of weights
 
 
 def make_muon(  # noqa: C901  # the methods of its class count
     last_layer: str, whitening_layer: str, sgd_ratios: Mapping[str, float], **options: Any
 ) -> Any:
-    """Return a Keras optimizer: Muon for kernels of convolutions and hidden dense layers, AdamW or SGD for the others.
+    """Return a Keras optimizer: Muon for kernels of convolutions and hidden dense layers, AdamW or SGD for the rest.
 
-    A kernel [h, w, in, out] counts as a matrix [h w in, out]. In a convolution without bias, a normalization follows,
-    so that the scale of its kernel has no effect: it is kept at a norm of sqrt(out), and the learning rate is the
-    relative size of an update (Jordan, 2024, https://kellerjordan.github.io/posts/muon). Other kernels follow
-    `options`, those of Keras' Muon.
+    A kernel [h, w, in, out] is treated as a matrix [h w in, out]. A convolution without bias is followed by a
+    normalization, so the scale of its kernel has no effect: its norm is kept at sqrt(out), and the learning rate is the
+    relative size of an update (Jordan, 2024, https://kellerjordan.github.io/posts/muon). Other kernels use `options`,
+    the options of Keras' Muon.
 
-    Not Muon's are depthwise kernels, `last_layer` ("head"), biases, and scales and offsets of normalizations ("other").
-    `sgd_ratios` maps one or both of these words to the learning rate of SGD with Nesterov momentum, as a multiple of
-    Muon's; what it leaves out is AdamW's. The kernel of `whitening_layer` does not change.
+    Muon does not update `last_layer` ("head"), nor depthwise kernels, biases, and scales and offsets of normalizations
+    ("other"). `sgd_ratios` maps one or both of these words to the learning rate of SGD with Nesterov momentum, as a
+    multiple of Muon's; the rest uses AdamW. The kernel of `whitening_layer` does not change.
     """
     import keras
 
@@ -34,7 +34,7 @@ def make_muon(  # noqa: C901  # the methods of its class count
         def build(self, var_list: list[Any]) -> None:
             paths = {variable.path for variable in var_list}
             kinds = [_choose_kind(variable, paths, last_layer, whitening_layer) for variable in var_list]
-            # by key: on TensorFlow, updates get variables that have no path
+            # by key: on TensorFlow, updates receive variables without a path
             self._kinds: dict[Any, str] = dict(zip(map(self._var_key, var_list), kinds, strict=True))
             super().build(var_list)
 
@@ -78,7 +78,7 @@ def make_muon(  # noqa: C901  # the methods of its class count
 
 
 def _choose_kind(variable: Any, paths: Collection[str], last_layer: str, whitening_layer: str) -> str:
-    """Return the kind of a Keras `variable`, one of those with these `paths`."""
+    """Return the kind of a Keras `variable`; `paths` are the paths of all variables."""
     path, _, name = variable.path.rpartition("/")
     layer, dimensions = path.rpartition("/")[2], len(variable.shape)
     if layer == last_layer:
@@ -87,6 +87,6 @@ def _choose_kind(variable: Any, paths: Collection[str], last_layer: str, whiteni
         return _FIXED
     if dimensions == 2:
         return _MATRIX
-    if dimensions != 4 or name != "kernel" or variable.shape[-1] == 1:  # also depthwise
+    if dimensions != 4 or name != "kernel" or variable.shape[-1] == 1:  # including depthwise kernels
         return _OTHER
     return _MATRIX if f"{path}/bias" in paths else _NORMALIZED

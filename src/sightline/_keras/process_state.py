@@ -19,10 +19,10 @@ def tune_malloc() -> bool:
 
     Only has an effect in the command line's own process, on at most `process.MAX_SINGLE_ARENA_CORES` cores, with glibc.
     Meant for TensorFlow on a CPU; call it before the first thread starts. By default each thread has its own arena, and
-    blocks above 64 MiB, such as a batch's activations, fit only the first one: they are mapped, zeroed by the kernel
-    and unmapped again in each step. With this, frozen MobileNetV2 features took 6.3 and 8.8 s instead of 10.5 and 15.1
-    s on 2 cores. With 16 cores, all of XLA's threads contend for the lock of the one arena: the first epoch took 30.7 s
-    instead of 6.2 s. The constants are those of <malloc.h>.
+    blocks above 64 MiB, such as a batch's activations, fit only in the first one: in each step they are mapped, zeroed
+    by the kernel and unmapped again. With this function, frozen MobileNetV2 features took 6.3 and 8.8 s instead of 10.5
+    and 15.1 s on 2 cores. With 16 cores, all of XLA's threads would contend for the lock of a single arena: the first
+    epoch took 30.7 s instead of 6.2 s. The constants come from <malloc.h>.
     """
     few_cores = process.count_cores() <= process.MAX_SINGLE_ARENA_CORES
     if not (process.is_claimed() and sys.platform.startswith("linux") and few_cores):
@@ -40,9 +40,9 @@ def tune_malloc() -> bool:
 
 @contextmanager
 def restore_torch_settings() -> Iterator[None]:
-    """Restore PyTorch's number of threads and its demand for deterministic operations at the end of the block.
+    """Restore PyTorch's number of threads and its setting for deterministic operations at the end of the block.
 
-    `backend.configure` sets both, for the whole process. The command line's own process keeps them: it ends soon.
+    `backend.configure` changes both for the whole process. The command line's own process, which ends soon, keeps them.
     """
     before = _read_torch_settings()
     try:
@@ -58,7 +58,7 @@ def restore_torch_settings() -> Iterator[None]:
 
 
 def _read_torch_settings() -> tuple[int, bool, bool, bool] | None:
-    """Return what `restore_torch_settings` restores; None if PyTorch is not imported yet."""
+    """Return the settings to restore; None if PyTorch is not imported yet."""
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return None
@@ -71,9 +71,9 @@ def _read_torch_settings() -> tuple[int, bool, bool, bool] | None:
 def seed_new_layers(seed: int) -> Iterator[None]:
     """Seed Python's `random` in the block, and restore its state afterwards.
 
-    Keras draws the seed of each initializer and dropout layer that was given none from it
+    Keras uses it to draw the seed of each initializer and dropout layer without a seed
     (``keras.src.random.seed_generator.make_default_seed``). `keras.utils.set_random_seed` would also reseed NumPy and
-    the backend, for good, although Keras uses neither to build a model.
+    the backend permanently, although Keras uses neither to build a model.
     """
     state = random.getstate()
     random.seed(seed)
@@ -84,7 +84,7 @@ def seed_new_layers(seed: int) -> Iterator[None]:
 
 
 class _ThreadFilter(logging.Filter):
-    """Drops the records below ERROR that one thread logs."""
+    """Drops records below ERROR that are logged by one thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,10 +96,10 @@ class _ThreadFilter(logging.Filter):
 
 @contextmanager
 def silence_logging(*names: str) -> Iterator[None]:
-    """Suppress what this thread logs below ERROR in the block, to the loggers `names` ("" is the root logger).
+    """Suppress this thread's records below ERROR to the loggers `names` ("" is the root logger) in the block.
 
-    TensorFlow warns about retracing in each stage, and about its own converter; ONNX Runtime's quantizer advises on the
-    root logger, where the first record would install a handler if there is none.
+    TensorFlow warns about retracing in each stage, and about its own converter; ONNX Runtime's quantizer gives advice
+    through the root logger, where the first record would install a handler if there is none.
     """
     loggers, log_filter = [logging.getLogger(name) for name in names], _ThreadFilter()
     root, placeholder = logging.getLogger(), logging.NullHandler()

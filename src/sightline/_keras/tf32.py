@@ -1,6 +1,6 @@
 """Disable TF32 on GPUs, which rounds the inputs of float32 products to 10 bits of mantissa.
 
-The settings hold for the whole process; see `backend.full_precision`.
+The settings apply to the whole process; see `backend.full_precision`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def disable_in_tensorflow(tensorflow: Any) -> Callable[[], None]:
-    """Disable TF32 in TensorFlow, which is the module; return a function that restores it."""
+    """Disable TF32 in the module `tensorflow`; return a function that restores it."""
     experimental = tensorflow.config.experimental
     was_enabled = experimental.tensor_float_32_execution_enabled()
     experimental.enable_tensor_float_32_execution(enabled=False)
@@ -20,7 +20,7 @@ def disable_in_tensorflow(tensorflow: Any) -> Callable[[], None]:
 def disable_in_torch() -> Callable[[], None]:
     """Disable TF32 and bfloat16 products in PyTorch; return a function that restores them.
 
-    Since 2.9 PyTorch has two sets of switches, and reading the older set raises after the newer one was used.
+    Since 2.9 PyTorch has two sets of switches, and reading the older set raises an error once the newer set was used.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""The budget of a compression search: what a smaller model must reach."""
+"""The budget of a compression search: the requirements on a smaller model."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sightline.metrics import describe_metric
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The limits; None: no limit. `max_drop` is a fraction (0.01: one point), `max_latency` is in milliseconds.
+    """The limits; None is no limit. `max_drop` is a fraction (0.01: one point), `max_latency` is in milliseconds.
 
-    For what counts as a drop of at most `max_drop`, see `PairedTest.is_non_inferior`.
+    `PairedTest.is_non_inferior` defines what counts as a drop of at most `max_drop`.
     """
 
     max_drop: float = 0.0
@@ -44,9 +44,9 @@ class Budget:
         return exceeded
 
     def compute_excess(self, candidate: CompressionCandidate) -> float:
-        """Return by how much a candidate exceeds its limits, relative to them: the largest excess; 0 if it meets all.
+        """Return the largest excess over a limit, relative to the limit; 0 if the candidate meets all limits.
 
-        A drop that is 10 points above `max_drop`, its standard error included, weighs as much as twice the size.
+        A drop, including its standard error, that is 10 points above `max_drop` counts as much as twice the size.
         """
         excess = [value / max(limit, 1e-9) - 1 for _, value, limit, *_ in self._list_limits(candidate)]
         comparison = candidate.comparison
@@ -55,7 +55,7 @@ class Budget:
         return max([*excess, 0.0])
 
     def _list_limits(self, candidate: CompressionCandidate) -> Iterator[tuple[str, float, float, str, float]]:
-        """Yield what is limited: its name, value and limit, and their unit with its scale."""
+        """Yield the name, value and limit of each limited quantity, with the unit and its scale."""
         limits: list[tuple[str, float, float | None, str, float]] = [
             ("size", candidate.bytes, self.max_bytes, "MB", 1e6),
             ("latency", candidate.latency, self.max_latency, "ms", 1),

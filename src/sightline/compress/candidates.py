@@ -33,29 +33,29 @@ from sightline.models.head import TEMPERATURE_LAYER
 from sightline.preprocessing import PreprocessingSpec
 from sightline.tasks.protocol import EvaluationInputs, find_task
 
-ORIGINAL = "original"  # name of the first candidate, which every other one is compared with
-CALIBRATION_IMAGES = 128  # training images that int8 is calibrated on
-LATENCY_SECONDS = 2.0  # of latency measurement for each candidate
+ORIGINAL = "original"  # name of the first candidate, the reference for all others
+CALIBRATION_IMAGES = 128  # training images for calibrating int8
+LATENCY_SECONDS = 2.0  # duration of the latency measurement of each candidate
 
 Pack = Callable[[Any, bytes, OnnxPredictor, Mapping[str, Any]], Bundle]
-"""Called with a Keras model, its ONNX file, a predictor of that file and further fields of the manifest."""
+"""Called with a Keras model, its ONNX file, a predictor for that file and further fields of the manifest."""
 Calibrate = Callable[[Any, NDArray[np.float32], NDArray[Any]], Any]
-"""Called with a Keras model of temperature 1, and logits of the validation split with their labels.
+"""Called with a Keras model at temperature 1, and logits of the validation split with their labels.
 
-These are `ModelOutputs.calibration`.
+Logits and labels are `ModelOutputs.calibration`.
 """
 Scores = NDArray[np.bool_] | NDArray[np.float64]
-"""What `Task.score_images` returns."""
+"""The result of `Task.score_images`."""
 Lineage = tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CompressionTask:
-    """The model to compress: a Keras model, its configuration and data, and how it is packed.
+    """The model to compress: a Keras model, its configuration and data, and how to pack it.
 
-    `calibrate` sets the temperature of each candidate with weights of its own; None if the run has none. Each has
-    thresholds for `request`, fitted on the validation split. `leaked` are the images of that split that are also in the
-    training split, as in `LabeledSubset`.
+    `calibrate` sets the temperature of each candidate with weights of its own; None if the run has no temperature. Each
+    candidate has thresholds for `request`, fitted on the validation split. `leaked` are the images of that split that
+    are also in the training split, as in `LabeledSubset`.
     """
 
     model: Any
@@ -73,7 +73,7 @@ class CompressionTask:
 
 
 class CandidateFactory:
-    """Makes candidates, or reads those that exist; `candidates` are all so far, the original model first."""
+    """Creates candidates, or reads existing ones; `candidates` are all of them so far, the original model first."""
 
     def __init__(self, task: CompressionTask, search_dir: SearchDir, max_drop: float, callback: Callback) -> None:
         self.task, self._kind = task, find_task(task.config.task)
@@ -84,7 +84,7 @@ class CandidateFactory:
         self._search_dir, self._max_drop, self._callback = search_dir, max_drop, callback
         self._models: dict[str, Any] = {ORIGINAL: task.model}
         self._original_scores: Scores | None = None
-        self._last_outputs: tuple[bytes, ModelOutputs] | None = None  # the hash of an ONNX file, and its outputs
+        self._last_outputs: tuple[bytes, ModelOutputs] | None = None  # hash of an ONNX file, and its outputs
 
     def create(
         self,
@@ -93,7 +93,7 @@ class CandidateFactory:
         step: Mapping[str, Any],
         make: Callable[[Path], Any],
     ) -> CompressionCandidate:
-        """Return a float32 candidate; `make` returns its model, and is called with a folder for checkpoints."""
+        """Return a float32 candidate; `make`, called with a folder for checkpoints, returns its model."""
         candidate = self._search_dir.read_candidate(name, parent, "float32")
         if candidate is None:
             started = time.perf_counter()
@@ -118,7 +118,7 @@ class CandidateFactory:
         return self._add(candidate)
 
     def create_float16(self, base: CompressionCandidate) -> None:
-        """Create `base` with float16 weights."""
+        """Create a candidate from `base` with float16 weights."""
 
         def cast(graph: bytes) -> tuple[bytes, Mapping[str, Any]]:
             return keras_to_onnx.cast_weights(graph, "float16"), {"weights only": True}
@@ -126,7 +126,7 @@ class CandidateFactory:
         self._create_precision(base, "float16", cast)
 
     def create_int8(self, base: CompressionCandidate) -> None:
-        """Create `base` in int8, with as many layers left in float as it takes to be non-inferior."""
+        """Create a candidate from `base` in int8, with enough layers left in float to be non-inferior."""
 
         def quantize_graph(graph: bytes) -> tuple[bytes, Mapping[str, Any]]:
             images = self.task.data.subset("train").sample_evenly(CALIBRATION_IMAGES)
@@ -142,7 +142,7 @@ class CandidateFactory:
         self._create_precision(base, "int8", quantize_graph)
 
     def load_model(self, name: str) -> Any:
-        """Return the Keras model of a candidate; one is kept in memory besides the original model."""
+        """Return the Keras model of a candidate; besides the original, only one stays in memory."""
         if name not in self._models:
             folder, (classes, preprocess) = self._search_dir.folder(name), (self.task.classes, self.task.preprocess)
             try:
@@ -158,7 +158,7 @@ class CandidateFactory:
         return not candidate.failed and candidate.comparison.is_non_inferior(self._max_drop)
 
     def evaluate(self, model: Any) -> Comparison:
-        """Compare a Keras model with the original one on the validation images."""
+        """Compare a Keras model with the original model on the validation images."""
         return self._compare(self._collect_outputs(_convert_uncalibrated(model)))
 
     def _create_precision(
@@ -191,7 +191,7 @@ class CandidateFactory:
         self, name: str, parent: CompressionCandidate | None, precision: str, lineage: Lineage, model: Any,
         graph: bytes, outputs: ModelOutputs, started: float,
     ) -> CompressionCandidate:  # fmt: skip
-        """Measure an ONNX file with `outputs` for the validation images; write its bundle and its record."""
+        """Measure an ONNX file, with its `outputs` for the validation images; write its bundle and record."""
         predictor = OnnxPredictor(graph, self.task.classes, self.task.preprocess, self.task.threads)
         thresholds = self._fit_thresholds(outputs)
         if name == ORIGINAL:
@@ -232,13 +232,13 @@ class CandidateFactory:
         return candidate
 
     def _measure_latency(self, predictor: OnnxPredictor) -> tuple[float, float, float]:
-        """Return median and 99th percentile in milliseconds at batch 1, and images per second at batch 32."""
+        """Return median and 99th percentile in milliseconds at batch size 1, and images per second at 32."""
         pixels = self.validation.take(slice(0, 32))
         seconds = parity.measure_speed(predictor, pixels, 3)[0] / 1e3
         return parity.measure_speed(predictor, pixels, int(np.clip(LATENCY_SECONDS / max(seconds, 1e-6), 10, 200)))
 
     def _compare(self, outputs: ModelOutputs, thresholds: Thresholds | None = None) -> Comparison:
-        """Compare a model with the original one by its `outputs`; it decides by `thresholds`, else by its own."""
+        """Compare a model with the original by its `outputs`; decisions use `thresholds`, else fitted thresholds."""
         if self._original_scores is None:
             model = self.task.model
             original = self._collect_outputs(_convert_uncalibrated(model))
@@ -254,7 +254,7 @@ class CandidateFactory:
         return self._kind.fit_thresholds(self.task.classes, outputs, self.task.request)
 
     def _collect_outputs(self, graph: bytes, progress: Progress = no_progress) -> ModelOutputs:
-        """Return the outputs of an ONNX file for the validation images and their groups; those of the last are kept."""
+        """Return the outputs of an ONNX file for the validation images, with groups; the last outputs are cached."""
         digest = hashlib.sha256(graph).digest()
         if self._last_outputs is None or self._last_outputs[0] != digest:
             predictor = OnnxPredictor(graph, self.task.classes, self.task.preprocess, self.task.threads)
@@ -263,22 +263,22 @@ class CandidateFactory:
         return self._last_outputs[1]
 
     def _scale_outputs(self, model: Any, graph: bytes, outputs: ModelOutputs) -> ModelOutputs:
-        """Return the outputs of a Keras model, and of its file `graph`, from those at temperature 1."""
-        if self._kind.targets.are_masks:  # of each image there are sums over the pixels, which temperature changes
+        """Return the outputs of a Keras model, and its file `graph`, from the `outputs` at temperature 1."""
+        if self._kind.targets.are_masks:  # outputs are sums over an image's pixels, which change with temperature
             return self._collect_outputs(graph)
         logits = outputs.outputs.logits * np.float32(model.get_layer(TEMPERATURE_LAYER).scale)
         return replace(outputs, outputs=Outputs(self._kind.activate(logits), logits, outputs.outputs.features))
 
 
 def _record_comparison(comparison: Comparison, evaluation: TaskResult) -> dict[str, Any]:
-    """Return the fields of a record that say how right the model is, beside the original one."""
+    """Return the fields of a record about the quality of the model compared with the original."""
     if isinstance(comparison, PairedTest):
         return {
             "accuracy": comparison.compressed_accuracy,
             "only_original_correct": comparison.only_original_correct,
             "only_this_correct": comparison.only_compressed_correct,
         }
-    if comparison.metric == "accuracy":  # of images in groups
+    if comparison.metric == "accuracy":  # images in groups
         return {"accuracy": comparison.compressed_score, "scores": comparison}
     values = {name: evaluation.metrics[name].value for name in evaluation.headlines}
     known = {name: value for name, value in values.items() if value is not None}
@@ -286,7 +286,7 @@ def _record_comparison(comparison: Comparison, evaluation: TaskResult) -> dict[s
 
 
 def _convert_uncalibrated(model: Any) -> bytes:
-    """Return the ONNX file of a Keras model at temperature 1, which decides as at any other."""
+    """Return the ONNX file of a Keras model at temperature 1, which does not affect its decisions."""
     layer = model.get_layer(TEMPERATURE_LAYER)
     scale, layer.scale = layer.scale, 1.0
     try:

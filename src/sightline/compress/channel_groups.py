@@ -1,8 +1,8 @@
 """Channel groups: the channels of a network that can only be pruned together.
 
-Each channel of each layer's output is a slot. A channel-wise layer passes the slots of its input on; an addition or
+Each channel of each layer's output is a slot. A channel-wise layer passes on the slots of its input; an addition or
 a product ties the slots of both inputs, since they must be removed together; a concatenation joins them; flattening
-repeats them for every position. Tied slots form a group: the unit of structured pruning. Groups that reach the pixels,
+repeats them for every position. Tied slots form a group, the unit of structured pruning. Groups that reach the pixels,
 the logits, or a layer that mixes channels (layer normalization, local response normalization) are kept.
 """
 
@@ -27,7 +27,7 @@ Slots = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class LayerCall:
-    """One call of a layer or an operation: the Keras node, and the slots of its tensors' last axes."""
+    """A call of a layer or operation: the Keras node, and the slots of its tensors' last axes."""
 
     node: Any
     inputs: tuple[Slots, ...]
@@ -40,7 +40,7 @@ class LayerCall:
 
     @property
     def layer_type(self) -> LayerType:
-        """What is known about the type of the layer."""
+        """The description of the layer's type."""
         return get_layer_type(self.node.operation)
 
     @property
@@ -50,7 +50,7 @@ class LayerCall:
         return self.layer_type.get_channel_flow(self.layer, inputs, outputs)
 
     def weights(self) -> Iterator[tuple[Any, tuple[Slots | None, ...]]]:
-        """Yield each weight whose axes are known, with the slots along each axis (None: neither in nor out)."""
+        """Yield each weight with known axes, and the slots along each axis (None for neither in nor out)."""
         for weight in getattr(self.layer, "weights", ()):
             axes = self.layer_type.get_axes(weight)
             if axes is not None:
@@ -68,11 +68,11 @@ class ChannelGroups:
 
     @property
     def count(self) -> int:
-        """How many groups there are."""
+        """The number of groups."""
         return len(self.protected)
 
     def check_removable(self) -> None:
-        """Raise `ModelError`, which names the layers that mix channels, if no group can be removed."""
+        """Raise `ModelError`, naming the layers that mix channels, if no group can be removed."""
         if self.protected.all():
             mixing = [type(call.layer).__name__ for call in self.calls if call.flow == "mix"]
             raise ModelError(
@@ -85,7 +85,7 @@ class ChannelGroups:
         return np.bincount(self.group[slots], values.astype(np.float64), self.count).astype(np.float64)
 
     def producers(self) -> Iterator[LayerCall]:
-        """Yield the calls of layers whose output channels are new ones."""
+        """Yield the calls of layers that create new channels."""
         yield from (call for call in self.calls if call.layer_type.channels == "make")
 
 
@@ -138,7 +138,7 @@ class _Tracer:
                 outputs = [np.concatenate(inputs)]
             case "split":
                 outputs = list(np.split(inputs[0], len(widths)))
-                for slots in outputs[1:]:  # so that all keep the same number of channels
+                for slots in outputs[1:]:  # keeps their numbers of channels equal
                     self.tie(outputs[0], slots)
             case _:
                 outputs = self.seal(inputs, widths)
@@ -154,13 +154,13 @@ class _Tracer:
         for other in inputs[1:]:
             if len(other) == len(inputs[0]):
                 self.tie(inputs[0], other)
-            else:  # one of them is broadcast over the channels of the other
+            else:  # one input is broadcast over the channels of the other
                 self.protect(*inputs)
         return next(slots for slots in inputs if len(slots) == width)
 
 
 def trace_channels(model: Any) -> ChannelGroups:
-    """Return the groups of a flat functional network; raises `ModelError` where a layer with weights is used twice."""
+    """Return the groups of a flat functional network; raises `ModelError` if a layer with weights is used twice."""
     tracer = _Tracer()
     for tensor in model.inputs:
         tracer.slots_of[id(tensor)] = tracer.new(tensor.shape[-1])
@@ -180,7 +180,7 @@ def trace_channels(model: Any) -> ChannelGroups:
 
 
 def count_remaining(channels: ChannelGroups, removed: NDArray[np.bool_]) -> tuple[int, int]:
-    """Return the number of weights and of multiply-adds per image without the groups `removed` (bool [G]).
+    """Return the numbers of weights and of multiply-adds per image without the groups `removed` (bool [G]).
 
     Layers whose weights belong to no group are not counted.
     """
@@ -199,8 +199,8 @@ def count_remaining(channels: ChannelGroups, removed: NDArray[np.bool_]) -> tupl
 
 
 def count_positions(call: LayerCall) -> int:
-    """Return the number of positions at which a layer's kernel is multiplied.
+    """Return the number of positions where a layer's kernel is multiplied.
 
-    It is 1 for a graph that takes any input size, such as ConvNeXt's.
+    It is 1 for a graph that accepts any input size, such as ConvNeXt's.
     """
     return call.layer_type.count_positions(call.node.input_tensors[0].shape[1:], call.node.outputs[0].shape[1:])

@@ -1,7 +1,7 @@
-"""Distillation (Hinton et al., 2015, arXiv:1503.02531) from teacher logits that are computed once.
+"""Distillation (Hinton et al., 2015, arXiv:1503.02531) from teacher logits that are computed only once.
 
-`training.loop` runs the training step with the teacher's logits among its targets, so a step costs no more than
-training the student on labels. (`keras.distillation.Distiller` runs its teacher at every step, and its losses ignore
+`training.loop` runs the training step with the teacher's logits as part of its targets, so a step costs no more than
+training the student on labels. (`keras.distillation.Distiller` runs its teacher in every step, and its losses ignore
 sample weights, so the padding of the last batch would count.)
 """
 
@@ -29,18 +29,18 @@ from sightline.training.augment import pipeline
 from sightline.training.optimizers import make_loss
 
 TEMPERATURE = 4.0
-LABEL_WEIGHT = 0.3  # weight of the label loss; the rest is that of the divergence from the teacher
-VIEWS = 4  # augmented views of each image, whose teacher logits are cached
-SHIFT = 0.1  # fraction of the image; used if the run has no augmentation, small enough to keep the content
-BATCH_SIZE = 32  # of the teacher
+LABEL_WEIGHT = 0.3  # weight of the label loss; the rest is the weight of the divergence from the teacher
+VIEWS = 4  # augmented views per image with cached teacher logits
+SHIFT = 0.1  # fraction of the image, small enough to keep the content; used if the run has no augmentation
+BATCH_SIZE = 32  # for the teacher
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherLogits:
-    """The teacher's cached logits of each augmented view of each training image.
+    """The teacher's cached logits for each augmented view of each training image.
 
-    `logits` is float32 [V, N, K]. `params` float32 [V, N, D] are the sampled parameters of the augmentation
-    `augmentation`. Student and teacher see the same views.
+    `logits` are float32 [V, N, K]; `params` float32 [V, N, D] are the sampled parameters of `augmentation`. Student and
+    teacher see the same views.
     """
 
     logits: NDArray[np.float32]
@@ -51,10 +51,10 @@ class TeacherLogits:
 def compute_teacher_logits(
     model: Any, train: Subset, config: RunConfig, path: Path, progress: Progress
 ) -> TeacherLogits:
-    """Compute the logits of `model` for `VIEWS` augmented views of all training images, or read them from `path`.
+    """Compute the logits of `model` for `VIEWS` augmented views of each training image, or read them from `path`.
 
-    The augmentation is that of the run without mixing of images, or a shift by up to `SHIFT` if it has none: a teacher
-    that sees the same varied views as its student teaches better (Beyer et al., 2022, arXiv:2106.05237).
+    The augmentation is the run's without mixing of images, or a shift by up to `SHIFT` if it has none: a teacher that
+    sees the same varied views as its student teaches better (Beyer et al., 2022, arXiv:2106.05237).
     """
     augmentation, views = pipeline.without_mixing(config.augment), VIEWS
     if not pipeline.is_enabled(augmentation):
@@ -72,7 +72,7 @@ def compute_teacher_logits(
 
 
 def _read_logits(path: Path) -> NDArray[np.float32] | None:
-    """Return the logits in a file; None if it is damaged and must be written again."""
+    """Return the logits in a file; None if the file is damaged and must be rewritten."""
     try:
         with _io.open_regular(path) as file:
             logits: Any = _packed.load_array(file)
@@ -96,9 +96,9 @@ def _predict_view(
 class Distillation:
     """The objective of a student: the loss of the labels, and its divergence from the teacher's softened probabilities.
 
-    Targets are float32 [n, 2K]: soft labels, then the teacher's logits of the same augmented images. `activation` says
-    how logits become probabilities: with a softmax, the divergence is that of one distribution over the classes; with
-    sigmoids it is the mean of those of each class.
+    Targets are float32 [n, 2K]: soft labels, then the teacher's logits for the same augmented images. `activation` is
+    how logits become probabilities: with a softmax, the divergence is between distributions over the classes; with
+    sigmoids, it is the mean of the divergences of each class.
     """
 
     teacher: TeacherLogits
@@ -107,18 +107,18 @@ class Distillation:
 
     @classmethod
     def from_config(cls, config: RunConfig, train: Subset, teacher: TeacherLogits) -> Distillation:
-        """Return the objective for the images of `train`, whose labels count as in training without a teacher."""
+        """Return the objective for the images of `train`; labels are encoded as in training without a teacher."""
         task, num_classes = find_task(config.model.task), teacher.logits.shape[-1]
         labels = task.make_objective(config, train, num_classes, teacher.augmentation)
         return cls(teacher, labels, task.activation)
 
     @property
     def augmentation(self) -> AugmentConfig | None:
-        """The augmentation of the images that the teacher saw."""
+        """The augmentation of the teacher's images."""
         return self.labels.augmentation
 
     def sample_params(self, epoch: int) -> NDArray[np.float32]:
-        """Return the parameters of the view of this epoch; views take turns."""
+        """Return the parameters of this epoch's view; epochs cycle through the views."""
         params: NDArray[np.float32] = self.teacher.params[self._view(epoch)]
         return params
 
@@ -172,14 +172,14 @@ class Distillation:
 
 
 def _diverge(teacher: Any, student: Any) -> Any:
-    """Return the divergence of the softmax of two logits [n, K] of each image, [n]."""
+    """Return the divergence [n] between the softmax of `teacher` and `student` logits [n, K]."""
     ops = backend.keras().ops
     teacher_log, student_log = ops.log_softmax(teacher, axis=-1), ops.log_softmax(student, axis=-1)
     return ops.sum(ops.exp(teacher_log) * (teacher_log - student_log), axis=-1)
 
 
 def _diverge_by_class(teacher: Any, student: Any) -> Any:
-    """Return the mean over the classes of the divergence of the sigmoids of two logits [n, K] of each image, [n]."""
+    """Return the divergence [n] between sigmoids of `teacher` and `student` logits [n, K], averaged over classes."""
     ops = backend.keras().ops
     present = ops.sigmoid(teacher) * (ops.log_sigmoid(teacher) - ops.log_sigmoid(student))
     absent = ops.sigmoid(-teacher) * (ops.log_sigmoid(-teacher) - ops.log_sigmoid(-student))

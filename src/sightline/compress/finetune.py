@@ -1,7 +1,7 @@
 """Fine-tuning of a compressed network, on labels alone or also on a teacher's logits.
 
-Each fine-tuning keeps checkpoints in its own folder, so an interrupted one continues from its last step, and a complete
-one is not repeated.
+Each fine-tuning keeps checkpoints in its own folder, so that after an interruption it continues from its last step, and
+is not repeated once complete.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from sightline.training import checkpoints, state
 from sightline.training.loop import fit
 from sightline.training.precision import mixed_precision
 
-TAYLOR_BATCHES = 16  # batches that Taylor scores are averaged over
+TAYLOR_BATCHES = 16  # batches for averaging Taylor scores
 HEAD_EPOCHS = 12  # epochs of a new head on cached features of frozen layers
 MAX_EPOCH_FACTOR = 3  # a new head or a student trains for at most this multiple of the fine-tuning epochs
-MIN_HEAD_STEPS = 300  # minimum steps of a new head, within the maximum of epochs
+MIN_HEAD_STEPS = 300  # minimum number of steps of a new head, within the maximum number of epochs
 HEAD_BATCH = 32
 HEAD_RATE = 3e-3
 
@@ -43,9 +43,9 @@ HEAD_RATE = 3e-3
 class FineTuner:
     """Trains compressed networks with the settings `config` of the run, for `epochs` epochs.
 
-    `backbone` names the layers before the head of the original network. If `pretrained`, their weights came from a
-    file, and their batch normalization keeps its statistics. `teacher` returns the teacher's logits, and is first
-    called when they are needed; None: train on the labels alone.
+    `backbone` lists the layers before the head of the original network. If `pretrained`, their weights came from a
+    file, and their batch normalization keeps its statistics. `teacher` returns the teacher's logits, and is called only
+    when they are needed; None trains on the labels alone.
     """
 
     config: RunConfig
@@ -59,7 +59,7 @@ class FineTuner:
 
     @property
     def rate(self) -> float:
-        """The learning rate of the last stage that trained more than the head."""
+        """The learning rate of the last stage that trained more than just the head."""
         rate = self.config.train.optimizer.learning_rate
         for stage in self.config.train.stages:
             if stage.unfreeze != 0 and stage.learning_rate is not None:
@@ -75,7 +75,7 @@ class FineTuner:
     def fine_tune(self, network: Network, folder: Path, *, epoch_factor: int = 1, rate: float | None = None) -> None:
         """Train the whole `network` in place for `epoch_factor` times the usual epochs, with checkpoints in `folder`.
 
-        A given learning `rate` is used with Adam, instead of the run's rate and optimizer.
+        With a learning `rate`, Adam is used with this rate instead of the run's optimizer and rate.
         """
         config = self._make_config(epoch_factor * self.epochs, self.rate if rate is None else rate)
         if rate is not None:
@@ -88,7 +88,7 @@ class FineTuner:
             self._fit(network, config, folder, objective)
 
     def train_head(self, network: Network, folder: Path) -> None:
-        """Train only the head of `network`, on features that are computed once, with checkpoints in `folder`."""
+        """Train only the head of `network`, on features that are computed once; checkpoints go to `folder`."""
         size = min(self.config.train.batch_size, HEAD_BATCH, len(self.train))
         epochs = max(HEAD_EPOCHS, math.ceil(MIN_HEAD_STEPS * size / len(self.train)))
         epochs = min(epochs, 5 * HEAD_EPOCHS, MAX_EPOCH_FACTOR * self.epochs)

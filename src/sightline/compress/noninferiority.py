@@ -1,12 +1,12 @@
-"""Non-inferiority of a compressed model to the original on the same images.
+"""Non-inferiority of a compressed model to the original model on the same images.
 
 On an image with one label, a model is right or wrong (`PairedTest`). On an image with several labels or a mask, it has
-a score in [0, 1] (`ScoreTest`). If images depend on each other within groups, right or wrong is a score of 1 or 0. The
-rules are the same for both.
+a score in [0, 1] (`ScoreTest`). If images depend on each other within groups, right or wrong is a score of 1 or 0. Both
+tests follow the same rules.
 
 A search tries many models and accepts those that happen to look good on the validation images. Of three searches with
-250 of these, two accepted models that were worse by about one standard error more than they looked
-(benchmarks/results/compress.md). So a drop is allowed only with one standard error to spare.
+250 validation images, two accepted models that were worse than they looked by about one standard error
+(benchmarks/results/compress.md). So a drop is allowed only with a margin of one standard error.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from sightline.evaluation.bootstrap import choose_groups, count_groups
 from sightline.evaluation.paired import LEVEL, compare_scores, mcnemar_p_value
 from sightline.intervals import Interval, paired_difference_interval
 
-MARGIN = 0.01  # a loss of accuracy that no test finds significant may be this large, by its 95% interval
-STANDARD_ERRORS = 1.0  # to spare between a drop and the maximum that is allowed
-MIN_SCORES = 30  # images or groups whose interval can exclude a loss: of fewer, a bootstrap's interval is too short
+MARGIN = 0.01  # largest loss in the 95% interval if the loss of accuracy is not significant
+STANDARD_ERRORS = 1.0  # margin between a drop and the allowed maximum
+MIN_SCORES = 30  # minimum number of images or groups to exclude a loss: with fewer, bootstrap intervals are too short
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
     """The original against the compressed model on `count` images.
 
-    `only_original_correct` and `only_compressed_correct` count those that only one of them classifies correctly.
-    `difference` is compressed minus original accuracy, with its 95% interval, `p_value` that of McNemar's exact test.
+    `only_original_correct` and `only_compressed_correct` count images that only one of them classifies correctly.
+    `difference` is compressed minus original accuracy, with its 95% interval; `p_value` is from McNemar's exact test.
     """
 
     split: str
@@ -54,7 +54,7 @@ class PairedTest:
 
     @property
     def metric(self) -> str:
-        """The name of the metric that is compared."""
+        """The name of the compared metric."""
         return "accuracy"
 
     @property
@@ -69,16 +69,16 @@ class PairedTest:
 
     @property
     def upper_drop(self) -> float:
-        """The drop in accuracy plus `STANDARD_ERRORS` of it, which is negative for a clear gain."""
+        """The drop in accuracy plus `STANDARD_ERRORS` standard errors; negative for a clear gain."""
         counts = self.only_original_correct, self.only_compressed_correct, self.count
         return -paired_difference_interval(*counts, STANDARD_ERRORS).low
 
     def is_non_inferior(self, max_drop: float = 0.0) -> bool:
         """Return whether the compressed model is non-inferior.
 
-        It is if any of these holds: its accuracy is not lower; the drop plus `STANDARD_ERRORS` of it is at most
-        `max_drop`; it is not significantly worse (McNemar), and the 95% interval of the difference excludes a loss of
-        more than `MARGIN`. The last takes some thousands of images.
+        One of these must be true: its accuracy is not lower; the drop plus `STANDARD_ERRORS` standard errors is at most
+        `max_drop`; or it is not significantly worse (McNemar) and the 95% interval of the difference excludes a loss of
+        more than `MARGIN`, which takes a few thousand images.
         """
         return (
             self.only_compressed_correct >= self.only_original_correct
@@ -100,12 +100,12 @@ class PairedTest:
 
 @dataclass(frozen=True, slots=True)
 class ScoreTest:
-    """The original against the compressed model by the scores of `count` images, each in [0, 1].
+    """The original against the compressed model, by scores in [0, 1] of `count` images.
 
-    `metric` names their mean, of which each model has one. `difference` is compressed minus original;
-    `difference_interval` is its 95% interval, and `standard_error` its standard error, by a bootstrap of images or of
-    the `groups` that they come in. Both are None where the images determine none. `p_value` is that of a test that
-    changes the signs of the differences.
+    `metric` is the name of a model's mean score. `difference` is the compressed model's minus the original's;
+    `difference_interval` is its 95% interval and `standard_error` its standard error, from a bootstrap of images or of
+    their `groups`. Both are None if the images do not determine them. `p_value` is from a test that flips the signs of
+    the differences.
     """
 
     metric: str
@@ -126,11 +126,11 @@ class ScoreTest:
 
     @property
     def upper_drop(self) -> float:
-        """The drop plus `STANDARD_ERRORS` of it; infinite if the standard error is not known."""
+        """The drop plus `STANDARD_ERRORS` standard errors; infinite if the standard error is not known."""
         return math.inf if self.standard_error is None else STANDARD_ERRORS * self.standard_error - self.difference
 
     def is_non_inferior(self, max_drop: float = 0.0) -> bool:
-        """Return whether the compressed model is, by the rules of `PairedTest.is_non_inferior`."""
+        """Return whether the compressed model is non-inferior by the rules of `PairedTest.is_non_inferior`."""
         excludes_loss = (
             self.difference_interval is not None
             and self.difference_interval.low >= -MARGIN
@@ -159,10 +159,10 @@ def compare_images(
     split: str,
     groups: NDArray[np.int64] | None = None,
 ) -> Comparison:
-    """Compare two models by what `Task.score_images` returns for the same images, [N], N above 0; `metric` is its mean.
+    """Compare two models by results [N] of `Task.score_images` for the same images, N above 0; `metric` is their mean.
 
-    An image whose score is NaN is left out. `groups` int64 [N] are those of images that depend on each other. Raises
-    `DataError` if no image has a score.
+    Images with a score of NaN are left out. `groups` int64 [N] are the groups of images that depend on each other.
+    Raises `DataError` if no image has a score.
     """
     if original.dtype == np.bool_ and groups is None:
         return compare_models(original.astype(bool), compressed.astype(bool), split)

@@ -1,7 +1,7 @@
 """Structured channel pruning: channels are physically removed, leaving a smaller network of stock layers.
 
-Importance is the batch-norm scale of a channel (Liu et al., 2017, arXiv:1708.06519) or its filter norm (Li et al.,
-2016, arXiv:1608.08710), or the first-order Taylor estimate of the change of the loss (Molchanov et al., 2019,
+The importance of a channel is its batch-norm scale (Liu et al., 2017, arXiv:1708.06519), its filter norm (Li et al.,
+2016, arXiv:1608.08710), or a first-order Taylor estimate of the change in the loss (Molchanov et al., 2019,
 arXiv:1906.10771).
 """
 
@@ -20,10 +20,10 @@ from sightline.compress import channel_groups
 from sightline.compress.channel_groups import ChannelGroups, LayerCall
 from sightline.models.layers import is_kernel
 
-MIN_CHANNELS = 2  # minimum number of channels of a layer
+MIN_CHANNELS = 2  # minimum number of channels per layer
 
 Scores = NDArray[np.float64]
-"""The importance of each group, float64 [G]; the smallest are pruned first."""
+"""The importance of each group, float64 [G]; the least important groups are pruned first."""
 
 
 def prune(model: Any, groups: ChannelGroups, removed: NDArray[np.bool_]) -> Any:
@@ -104,7 +104,7 @@ def _read_scales(call: LayerCall) -> NDArray[np.float32] | None:
 
 
 def _filter_norms(call: LayerCall) -> NDArray[np.float32] | None:
-    """Return the norm of the kernel of each channel that a layer makes: float32 [C]; None if it makes none."""
+    """Return the kernel norm of each channel that a layer creates: float32 [C]; None if it creates none."""
     for weight, axes in call.weights():
         at = [axis for axis, slots in enumerate(axes) if slots is call.outputs[0]]
         if is_kernel(weight) and at and call.flow == "make":
@@ -115,12 +115,12 @@ def _filter_norms(call: LayerCall) -> NDArray[np.float32] | None:
 
 
 def score_by_taylor(model: Any, groups: ChannelGroups, step: Callable[[Any], int]) -> Scores:
-    """Score each group by the squared change of the loss that its removal would cause, to first order.
+    """Score each group by the squared change in the loss that its removal would cause, to first order.
 
-    Each call of `step` runs one training step of `model` on one batch, with the Keras optimizer that it is called with,
-    which records gradients and changes no weight; it returns the number of remaining batches. The sum of weight times
-    gradient over the weights of a channel is squared for each batch and averaged over the batches. The variables of the
-    network, batch-norm statistics included, are restored.
+    Each call of `step` runs a training step of `model` on a batch with the given Keras optimizer, which records
+    gradients and changes no weights, and returns the number of remaining batches. The sum of weight times gradient over
+    the weights of a channel is squared for each batch and averaged over the batches. The variables of the network,
+    including batch-norm statistics, are restored.
     """
     initial_values = [_to_numpy(v).copy() for v in model.variables]
     recorder = _make_recorder()
@@ -148,7 +148,7 @@ def _first_order_change(groups: ChannelGroups, recorder: Any) -> Scores:
 
 
 def _make_recorder() -> Any:
-    """Return a Keras optimizer that records the last gradients and changes no weight, on every backend."""
+    """Return a Keras optimizer that records the last gradients and changes no weights, on every backend."""
     keras = backend.keras()
 
     class Recorder(keras.optimizers.Optimizer):  # type: ignore[name-defined]  # Keras is imported lazily
@@ -176,9 +176,9 @@ def _make_recorder() -> Any:
 def choose_groups(groups: ChannelGroups, scores: Scores, fraction: float, *, weigh: bool) -> NDArray[np.bool_]:
     """Choose the groups to remove so that at most `fraction` of the network remains: bool [G].
 
-    The remaining fraction is the mean of those of weights and of multiply-adds. If `weigh`, the score of a group is
-    divided by the fraction that removing it saves, so that expensive, unimportant groups go first. Every layer keeps at
-    least `MIN_CHANNELS` channels, so more than `fraction` may remain.
+    The remaining fraction is the mean of the fractions of weights and of multiply-adds. If `weigh`, the score of a
+    group is divided by the fraction that its removal saves, so that expensive, unimportant groups go first. Every layer
+    keeps at least `MIN_CHANNELS` channels, so more than `fraction` may remain.
     """
     scores = scores / np.maximum(_group_savings(groups), 1e-12) if weigh else scores
     layers = [np.unique(groups.group[call.outputs[0]]).tolist() for call in groups.producers()]
@@ -218,7 +218,7 @@ def _remove_until(groups: ChannelGroups, removable: list[int], fraction: float) 
 
 
 def _group_savings(groups: ChannelGroups) -> Scores:
-    """Return the fraction of the network that removing each group alone saves, mean of weights and multiply-adds."""
+    """Return the fraction saved by removing each group alone: the mean for weights and multiply-adds."""
     weights, products = np.zeros(groups.count), np.zeros(groups.count)
     for call in groups.calls:
         for weight, axes in call.weights():

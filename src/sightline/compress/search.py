@@ -1,14 +1,14 @@
-"""The search for a smaller non-inferior model: cheap methods first, each candidate saved when it is ready.
+"""The search for a smaller non-inferior model: cheap methods first, each candidate saved as soon as it is ready.
 
-1. Float16 weights and int8 of the original model, without training.
+1. The original model with float16 weights and in int8, without training.
 2. A smaller head: the head is trained first, the whole network only if that is not enough.
-3. Pruning in rounds from the smallest good candidate. A round by batch-norm scales that fails is repeated by Taylor
+3. Pruning in rounds from the smallest good candidate. A failed round by batch-norm scales is repeated with Taylor
    scores; after that, each failure halves the pruned fraction.
-4. Distillation into a smaller network of the registry, if there is one.
+4. Distillation into a smaller network from the registry, if there is one.
 
-A candidate is good if it is non-inferior to the original model on the validation split, see `noninferiority`, with
-`Budget.max_drop`. It is written in every requested precision. Decisions depend only on the records, so a
-resumed search takes the same steps.
+A candidate is good if it is non-inferior to the original model on the validation split (see `noninferiority`), with
+`Budget.max_drop`. It is written in every requested precision. Decisions depend only on the records, so a resumed search
+takes the same steps.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ METHODS = ("shrink-head", "prune", "distill", "int8", "float16")
 PRUNED_FRACTION = 0.5  # fraction of the network to prune in a round
 MAX_FAILURES = 3  # failed rounds before pruning ends; each halves the fraction
 MAX_ROUNDS = 16
-MAX_FINE_TUNES = 4  # maximum fine-tunings of a network until it is good
+MAX_FINE_TUNES = 4  # limit on fine-tunings of a network until it is good
 STUDENT_LEARNING_RATE = 1e-3
 
 
@@ -63,7 +63,7 @@ class CompressionSearch:
         return tuple(self._factory.candidates)
 
     def run(self) -> tuple[CompressionCandidate, ...]:
-        """Create all candidates, or read those that exist."""
+        """Create all candidates, or read existing ones."""
         original = self._factory.create(ORIGINAL, None, self._task.lineage, lambda _: self._task.model)
         if original.failed:
             raise DivergedError(f"The original model cannot be used: {original.failed}.")
@@ -76,12 +76,12 @@ class CompressionSearch:
         return self.candidates
 
     def best_candidate(self) -> CompressionCandidate | None:
-        """Return the candidate with the smallest file of those that meet the budget."""
+        """Return the candidate with the smallest file among those that meet the budget."""
         meeting = [c for c in self.candidates if not c.failed and not self.budget.exceeded_limits(c)]
         return min(meeting, key=lambda c: (c.bytes, c.parameters, c.latency), default=None)
 
     def nearest_candidate(self) -> tuple[CompressionCandidate, list[str]]:
-        """Return the candidate that exceeds its limits least, relative to them, and the limits that it exceeds."""
+        """Return the candidate with the smallest excess relative to the limits, and the limits that it exceeds."""
         nearest = min((c for c in self.candidates if not c.failed), key=self.budget.compute_excess)
         return nearest, self.budget.exceeded_limits(nearest)
 
@@ -93,7 +93,7 @@ class CompressionSearch:
             self._factory.create_int8(base)
 
     def _shrink_head(self, original: CompressionCandidate) -> CompressionCandidate:
-        """Return the first good candidate with a smaller head, or else the original."""
+        """Return the first good candidate with a smaller head, else the original."""
         for number, config in enumerate(shrink_head.list_smaller_heads(self._task.config), 1):
             name = "shrink-head" if number == 1 else f"shrink-head-{number}"
             step = {"step": "shrink-head", "pooling": config.pooling, "hidden": list(config.hidden_units or ())}
@@ -114,8 +114,8 @@ class CompressionSearch:
     def _fine_tune(self, network: Network, folder: Path) -> None:
         """Fine-tune until `network` is good, at most `MAX_FINE_TUNES` times.
 
-        It stops early if further gains as large as the last would not be enough: fine-tuning takes the most time. The
-        last weights are kept, not those that were best on validation: the best of several looks better than it is.
+        It stops early if further gains as large as the last one would not be enough, as fine-tuning takes the most
+        time. The last weights are kept, not the best on validation: the best of several look better than they are.
         """
         score = self._factory.evaluate(network.model).compressed_score
         min_score = self.candidates[0].comparison.compressed_score - self.budget.max_drop - 1e-9
@@ -131,7 +131,7 @@ class CompressionSearch:
     def _prune_rounds(self, base: CompressionCandidate) -> CompressionCandidate:
         """Prune in rounds; return the last good candidate.
 
-        Raises `ModelError` if nothing can be pruned and there is no other method to try.
+        Raises `ModelError` if nothing can be pruned and no other method is left.
         """
         model = self._factory.load_model(base.name)
         try:
@@ -154,7 +154,7 @@ class CompressionSearch:
                 fraction /= 2
                 if failures == MAX_FAILURES or candidate.parameters == base.parameters:
                     break
-            importance = "taylor"  # also where scales have failed: first-order terms may do with the same fraction
+            importance = "taylor"  # even if scales have failed: Taylor scores may succeed at the same fraction
         return base
 
     def _prune(self, base: CompressionCandidate, importance: str, fraction: float, folder: Path) -> Any:
@@ -202,7 +202,7 @@ class CompressionSearch:
 
 
 def list_students(size: tuple[int, int]) -> list[tuple[str, ModelConfig]]:
-    """Return the student networks of the registry for images of `size` (height, width), smallest first."""
+    """Return the student networks in the registry for images of `size` (height, width), smallest first."""
     if min(size) <= 64:
         deep = ("cifar10-deep", ModelConfig("cifar10-deep", weights="none", pooling="average", hidden_units=()))
         fast = ("fast-small", ModelConfig("fast-small", weights="none", alpha=0.5))

@@ -1,15 +1,15 @@
-"""The directory of a search: one folder per candidate, its record written last, so that a search can be resumed.
+"""The directory of a search: one folder per candidate, with the record written last, so that searches can be resumed.
 
-<out>/search.json               the search: another model or other settings need another folder
+<out>/search.json               the search; another model or other settings need another folder
 <out>/teacher.npy               the original model's logits, for distillation
 <out>/candidates/<name>/        record.json, bundle/, and model.keras if it has its own weights;
-                                training/ holds checkpoints until the candidate is complete
+                                training/ has checkpoints until the candidate is complete
 <out>/best/                     the chosen bundle; best.keras next to it is its Keras model
-<out>/lock                      held by the process that searches
+<out>/lock                      locked by the searching process
 <out>/comparisons.json          the test comparisons of the chosen candidates
-<out>/pareto_front.json, .png   every candidate, and which are on the Pareto front
+<out>/pareto_front.json, .png   all candidates, and which of them are on the Pareto front
 
-The folder may be untrusted: nothing is written through a link in it, and everything read is checked.
+The folder may be untrusted: nothing is written through links in it, and everything that is read is checked.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from sightline.inference.bundle import Bundle
 from sightline.models.keras_file import check_keras_file
 
 T = TypeVar("T")
-MAX_VALUE = 1e15  # of any measurement in a record
+MAX_VALUE = 1e15  # limit on any measurement in a record
 
 
 @dataclass(frozen=True, slots=True)
 class CompressionCandidate:
-    """One model of the search and its measurements.
+    """A model of the search and its measurements.
 
-    `accuracy` is on the `count` images of the validation split; of these, only the original model classifies
-    `only_original_correct` correctly and only this one `only_this_correct`. Where an image has a score, or images come
-    in groups, `scores` compares them in place of these counts, and `metrics` has those that the task states first, by
-    name. `bytes` is the size of its ONNX file. `latency` and `latency_p99` are in milliseconds at batch 1, `throughput`
-    in images per second at batch 32, in ONNX Runtime. `parent` is the candidate whose weights it started from,
-    `lineage` the steps so far. `failed` says why there is no model.
+    `accuracy` is on the `count` images of the validation split; `only_original_correct` of these are classified
+    correctly only by the original model, and `only_this_correct` only by this one. If images have scores or groups,
+    `scores` compares them instead of these counts, and `metrics` are the task's headline metrics by name. `bytes` is
+    the size of the ONNX file. `latency` and `latency_p99` are in milliseconds at batch size 1, `throughput` in images
+    per second at batch size 32, in ONNX Runtime. `parent` is the candidate whose weights it started from, `lineage` the
+    steps so far. `failed` is the reason if there is no model.
     """
 
     name: str
@@ -77,17 +77,17 @@ class CompressionCandidate:
 
     @property
     def headline(self) -> tuple[str, float]:
-        """The name and the value of the metric that the task states first."""
+        """The name and value of the task's first headline metric."""
         return next(iter(self.metrics.items()), ("accuracy", self.accuracy))
 
     @property
     def shown_metrics(self) -> dict[str, float]:
-        """The headline, and the mean score that the original model's is compared with, by name."""
+        """The headline, and the mean score that is compared with the original model's, by name."""
         scores = {} if self.scores is None else {self.scores.metric: self.scores.compressed_score}
         return dict([self.headline]) | scores
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values: the counts or the scores, as the task has them."""
+        """Return the fields as JSON values, with counts or scores depending on the task."""
         if self.scores is None:
             return jsonio.fields_to_dict(self, skip=("metrics", "scores"))
         values = jsonio.fields_to_dict(self, skip=("only_original_correct", "only_this_correct", "scores"))
@@ -95,7 +95,7 @@ class CompressionCandidate:
 
 
 def _describe_difference(name: str, known: object, new: object) -> str:
-    """Return what a search that the file of another one describes is of."""
+    """Describe an existing search by how it differs from the new one."""
     if name == "weights_sha256":
         return "of another model"
     if name in {"content", "data", "images"}:
@@ -106,7 +106,7 @@ def _describe_difference(name: str, known: object, new: object) -> str:
 
 
 def _describe_value(value: object) -> str:
-    """Return a value of a search's file, which may be anyone's, as text."""
+    """Return a value from a search's file, which may be untrusted, as text."""
     if isinstance(value, dict):
         value = [f"{name} {entry}" for name, entry in value.items()]
     return printable(", ".join(map(str, value)) if isinstance(value, list) else str(value))[:80] or "none"
@@ -116,9 +116,9 @@ class SearchDir:
     """The folder of a search."""
 
     def __init__(self, path: Path, key: Mapping[str, Any], num_images: int) -> None:
-        """Open or create it; raises `OutputError` if it holds anything but the search that `key` describes.
+        """Open or create the folder; raises `OutputError` if it contains anything but the search described by `key`.
 
-        `num_images` is the number of images of all splits, which no count in its files may exceed.
+        `num_images` is the number of images in all splits, the upper limit of all counts in its files.
         """
         self.check_place(path)
         self.path, self._num_images, self._metric = path, num_images, key.get("score", "accuracy")
@@ -137,7 +137,7 @@ class SearchDir:
 
     @staticmethod
     def check_place(path: Path) -> None:
-        """Raise `OutputError` if no search can be written to `path`: there is anything else, or a link in the way."""
+        """Raise `OutputError` if no search can be written to `path`, because of other content or a link."""
         _io.refuse_links_in_run(path)
         is_taken = path.exists() and (not path.is_dir() or _io.holds_files(path))
         if is_taken and not (path / "search.json").is_file():
@@ -146,7 +146,7 @@ class SearchDir:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from the search during the block, which starts without what a killed one half wrote.
+        """Lock the search during the block, after removing files that a killed process left half-written.
 
         Raises `OutputError` if another process has locked it.
         """
@@ -159,13 +159,13 @@ class SearchDir:
         return self.path / "candidates" / name
 
     def training_folder(self, name: str) -> Path:
-        """Return the folder for checkpoints of a candidate; it is removed when the candidate is written."""
+        """Return the folder for a candidate's checkpoints, which is removed when the candidate is written."""
         folder = self.folder(name) / "training"
         _io.refuse_links(self.path, folder)
         return folder
 
     def model_file(self, name: str) -> Path | None:
-        """Return the unchecked Keras model of a candidate, None if it has no weights of its own.
+        """Return the unchecked Keras model file of a candidate; None if it has no weights of its own.
 
         Raises `ModelError` if it is a link.
         """
@@ -177,9 +177,9 @@ class SearchDir:
     def read_candidate(
         self, name: str, parent: CompressionCandidate | None, precision: str
     ) -> CompressionCandidate | None:
-        """Return a candidate that was made from `parent` and is complete, None if it is not.
+        """Return a complete candidate created from `parent`; None if there is none.
 
-        Raises `ModelError` if its record is damaged, or is that of another candidate.
+        Raises `ModelError` if its record is damaged, or belongs to another candidate.
         """
         file = self.folder(name) / "record.json"
         if not file.is_file():
@@ -224,7 +224,7 @@ class SearchDir:
         return comparisons
 
     def write_comparisons(self, comparisons: Mapping[str, Comparison]) -> None:
-        """Save what `read_comparisons` returns."""
+        """Save the test comparisons, for `read_comparisons`."""
         _io.write_atomic(
             self.path / "comparisons.json",
             _to_json({name: jsonio.fields_to_dict(value) for name, value in comparisons.items()}),
@@ -241,7 +241,7 @@ class SearchDir:
         self.clear_best()
         chosen = bundle.read(self.folder(candidate.name) / "bundle")
         if former and replace(former.manifest, thresholds=chosen.manifest.thresholds) == chosen.manifest:
-            chosen = former  # with the thresholds and the card that were stored in it since
+            chosen = former  # includes thresholds and a card that were added to it later
         bundle.write_folder(chosen, best)
         if (model := self.model_file(weights)) is not None:
             check_keras_file(model)
@@ -250,7 +250,7 @@ class SearchDir:
         return best
 
     def _refuse_foreign_files(self) -> None:
-        """Raise `OutputError` if there are other files than those of a bundle in ``best``, which would be lost."""
+        """Raise `OutputError` if ``best`` contains files other than a bundle's, which would be lost."""
         best = self.path / "best"
         if best.is_dir() and not best.is_symlink():
             names = [path.relative_to(best).as_posix() for path in best.rglob("*")]
@@ -258,7 +258,7 @@ class SearchDir:
             bundle.refuse_foreign_files(best, own)
 
     def clear_best(self) -> None:
-        """Remove what was chosen under another budget; raises `OutputError` if something else has its name."""
+        """Remove the choice made under another budget; raises `OutputError` if something else has its name."""
         self._refuse_foreign_files()
         best, model = self.path / "best", self.path / "best.keras"
         if best.is_symlink() or (best.exists() and not best.is_dir()):
@@ -270,7 +270,7 @@ class SearchDir:
 
 
 def _is_plausible(candidate: CompressionCandidate, num_images: int) -> bool:
-    """Return whether the measurements of a candidate on at most `num_images` images can be true."""
+    """Return whether the measurements of a candidate on at most `num_images` images are possible."""
     if candidate.failed:
         return True
     if not all(0 <= value <= 1 for value in (candidate.accuracy, *candidate.metrics.values())):
@@ -292,7 +292,7 @@ def _is_plausible(candidate: CompressionCandidate, num_images: int) -> bool:
 
 
 def _is_consistent(test: Comparison, num_images: int) -> bool:
-    """Return whether all numbers of a comparison on at most `num_images` images fit together."""
+    """Return whether all numbers of a comparison on at most `num_images` images are consistent."""
     if isinstance(test, ScoreTest):
         return _is_possible(test, num_images)
     lost, gained = test.only_original_correct, test.only_compressed_correct
@@ -305,7 +305,7 @@ def _is_consistent(test: Comparison, num_images: int) -> bool:
 
 
 def _is_possible(test: ScoreTest, num_images: int) -> bool:
-    """Return whether the scores of at most `num_images` images can have these numbers."""
+    """Return whether scores of at most `num_images` images can have these statistics."""
     fractions = (test.original_score, test.compressed_score, test.p_value, test.standard_error or 0.0)
     low, high = test.difference_interval or (test.difference, test.difference)
     return (
@@ -323,7 +323,7 @@ def _numbers(test: PairedTest) -> tuple[float, ...]:
 
 
 def pareto_front(candidates: Iterable[CompressionCandidate]) -> tuple[str, ...]:
-    """Return the names on the Pareto front of the headline metric, file size, latency, parameters and multiply-adds."""
+    """Return the names on the Pareto front of headline metric, file size, latency, parameters and multiply-adds."""
     succeeded = [c for c in candidates if not c.failed]
 
     def objectives(c: CompressionCandidate) -> tuple[float, ...]:

@@ -18,7 +18,7 @@ SHRINK = 8  # factor by which a hidden layer is narrowed
 
 
 def list_smaller_heads(config: ModelConfig) -> list[ModelConfig]:
-    """Return configs with smaller heads, smallest first; none if there is no flattening and no hidden layer."""
+    """Return configs with smaller heads, smallest first; empty if there is no flattening and no hidden layer."""
     entry = registry.get_entry(config.name)
     pooling = entry.head.pooling if config.pooling == "auto" else config.pooling
     hidden = entry.head.hidden if config.hidden_units is None else config.hidden_units
@@ -32,7 +32,7 @@ def list_smaller_heads(config: ModelConfig) -> list[ModelConfig]:
 
 
 def rebuild_with_head(model: Any, config: ModelConfig, seed: int) -> Network:
-    """Return the network of `config` with the backbone's weights of `model` and a new head.
+    """Return the network of `config` with the backbone weights of `model` and a new head.
 
     `model` must have been built by `models.build.build_model` with the same settings, except for pooling and hidden
     layers.
@@ -51,7 +51,7 @@ def rebuild_with_head(model: Any, config: ModelConfig, seed: int) -> Network:
 
 
 def _read_pixel_stats(model: Any) -> tuple[float, float] | None:
-    """Return the mean and standard deviation of the pixels, from the layer that normalizes by them."""
+    """Return the mean and standard deviation of the pixels, from the layer that uses them for normalization."""
     layer = model.get_layer(NORMALIZE_LAYER)
     if np.ndim(layer.scale) or np.ndim(layer.offset):
         return None

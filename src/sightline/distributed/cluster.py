@@ -1,7 +1,7 @@
-"""Distributed training on several hosts: how to find them, connect them and exchange data among them.
+"""Distributed training on several hosts: find them, connect them and exchange data among them.
 
 Keras connects them (``keras.distribution.initialize``), on JAX only; JAX itself detects SLURM, Open MPI, Kubernetes and
-Cloud TPU. A host is one process: a machine with eight GPUs may run one process for all of them, or one for each.
+Cloud TPU. A host is a process: a machine with eight GPUs may run one process for all of them, or one for each.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from sightline import backend
 from sightline.errors import HostError, UsageError, first_line, suggest_install
 
-AGREEMENT_INTERVAL = 0.5  # seconds between two times that all hosts agree on whether to stop
-BROADCAST_CHUNK = 1 << 28  # bytes that are broadcast at once
-ENVIRONMENT_VARIABLES = (  # address, number of processes, own process number; names that nothing else sets
+AGREEMENT_INTERVAL = 0.5  # seconds between two agreements of all hosts on whether to stop
+BROADCAST_CHUNK = 1 << 28  # bytes per broadcast
+ENVIRONMENT_VARIABLES = (  # address, number of processes, own process number; used for nothing else
     ("KERAS_DISTRIBUTION_JOB_ADDRESSES", "KERAS_DISTRIBUTION_NUM_PROCESSES", "KERAS_DISTRIBUTION_PROCESS_ID"),
     ("COORDINATOR_ADDRESS", "NUM_PROCESSES", "PROCESS_ID"),  # as set by a Kubernetes JAXJob
 )
@@ -35,9 +35,9 @@ USAGE_HINT = (
 
 @dataclass(frozen=True, slots=True)
 class ClusterSpec:
-    """A group of `count` processes, of which this is number `rank`, that connect at `address` (host 0's ``NAME:PORT``).
+    """A group of `count` processes that connect at `address`, host 0's ``NAME:PORT``; this process is number `rank`.
 
-    Fields that are None come from the environment variables of the cluster's launcher.
+    Fields that are None come from environment variables set by the cluster's launcher.
     """
 
     address: str | None = None
@@ -47,13 +47,13 @@ class ClusterSpec:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The connected processes, as seen by the one with this `rank`."""
+    """The connected processes, as seen by the process with this `rank`."""
 
     rank: int = 0
     count: int = 1
 
     def gather(self, text: str) -> list[str]:
-        """Return the texts that all hosts pass, ordered by rank; every host must call it."""
+        """Return the texts passed by all hosts, ordered by rank; every host must call this."""
         if self.count == 1:
             return [text]
         own = np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
@@ -65,14 +65,14 @@ class Cluster:
         ]
 
     def broadcast(self, content: bytes) -> bytes:
-        """Return what host 0 passes; every host must call it."""
+        """Return the content passed by host 0; every host must call this."""
         if self.count == 1:
             return content
         size = int(self.gather(str(len(content)))[0])
         return broadcast_array(np.frombuffer(content if self.rank == 0 else bytes(size), np.uint8)).tobytes()
 
     def disconnect(self) -> None:
-        """Disconnect from the other hosts, which must do so too; afterwards this process computes alone."""
+        """Disconnect from the other hosts, which must do so too; afterwards this process runs on its own."""
         if self.count > 1 and is_connected():
             import jax
 
@@ -85,7 +85,7 @@ SINGLE_HOST = Cluster()
 def resolve_cluster(
     hosts: str | None, coordinator: str | None, rank: int | None, environment: Mapping[str, str]
 ) -> ClusterSpec | None:
-    """Return the hosts given by the options or else by environment variables; None if this process trains alone.
+    """Return the hosts given by the options, or else by environment variables; None if this process trains alone.
 
     `hosts` is a number or ``auto``. Raises `UsageError` for inconsistent options.
 
@@ -120,9 +120,9 @@ def _cluster_from_environment(environment: Mapping[str, str]) -> ClusterSpec | N
 
 
 def connect(hosts: ClusterSpec) -> Cluster:
-    """Wait for all hosts and return the team; call it once per process, before the backend (JAX) computes anything.
+    """Wait for all hosts and return the cluster; call it once per process, before the backend (JAX) runs anything.
 
-    Raises `HostError` if the hosts cannot be connected, `UsageError` if they never could with these options.
+    Raises `HostError` if the hosts cannot be connected, `UsageError` if these options can never work.
     """
     if backend.name() != "jax":
         raise UsageError(
@@ -130,14 +130,14 @@ def connect(hosts: ClusterSpec) -> Cluster:
             f"backend for this. Use --set device.backend=jax; to install it, {suggest_install('train,jax')}."
         )
     keras = backend.keras()
-    keras.utils.set_random_seed(0)  # otherwise Keras spends a collective on agreeing on one
+    keras.utils.set_random_seed(0)  # otherwise Keras agrees on a seed in a collective operation
     import jax
 
     try:
         with _redirect_stdout_to_stderr():
             keras.distribution.initialize(hosts.address, hosts.count, hosts.rank)
             cluster = Cluster(jax.process_index(), jax.process_count())
-            cluster.gather("")  # the first real communication
+            cluster.gather("")  # tests the connection
             return cluster
     except RuntimeError as error:
         raise HostError(
@@ -151,7 +151,7 @@ def connect(hosts: ClusterSpec) -> Cluster:
 
 @contextmanager
 def _redirect_stdout_to_stderr() -> Iterator[None]:
-    """Redirect the standard output of native code to standard error: gloo prints that it is connected."""
+    """Redirect the standard output of native code to standard error: gloo prints a message when it is connected."""
     sys.stdout.flush()
     saved_descriptor = os.dup(1)
     os.dup2(2, 1)
@@ -185,7 +185,7 @@ def is_host_lost(error: BaseException) -> bool:
 
 
 def broadcast_array(values: NDArray[Any]) -> NDArray[Any]:
-    """Return host 0's `values`; every host must call it, with an array of the same shape and dtype."""
+    """Return host 0's `values`; every host must call this, with an array of the same shape and dtype."""
     if not is_connected():
         return values
     from jax.experimental import multihost_utils
@@ -206,9 +206,10 @@ def _gather_arrays(values: NDArray[Any]) -> NDArray[Any]:
 
 
 def make_any_host() -> Callable[[bool], bool]:
-    """Return a function that returns, on all hosts alike, whether any host passed True; all must call it equally often.
+    """Return a function that returns, on all hosts, whether any host passed True.
 
-    The hosts actually communicate about every half second: they agree on how many calls to skip.
+    All hosts must call it the same number of times. They actually communicate only about every half second, because
+    they agree on how many calls to skip.
     """
     if not is_connected():
         return bool

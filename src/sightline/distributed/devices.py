@@ -1,12 +1,12 @@
 """Data-parallel training: split each batch over several devices, using Keras' own distribution.
 
 JAX: `keras.distribution.DataParallel`. A step is compiled for the global batch, which is sharded over the devices;
-batch means, including those of batch normalization, are over the global batch. TensorFlow:
+batch means, including batch normalization's, are over the global batch. TensorFlow:
 `tf.distribute.MirroredStrategy`. A step is compiled for one replica's slice, so batch normalization is set to
 synchronize. PyTorch: not supported by Keras.
 
-The active distribution is known only to Keras (`Distribution.scope`); outside it, every function here works on one
-device.
+Only Keras keeps track of the active distribution (`Distribution.scope`); outside its scope, every function here uses
+one device.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def create_distribution(device: DeviceConfig) -> Distribution:
 
 
 def count_replicas() -> int:
-    """Return the number of devices, on all hosts, that share a step in the current scope."""
+    """Return the number of devices on all hosts that share a step in the current scope."""
     distribution = _get_distribution()
     if distribution is not None:
         return int(distribution.num_model_replicas)
@@ -131,14 +131,14 @@ def scale_batch_and_rate(config: DeviceConfig, size: int, rate: float) -> tuple[
 def limit_batch_size(size: int, count: int) -> int:
     """Return the batch size for `count` images: at most `size`, or `count` rounded up to a multiple of the devices.
 
-    Rows beyond `count` would only pad the batch, at weight 0, and cost as much as real ones.
+    Rows beyond `count` would only pad the batch, at weight 0, and cost as much as real rows.
     """
     divisor = count_replicas()
     return min(size, -(-max(count, 1) // divisor) * divisor)
 
 
 def get_local_rows(size: int) -> slice:
-    """Return the rows that this host loads of each batch of `size`."""
+    """Return the rows of each batch of `size` that this host loads."""
     if not cluster.is_connected() or _get_distribution() is None:
         return slice(0, size)
     import jax
@@ -167,7 +167,7 @@ def make_train_step(model: Any) -> TrainStep:
 
 
 def predict_on_batch(model: Any, inputs: Any) -> Any:
-    """Return the outputs of `model` for a batch, computed on all devices of the scope; every host passes all rows."""
+    """Return the outputs of `model` for a batch, using all devices of the scope; every host passes all rows."""
     count = count_replicas()
     if count == 1:
         return training_steps.predict_on_batch(model, inputs)
@@ -184,7 +184,7 @@ def predict_on_batch(model: Any, inputs: Any) -> Any:
 def _make_jax_step(model: Any) -> TrainStep:
     """Compile Keras' own `train_step`; metrics are reset inside each step, the learning rate is set outside.
 
-    `train_on_batch` would work too, but with several hosts each of its assignments between steps synchronizes them all.
+    `train_on_batch` would work too, but with several hosts, each of its assignments between steps synchronizes them.
     """
     import jax
 

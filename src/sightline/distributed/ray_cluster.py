@@ -22,7 +22,7 @@ _ADDRESS = re.compile(r"(\[[\da-f:.]+\]|[\w.-]+):(\d{1,5})", re.ASCII | re.IGNOR
 
 
 def choose_address(address: str | None) -> str:
-    """Return `address`, by default the value of ``RAY_ADDRESS``, and ``local``, a new cluster, if that is not set."""
+    """Return `address`, by default ``RAY_ADDRESS``; if neither is set, ``local``, which starts a new cluster."""
     return address or os.environ.get("RAY_ADDRESS") or "local"
 
 
@@ -30,11 +30,11 @@ def choose_address(address: str | None) -> str:
 def connect(address: str | None = None) -> Iterator[Any]:
     """Connect this process to the Ray cluster at `address` until the block ends, and return the module `ray`.
 
-    `address` is ``HOST:PORT``, or ``auto`` for the cluster that runs on this machine. None is the value of
-    ``RAY_ADDRESS``; where that is not set, a cluster of this machine's cores is started, and stopped at the end of the
-    block. A process that is connected already stays so, and `address` must then be None.
+    `address` is ``HOST:PORT``, or ``auto`` for the cluster that runs on this machine. None uses ``RAY_ADDRESS``; if
+    that is not set, a cluster of this machine's cores is started, and stopped at the end of the block. A process that
+    is already connected stays connected, and `address` must then be None.
 
-    Raises `HostError` if there is no cluster, `MissingExtraError` without Ray.
+    Raises `HostError` if there is no cluster, `MissingExtraError` if Ray is not installed.
     """
     ray = import_ray(PURPOSE)
     if ray.is_initialized():
@@ -53,7 +53,7 @@ def connect(address: str | None = None) -> Iterator[Any]:
 
 
 def describe_error(error: BaseException) -> str:
-    r"""Return why Ray has failed: the last line where the message holds a traceback of another process, else the first.
+    r"""Return why Ray failed: the last line of a message with another process's traceback, else the first line.
 
     >>> describe_error(RuntimeError('The actor died\n  File "a.py", line 1\nValueError: x.'))
     'ValueError: x'
@@ -69,7 +69,7 @@ def _start(ray: Any, address: str) -> None:
     try:
         with suppress_stderr() if process.is_claimed() else nullcontext():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
-    except Exception as error:  # of no other type, if it does not start in time on a busy machine
+    except Exception as error:  # Ray raises a plain Exception if it does not start in time on a busy machine
         ray.shutdown()
         if is_local:
             raise HostError(f"Ray cannot be started on this machine: {first_line(error)}") from error
@@ -77,7 +77,7 @@ def _start(ray: Any, address: str) -> None:
 
 
 def _check_address(address: str) -> None:
-    """Raise an error if no gRPC server is at an address: Ray itself would try for minutes, and then end the process."""
+    """Raise an error if there is no gRPC server at an address: Ray would try for minutes, then end the process."""
     if address in {"auto", "local"}:
         return
     match = _ADDRESS.fullmatch(address)
@@ -110,7 +110,7 @@ def _explain_missing(address: str, reason: str) -> str:
 
 @contextmanager
 def _keep_sigterm() -> Iterator[None]:
-    """Keep the handler of SIGTERM, which Ray replaces."""
+    """Keep the handler of SIGTERM, which Ray would replace."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
