@@ -96,7 +96,7 @@ def as_text(file: IO[bytes]) -> Iterator[TextIO]:
 
 def expand_home(path: str | Path) -> Path:
     """Return a path with a leading ``~`` expanded, as shells do; unchanged if there is no such user."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111  # the method of the path raises
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # `Path.expanduser` raises an error
 
 
 def output_path(path: str | Path) -> Path:
@@ -113,7 +113,7 @@ def output_path(path: str | Path) -> Path:
 
 def exists(path: Path) -> bool:
     """Return whether there is a file or folder at this path; False for an impossible path (too long)."""
-    return os.path.exists(path)  # noqa: PTH110  # the method of the path raises
+    return os.path.exists(path)  # noqa: PTH110  # `Path.exists` raises an error
 
 
 def temporary_path(path: Path) -> Path:

@@ -97,7 +97,7 @@ class PluginError(SightlineError):
 
 
 class DivergedError(SightlineError):
-    """The training loss became NaN or infinite; `batch` holds the paths of the images of that step."""
+    """The training loss became NaN or infinite; `batch` contains the paths of that step's images."""
 
     exit_code = 1
 

@@ -1,8 +1,8 @@
 """Escape untrusted text for display in a terminal, a table or a spreadsheet.
 
-File names, class names and file metadata may hold any characters. Terminals execute escape sequences, a line feed in a
-name forges a table row, and a bidirectional override displays a name backwards (Boucher and Anderson, "Trojan Source",
-USENIX Security 2023). JSON and HTML have their own escaping.
+File names, class names and file metadata may contain any characters. Terminals execute escape sequences, a line feed in
+a name forges a table row, and a bidirectional override displays a name backwards (Boucher and Anderson, "Trojan
+Source", USENIX Security 2023). JSON and HTML have their own escaping.
 """
 
 from __future__ import annotations

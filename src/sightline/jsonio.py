@@ -29,7 +29,7 @@ MAX_FILE_BYTES = 1 << 30  # limit for a file of lines: enough for five million i
 
 
 def dumps(value: Any, **options: Any) -> str:
-    """Return `value` as JSON; `options` are those of `json.dumps`, with ``ensure_ascii=False`` by default.
+    """Return `value` as JSON; `options` are passed to `json.dumps`, with ``ensure_ascii=False`` by default.
 
     Numbers that are not finite become null, which means an undefined value in all our JSON: JSON cannot represent
     them, and parsers reject the ``NaN`` that Python would write.

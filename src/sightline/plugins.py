@@ -120,7 +120,7 @@ class Registry(Mapping[str, T], Generic[T]):
                 for entry_point in entry_points:
                     try:
                         entry_point.load()
-                    except Exception as error:  # noqa: BLE001  # whatever a package of others raises
+                    except Exception as error:  # noqa: BLE001  # third-party packages may raise anything
                         failures.append((entry_point, error))
             for entry_point, cause in failures[:1]:
                 self._failure = PluginError(

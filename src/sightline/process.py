@@ -52,7 +52,7 @@ def claim() -> None:
 
 
 def is_claimed() -> bool:
-    """Return whether this process is the command line's own, whose signals, exit and malloc we may change."""
+    """Return whether this process is the command line's own, so that we may change its signals, exit and malloc."""
     return _claimed
 
 

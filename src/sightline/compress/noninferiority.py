@@ -186,7 +186,7 @@ def compare_models(original: NDArray[np.bool_], compressed: NDArray[np.bool_], s
 
 
 def compare_counts(split: str, count: int, original_correct: int, lost: int, gained: int) -> PairedTest:
-    """Compare two models on `count` images, of which the original classifies `original_correct` correctly.
+    """Compare two models on `count` images; the original classifies `original_correct` of them correctly.
 
     `lost` images are classified correctly only by the original, `gained` only by the compressed model.
     """

@@ -261,7 +261,7 @@ class ModelLog:
     ) -> str:
         """Log the features [F] and probabilities [K] of one image, and return its id; see `FeatureLog.add`."""
         image = _WaitingImage(features, probabilities, quality, self.header, self.generation)
-        return self.log._add(image)  # noqa: SLF001  # a view of it
+        return self.log._add(image)  # noqa: SLF001  # this class is a view of it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -82,7 +82,7 @@ def expand_inputs(
     """
     for argument in arguments:
         text = os.path.expanduser(argument)  # noqa: PTH111
-        exists = os.path.exists(text)  # noqa: PTH110  # which is False for a name that is too long
+        exists = os.path.exists(text)  # noqa: PTH110  # returns False for a name that is too long
         if text == "-" and stdin is not None:
             yield from _list_stdin(stdin(), limits)
         elif is_url(text):

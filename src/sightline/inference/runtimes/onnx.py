@@ -45,7 +45,7 @@ def create_gpu_session(model: bytes) -> Any:
         if session.get_providers()[0] == GPU_PROVIDER:
             session.disable_fallback()
             return session
-    except Exception as error:  # noqa: BLE001  # any of a dozen types from C++; stated below
+    except Exception as error:  # noqa: BLE001  # a dozen types come from C++; reported below
         cause = f" ({first_line(error)})"
     raise UsageError(
         f"ONNX Runtime cannot use a GPU here{cause}: check that nvidia-smi lists one, and that CUDA and cuDNN are "
@@ -160,7 +160,7 @@ class OnnxPredictor(PicklablePredictor):
 def _run_session(session: Any, names: Sequence[str], pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
     try:
         return list(session.run(list(names), {"pixels": np.ascontiguousarray(pixels)}))
-    except Exception as error:  # any of a dozen types from C++
+    except Exception as error:  # a dozen types come from C++
         raise ModelError(
             f"ONNX Runtime cannot run the model on {plural(len(pixels), 'image')}: {first_line(error)}"
         ) from error
