@@ -47,7 +47,10 @@ def list_array_items(
             _name_label(label, i, name)
     labels = _to_label_array(labels, name)
     if labels.size != len(pixels):
-        hint = ": for one-hot rows, use y.argmax(1)" if labels.ndim > 1 and len(labels) == len(pixels) else ""
+        hint = ""
+        if labels.ndim > 1 and len(labels) == len(pixels):
+            is_one_hot = labels.ndim == 2 and labels.dtype.kind not in "OSU"
+            hint = ": for one-hot rows, use y.argmax(1)" if is_one_hot else f": {ONE_LABEL}"
         raise DataError(f"{name}: {plural(len(pixels), 'image')} but {plural(labels.size, 'label')}{hint}.")
     are_numbers = labels.dtype.kind in "iu"
     name_labels = _name_numbers if are_numbers else _name_texts
@@ -69,7 +72,9 @@ def _name_texts(labels: NDArray[Any], name: str, classes: Sequence[str] | None) 
     """Return each label as the name of a class; raises `DataError` for one that is not in `classes`."""
     names = [_name_label(label, i, name) for i, label in enumerate(labels.tolist())]
     if classes is not None and (unknown := sorted(set(names) - set(classes))):
-        raise DataError(f"{name}: {unknown[0]!r} is a label but not one of `classes`.{suggest(unknown[0], classes)}")
+        is_number = labels.dtype.kind in "bf"
+        advice = " Integers index them: use y.astype(int)." if is_number else suggest(unknown[0], classes)
+        raise DataError(f"{name}: {unknown[0]!r} is a label but not one of `classes`.{advice}")
     return names
 
 
