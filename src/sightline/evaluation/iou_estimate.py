@@ -93,8 +93,9 @@ def _estimate(
 def fit_increasing(values: NDArray[np.float64], weights: NDArray[np.integer]) -> NDArray[np.float64]:
     """Return the isotonic regression of `values` [N]: the nearest sequence that never falls, by pooling violators.
 
-    `weights` [N] are the numbers of observations behind each value. The time grows with the length of the sequence;
-    `label_estimate` has a few bins of many resamples, and fits them all at once.
+    `weights` [N] are the numbers of observations behind each value. `sightline watch` runs where neither SciPy nor
+    scikit-learn is installed. The time grows with the length of the sequence; `label_estimate` has a few bins of many
+    resamples, and fits them all at once.
     """
     sums, sizes, lengths = list[float](), list[int](), list[int]()
     for value, weight in zip(values.tolist(), weights.tolist(), strict=True):

@@ -180,8 +180,8 @@ def _holds_folders(inner: PathParts, rest: Sequence[PathParts]) -> bool:
 
 def _is_unlabeled_folder(top: str, rest: Sequence[PathParts]) -> bool:
     """Return whether a folder is named like one of unlabeled images and contains no folders."""
-    is_called = UNLABELED_WORDS & set(re.split(r"[\W_]+", top.casefold()))
-    return bool(is_called) and not _holds_folders(_find_inner_wrapper(top, rest), rest)
+    words = UNLABELED_WORDS & set(re.split(r"[\W_]+", top.casefold()))
+    return bool(words) and not _holds_folders(_find_inner_wrapper(top, rest), rest)
 
 
 def _denote_splits(names: Mapping[str, SplitName]) -> bool:
