@@ -2,8 +2,8 @@
 
 `make bench-quick` runs the benchmarks in under five minutes on two cores, appends to ``history.jsonl`` and draws
 ``history.svg``. With ``--check``, nothing runs: the last line is compared with the previous ones, with a warning for
-each ratio that fell. Only ratios between variants that ran alternately on one machine are compared: seconds from
-different days say nothing about a commit.
+each ratio that fell. Only ratios between variants that ran alternately are compared, and only with those from the same
+kind of machine: seconds from different days say nothing about a commit, and two processors differ in ratios too.
 """
 
 from __future__ import annotations
@@ -55,10 +55,11 @@ def read_history() -> list[dict[str, Any]]:
 
 
 def list_falls(history: list[dict[str, Any]]) -> list[str]:
-    """Return a sentence for each ratio in the last line that is well below the median of the previous lines."""
+    """Return a sentence for each ratio in the last line that is well below its earlier median on such a machine."""
     falls = []
     for name, ratio in history[-1]["ratios"].items() if history else ():
-        earlier = [line["ratios"][name] for line in history[:-1] if name in line["ratios"]]
+        alike = [line for line in history[:-1] if line["machine"] == history[-1]["machine"]]
+        earlier = [line["ratios"][name] for line in alike if name in line["ratios"]]
         if earlier and ratio < FALL * statistics.median(earlier):
             falls.append(f"{name}: {ratio:.2f}, {statistics.median(earlier):.2f} before ({len(earlier)} measurements)")
     return falls
@@ -70,10 +71,17 @@ def plot_history(history: list[dict[str, Any]]) -> None:
 
     figure = Figure((8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for name in sorted({name for line in history for name in line["ratios"]}):
-        points = [(at, line["ratios"][name]) for at, line in enumerate(history) if name in line["ratios"]]
-        axes.plot(*zip(*points, strict=True), marker="o", label=name.replace(": ", " vs. "))
-    axes.set_xticks(range(len(history)), [f"{line['date'][5:]}\n{line['commit']}" for line in history], fontsize=8)
+    for number, name in enumerate(sorted({name for line in history for name in line["ratios"]})):
+        points: dict[str, list[tuple[int, float]]] = {}
+        for at, line in enumerate(history):
+            if name in line["ratios"]:
+                points.setdefault(line["machine"], []).append((at, line["ratios"][name]))
+        for order, alike in enumerate(points.values()):  # a line joins the measurements on one kind of machine
+            label = name.replace(": ", " vs. ") if order == 0 else None
+            axes.plot(*zip(*alike, strict=True), marker="o", color=f"C{number}", label=label)
+    labels = [f"{line['date'][5:]}\n{line['commit']}\n{line['machine'].partition(' (')[0]}" for line in history]
+    axes.set_xticks(range(len(history)), labels, fontsize=8)
+    axes.margins(x=0.2)
     axes.set_yscale("log")
     for set_formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
         set_formatter("{x:g}")
