@@ -310,7 +310,7 @@ def test_the_front_is_pareto_optimal() -> None:
 
 @pytest.mark.slow
 def test_a_chain_of_convolutions_is_twenty_times_smaller_without_loss(sightline: Command, tmp_path: Path) -> None:
-    """With 500 validation images: 250 cannot tell a drop of 2 points from none, see benchmarks/results/compress.md."""
+    """With 500 validation images, as 250 cannot show a drop of 2 points: see benchmarks/results/compress.md."""
     run = tmp_path / "run"
     arguments = ("--recipe", "quick", "--model", "fashion-cnn", "--epochs", "20", "--out", run)
     splits = ("--set", "split.validation=0.25", "--set", "split.test=0.25")

@@ -111,14 +111,7 @@ def test_the_run_has_every_file_that_a_run_may_have(whole: WholeRun) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.slow_with("describe", "watch")
-@pytest.mark.parametrize(
-    "verb",
-    [
-        verb if verb in {"describe", "predict", "resume", "watch"} else pytest.param(verb, marks=pytest.mark.slow)
-        for verb in LIGHT
-    ],
-)
+@pytest.mark.parametrize("verb", ["predict", "resume"])
 def test_a_damaged_file_is_named(verb: str, whole: WholeRun, tmp_path: Path, invoke: Invoke) -> None:
     assert not find_faults(verb, whole.list_files(), whole, tmp_path / "folder", invoke, first=100)
 

@@ -18,7 +18,7 @@ SMALL = ("--set", "input.height=32")
 
 
 @pytest.mark.slow
-def test_what_cannot_be_said_is_said(sightline: Command, colors: Path) -> None:
+def test_without_enough_errors_no_gain_is_predicted(sightline: Command, colors: Path) -> None:
     result = sightline("learning-curve", colors, *SMALL)
     assert result.code == 0
     header, first, *_ = result.out.splitlines()

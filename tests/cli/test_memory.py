@@ -71,7 +71,7 @@ def test_predict_over_odd_images(classes: Path, trained: tuple[Path, int]) -> No
 def test_train_over_odd_images(trained: tuple[Path, int]) -> None:
     """What training adds to importing TensorFlow, which alone takes 646 MiB.
 
-    On 2 cores, it added 137 to 142 MiB (2026-11-27); the limit leaves as much again as a half of that.
+    On 2 cores, it added 137 to 142 MiB (2026-11-27); the limit is half as much again.
     """
     assert trained[1] - peak("-c", "import tensorflow") < 210 * MIB
 

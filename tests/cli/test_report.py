@@ -122,21 +122,6 @@ def test_a_folder_that_is_not_a_run_has_no_report(sightline: Command, run: Path,
     assert "not a run" in result.err
 
 
-@pytest.mark.slow
-def test_thresholds_reach_page_bundle_and_predictions(sightline: Command, colors: Path, tmp_path: Path) -> None:
-    run = tmp_path / "r"
-    options = ("--recipe", "quick", "--model", "cifar10-simple", "--set", "model.hidden_units=[64]", "--epochs", "4")
-    assert sightline("train", colors, *options, "--out", run).code == 0
-    before = (run / "bundle" / "model.onnx").read_bytes()
-    result = sightline("evaluate", run, "--coverage", "0.9")
-    assert result.code == 0, result.err
-    manifest = json.loads((run / "bundle" / "manifest.json").read_text("utf-8"))
-    assert manifest["thresholds"]["coverage"] == 0.9
-    assert (run / "bundle" / "model.onnx").read_bytes() != before  # the manifest embedded in it
-    (line,) = sightline("predict", run / "bundle", next((colors / "red").iterdir()), "--format", "json").lines
-    assert line["decision"] in {"class", "set", "abstain"}
-
-
 @pytest.mark.parametrize(("value", "text"), [(0.5, "50.0%"), (None, "not defined"), (1.0, "100.0%")])
 def test_fractions_are_formatted_as_percentages(value: float | None, text: str) -> None:
     assert templates.format_percent(value) == text

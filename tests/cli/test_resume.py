@@ -79,15 +79,6 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, 
 
 
 @pytest.mark.slow
-def test_killed_while_training_and_while_evaluating(untouched: Any, tmp_path: Path) -> None:
-    where = make_place(tmp_path)
-    assert run_and_kill(where, train("scratch", where), MOMENTS["second epoch"]).killed
-    assert run_and_kill(where, resume(where), MOMENTS["evaluation"]).killed
-    assert read_weights_hash(run_and_kill(where, resume(where))) == untouched["scratch"][0]
-    assert read_history(where) == untouched["scratch"][1]
-
-
-@pytest.mark.slow
 def test_killed_at_four_moments_on_one_core_at_last(untouched: Any, tmp_path: Path) -> None:
     """While indexing, while training, later while training on one core, and while evaluating."""
     where = make_place(tmp_path)

@@ -1,4 +1,4 @@
-"""A server under slow, hostile and many clients: what it still answers, what it takes, and that it can be stopped."""
+"""A server under slow, hostile or many clients still answers, takes limited memory, and can be stopped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def try_request(server: Server, path: str, body: bytes | None = None) -> int | N
 
 
 def test_half_open_connections_cost_neither_answers_nor_log_lines(trained: tuple[Path, Any], image: bytes) -> None:
-    """With as many files as 129 connections do not fit into."""
+    """With a limit of 128 open files, too few for 200 connections."""
     with Server(trained[0], prepare="ulimit -n 128") as server:
         with open_connections(server, 200):
             wait_until(lambda: try_request(server, "/health") in {503, None})

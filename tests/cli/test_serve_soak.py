@@ -1,4 +1,4 @@
-"""A server for minutes under good, slow and hostile clients mixed: right answers, flat memory, no file left open."""
+"""A server under a mix of good, slow and hostile clients: right answers, flat memory, no file left open."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Client:
         return [(outputs["label"][0], max(outputs["probabilities"]))]
 
     def _send_slowly(self, address: str, images: list[bytes]) -> Answers:
-        """As over a bad line, which is no reason to be cut off."""
+        """Send an image in three pieces, as a slow connection does, which the server waits for."""
         return [
             read(self._exchange(b"POST %s/predict HTTP/1.1\r\nHost: test\r\n" % address.encode(), images[0], pause=0.3))
         ]
@@ -178,7 +178,7 @@ def measure_peak(server: Server, seconds: float) -> int:
 
 
 def test_new_versions_take_no_more_memory(tmp_path: Path) -> None:
-    """Each of 20 bundles of 30 MB takes the place of the one before."""
+    """Each of 20 bundles of 30 MB replaces the one before."""
     spec, classes = PreprocessingSpec(224, 224), tuple(f"class {number}" for number in range(50))
     bundles = [make_bundle(seed, classes, spec) for seed in (1, 2)]
     bundle.write_folder(bundles[0], tmp_path / "model")
@@ -233,6 +233,6 @@ def test_good_clients_are_answered_right_among_slow_and_hostile_ones(
         assert min(counts) > 10
         late = read_memory(server)
         assert late - early < 100 << 20, f"{sum(counts)} good requests, {early >> 20} MB, then {late >> 20} MB"
-        wait_until(lambda: count_files(server) <= files + 4)  # what decodes may have been replaced just now
+        wait_until(lambda: count_files(server) <= files + 4)  # a decoding process may just have been replaced
         with open_connections(server, 20):
             assert server.stop() == (0, "")

@@ -371,7 +371,7 @@ def test_an_interrupt_leaves_a_checkpoint_that_loads(colors: Path, tmp_path: Pat
     assert face.load(out).predict(colors / "red")[0].error is None
 
 
-def test_python_says_what_the_command_says(trained: tuple[Path, dict[str, Any]], colors: Path) -> None:
+def test_python_evaluates_as_the_command_does(trained: tuple[Path, dict[str, Any]], colors: Path) -> None:
     model = face.load(trained[0])
     evaluation = model.evaluate()
     with np.load(trained[0] / "eval" / "test" / "predictions.npz", allow_pickle=False) as saved:

@@ -1,4 +1,4 @@
-"""Accuracy without labels, and which images to label: against what a simulation knows."""
+"""Accuracy without labels, and which images to label, on simulated predictions whose labels are known."""
 
 from __future__ import annotations
 

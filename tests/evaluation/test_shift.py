@@ -1,4 +1,4 @@
-"""Validation beside test: differences beyond chance are reported, those within it are not."""
+"""Validation compared with test: differences beyond chance are reported, smaller ones are not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Outputs = tuple[NDArray[np.float32], NDArray[np.int32]]
 
 
 def draw_outputs(count: int, accuracy: float, confidence: float, seed: int = 0) -> Outputs:
-    """Probabilities of two classes: about so sure, so often right."""
+    """Draw predictions of two classes with about this confidence, of which this fraction is correct."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count).astype(np.int32)
     sure = np.clip(rng.normal(confidence, 0.03, count), 0.51, 0.999)
@@ -35,7 +35,7 @@ def repeat(outputs: Outputs, copies: int) -> Outputs:
 
 
 def test_a_test_split_of_another_distribution_is_reported() -> None:
-    """As of chest x-rays whose given splits differ: 0.97 and 0.81, both with a confidence of 0.96."""
+    """Like chest x-rays whose given splits differ: accuracies of 0.97 and 0.81, both with a confidence of 0.96."""
     validation, test = draw_outputs(800, 0.97, 0.96), draw_outputs(624, 0.81, 0.96, 1)
     difference = compare(validation, test)
     hits = [int((p.argmax(1) == labels).sum()) for p, labels in (validation, test)]
@@ -49,7 +49,7 @@ def test_a_test_split_of_another_distribution_is_reported() -> None:
 
 
 def test_calibration_that_differs_by_less_than_a_hundredth_is_not_reported() -> None:
-    """As of ten images that are all classified correctly, with a confidence of 0.999 and of 0.997."""
+    """Ten images, all classified correctly, with a confidence of 0.999 in one split and of 0.997 in the other."""
     surer, less_sure = (np.tile(np.array([p, 1 - p], np.float32), (10, 1)) for p in (0.999, 0.997))
     labels = np.zeros(10, np.int32)
     difference = compare((surer, labels), (less_sure, labels))
