@@ -85,7 +85,7 @@ def test_the_sample_that_logs_are_compared_with_knows_the_groups(
 def test_thresholds_of_compressed_models_are_chosen_by_groups(
     sightline: Command, clinic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As those of the run are; by images, they promised more than they keep."""
+    """As the thresholds of the run are: chosen by images, they would promise more than they keep."""
     run = tmp_path / "run"
     used: list[Any] = []
     settings = ("split.group=column:patient", "split.validation=0.5", "split.test=0", "evaluation.target_precision=0.5")

@@ -107,7 +107,7 @@ def read_lines(path: str) -> list[str]:
 def test_train_fits_a_container_of_512_mib(
     options: list[str], classes: Path, little_memory: Path, tmp_path: Path
 ) -> None:
-    """A network of 4.3 million parameters and the default one become the models of a machine with more memory."""
+    """A network of 4.3 million parameters and the default one get the weights that they get with more memory."""
     weights: list[str] = []
     messages: list[bool] = []
     for name, group in (("limited", ["sh", "-c", ENTER, str(little_memory / "cgroup.procs")]), ("free", [])):

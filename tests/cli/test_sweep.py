@@ -32,7 +32,7 @@ def space(tmp_path: Path) -> Path:
 def test_a_sweep_prints_one_object_then_its_table(
     sightline: Command, colors: Path, space: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The trials train in this process; in their own, they do in the next test but one and in test_sweeps.py."""
+    """The trials train in this process; those of tests/sweeps/test_sweeps.py train in processes of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training_process, "train_in_subprocess", api.train)
     result = sightline("sweep", colors, space, "--format", "json")
