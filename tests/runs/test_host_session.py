@@ -1,4 +1,4 @@
-"""Whole runs on two hosts: processes of this machine, each in a folder of its own. JAX only."""
+"""Whole runs on two hosts, which are processes of this machine with their own folders; on JAX."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
 
 
 @needs_jax
+@pytest.mark.installed
 @pytest.mark.slow
 def test_two_hosts_stopped_and_resumed_end_with_the_weights_of_one_go(
     image_folder: ImageFolder, tmp_path: Path
@@ -98,17 +99,19 @@ def test_two_hosts_stopped_and_resumed_end_with_the_weights_of_one_go(
 
 
 @needs_jax
+@pytest.mark.installed
 @pytest.mark.slow
 def test_hosts_with_other_images_all_end_with_a_sentence(image_folder: ImageFolder, tmp_path: Path) -> None:
     one, other = image_folder({"cat": 12, "dog": 12}), image_folder({"cat": 12, "dog": 13})
     for code, _, errors in [host.end() for host in start_both_hosts(tmp_path, "train", *TRAIN, data=(one, other))]:
         assert code == 2
-        assert "error: Host 1 has different images than host 0 (25 there, 24 here" in errors
+        assert "error: The images of host 1 (25) and host 0 (24) differ in content, label, split or order: " in errors
         assert "Traceback" not in errors
     assert not (tmp_path / "0/r").exists()
 
 
 @needs_jax
+@pytest.mark.installed
 @pytest.mark.slow
 def test_an_error_on_one_host_is_reported_to_the_other(image_folder: ImageFolder, tmp_path: Path) -> None:
     one = image_folder({"cat": 12, "dog": 12})
@@ -122,6 +125,7 @@ def test_an_error_on_one_host_is_reported_to_the_other(image_folder: ImageFolder
 
 
 @needs_jax
+@pytest.mark.installed
 @pytest.mark.slow
 def test_a_host_that_is_killed_ends_the_other(image_folder: ImageFolder, tmp_path: Path) -> None:
     data = image_folder({"cat": 40, "dog": 40})

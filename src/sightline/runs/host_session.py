@@ -81,16 +81,14 @@ class HostSession:
         images = [(p.sha256, p.label, split) for p, split in zip(data.images, data.splits, strict=True)]
         digest = hashlib.sha256(jsonio.dumps([images, data.classes], ensure_ascii=True).encode()).hexdigest()
         weights = _hash_file(initial_weights) if initial_weights else None
-        all_facts = self._exchange(data=digest, weights=weights, count=len(images))
-        for rank, fact in enumerate(all_facts):
-            if fact["data"] != digest or fact["data"] != all_facts[0]["data"]:
-                differing_rank = rank or next(r for r, f in enumerate(all_facts) if f["data"] != all_facts[0]["data"])
+        first, *others = self._exchange(data=digest, weights=weights, count=len(images))
+        for rank, fact in enumerate(others, 1):
+            if fact["data"] != first["data"]:
                 raise DataError(
-                    f"Host {differing_rank} has different images than host 0 "
-                    f"({all_facts[differing_rank]['count']} there, "
-                    f"{all_facts[0]['count']} here, by content, label and order): give every host the same data."
+                    f"The images of host {rank} ({fact['count']}) and host 0 ({first['count']}) differ in content, "
+                    "label, split or order: give every host the same data."
                 )
-            if fact["weights"] != all_facts[0]["weights"]:
+            if fact["weights"] != first["weights"]:
                 raise DataError(
                     f"Host {rank} has different initial weights than host 0: give every host the same file."
                 )
