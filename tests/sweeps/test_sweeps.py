@@ -322,7 +322,7 @@ def test_the_same_call_again_trains_nothing(
 
 
 class FakeTrainer:
-    """A fake `child.train`: the accuracy is a function of the learning rate; may be made to fail."""
+    """A fake `train_in_subprocess`: the accuracy is a function of the learning rate; `before` may raise."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -337,7 +337,7 @@ class FakeTrainer:
         *,
         recipe: str,
         config: Path | None,
-        set: list[str],  # noqa: A002  # as `child.train` calls it
+        set: list[str],  # noqa: A002  # as `train_in_subprocess` calls it
         out: Path,
         force: bool,
         callback: Callback,
@@ -465,7 +465,7 @@ def test_a_metric_that_trials_do_not_have_is_refused(
 def test_a_setting_of_all_trials_that_the_space_varies_is_refused(
     search: Search, trainer: FakeTrainer, name: str
 ) -> None:
-    """It would override the values that the results state."""
+    """It would override the values in the results."""
     with pytest.raises(UsageError, match=f"^{name} cannot be the same in all trials, since s varies {name}"):
         search(GRID, set={name: 7})
     assert trainer.calls == 0
@@ -504,7 +504,7 @@ def test_trials_of_each_task_are_ranked_by_its_metric(
 def test_a_trial_whose_metric_is_undefined_fails_with_the_reason(
     search: Search, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the kappa is where all validation images have one grade."""
+    """Kappa is undefined if all validation images have the same grade."""
     values = iter([(None, "all images have one grade"), (math.nan, ""), (math.inf, "")])
     train = training_process.train_in_subprocess
 
@@ -774,6 +774,7 @@ def test_another_space_does_not_go_on_in_the_same_study(search: Search, tmp_path
         "nonsense",
         "nosuchsql://user:secret@host/db",
         "nosuchsql://host/db?user=me&password=secret",
+        "nosuchsql://host/db?user=me&password=my@secret",
         "sqlite:////no/such/folder/study.db",
     ],
 )
@@ -902,7 +903,7 @@ def damage_bytes(path: Path, rng: random.Random) -> str:
 
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many sweeps in one test, of which nobody looks at the plots."""
+    """Skip the plots, for tests with many sweeps that do not look at them."""
     for name in ("plot_parallel", "plot_importance"):
         monkeypatch.setattr(comparison_plots, name, lambda *_, **__: b"")
     monkeypatch.setattr(results, "parameter_importance", lambda *_: None)

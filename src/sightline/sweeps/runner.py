@@ -344,6 +344,6 @@ class _SweepRunner:
         running_elsewhere = sum(t.state == "running" for t in result.trials)
         if running_elsewhere:
             self.callback.on_message(
-                f"Still running elsewhere: {running_elsewhere} trials; run the same command later to see them."
+                f"{plural(running_elsewhere, 'trial')} still running elsewhere: run the same command again later."
             )
         return result

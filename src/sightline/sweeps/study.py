@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import socket
 import traceback
 import warnings
@@ -160,9 +161,8 @@ def _storage(package: Any, url: str) -> Any:
 
 
 def _without_password(url: str) -> str:
-    scheme, slashes, rest = url.partition("://")
-    login, separator, address = rest.rpartition("@")
-    return f"{scheme}{slashes}{login.partition(':')[0]}{separator}{address.partition('?')[0]}"  # may have it too
+    without_login = re.sub(r"(?<=://)([^:/?@]*)(:.*)?@", r"\1@", url)
+    return without_login.partition("?")[0]  # the query may have a password, too
 
 
 def _build_pruner(package: Any, space: SearchSpace) -> Any:
