@@ -60,6 +60,7 @@ def test_the_users_own_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
+@pytest.mark.installed
 def test_openvino_writes_nothing_into_the_home_folder(tmp_path: Path) -> None:
     skip_without("openvino")
     code = """

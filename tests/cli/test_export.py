@@ -30,6 +30,9 @@ from sightline.inference.reference_examples import hash_pixels
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models.describe import weights_sha256
 
+FOLDER_FORMATS = [*(name for name in EXPORTERS.registered_names if "" in EXPORTERS[name].suffixes), "vectors"]
+INSTALLED = (pytest.mark.installed, pytest.mark.slow)
+
 
 def join_lines(text: str) -> str:
     """Return `text` on one line."""
@@ -238,6 +241,8 @@ def test_formats_of_keras_need_a_keras_model_on_tensorflow(
     assert list(tmp_path.glob("x")) == []
 
 
+@pytest.mark.installed
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "package"), [("openvino", "openvino"), ("litert", "ai_edge_litert")])
 def test_formats_of_other_packages(sightline: Command, run: Path, form: str, package: str) -> None:
     pytest.importorskip(package)
@@ -273,7 +278,12 @@ def test_saved_model(sightline: Command, run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "package"), [("openvino", "openvino"), ("litert", "ai_edge_litert"), ("saved_model", "tensorflow")]
+    ("form", "package"),
+    [
+        pytest.param("openvino", "openvino", marks=INSTALLED),
+        pytest.param("litert", "ai_edge_litert", marks=INSTALLED),
+        ("saved_model", "tensorflow"),
+    ],
 )
 def test_a_program_of_the_guide_agrees_with_the_run(
     sightline: Command, run: Path, form: str, package: str, monkeypatch: pytest.MonkeyPatch
@@ -328,9 +338,6 @@ def check_folder(folder: Path, run: Path) -> None:
     exported_folder.load(folder)
 
 
-FOLDER_FORMATS = [*(name for name in EXPORTERS.registered_names if "" in EXPORTERS[name].suffixes), "vectors"]
-
-
 def read_files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -366,7 +373,10 @@ def test_a_place_that_is_taken_or_cannot_be_written_is_refused_before_keras_is_l
         assert words in join_lines(result.err)
 
 
-@pytest.mark.parametrize("form", FOLDER_FORMATS)
+@pytest.mark.parametrize(
+    "form",
+    [pytest.param(name, marks=INSTALLED if name in {"openvino", "litert"} else ()) for name in FOLDER_FORMATS],
+)
 def test_only_its_own_files_are_replaced(sightline: Command, run: Path, tmp_path: Path, form: str) -> None:
     for package in EXPORTERS[form].packages if form != "vectors" else ():
         skip_without(package)

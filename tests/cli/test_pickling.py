@@ -28,6 +28,10 @@ from sightline.inference.results import Thresholds
 from sightline.runs.directory import RunDirectory
 
 FOLDER_FORMATS = tuple(name for name, exporter in EXPORTERS.items() if not exporter.is_bundle)
+INSTALLED = (pytest.mark.installed, pytest.mark.slow)
+FOLDER_PARAMETERS = [
+    pytest.param(name, marks=INSTALLED if name in {"openvino", "litert"} else ()) for name in FOLDER_FORMATS
+]
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
 
@@ -65,7 +69,7 @@ def stored(trained: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("form", ["run", "bundle", "zip", "file", "mirrored", "keras", *FOLDER_FORMATS])
+@pytest.mark.parametrize("form", ["run", "bundle", "zip", "file", "mirrored", "keras", *FOLDER_PARAMETERS])
 def test_a_copy_predicts_bit_for_bit(stored: Callable[[str], Path], form: str, way: str) -> None:
     if form == "mirrored":
         model = load(stored("run")).with_tta()
@@ -114,7 +118,7 @@ def test_new_processes_predict_alike(stored: Callable[[str], Path], form: str, c
     assert predictions[1] == model.predict(paths[::-1])
 
 
-@pytest.mark.parametrize("form", ["run", *FOLDER_FORMATS])
+@pytest.mark.parametrize("form", ["run", *FOLDER_PARAMETERS])
 def test_threads_may_use_one_copy(stored: Callable[[str], Path], form: str) -> None:
     """All threads start together, so that they load and use the copy concurrently."""
     model = load(stored(form))
@@ -181,7 +185,7 @@ def test_thresholds_are_read_once_and_replaced_when_saved(stored: Callable[[str]
     assert model.with_tta().thresholds == model.thresholds == second == load(model.run.path).thresholds
 
 
-@pytest.mark.parametrize("form", FOLDER_FORMATS)
+@pytest.mark.parametrize("form", FOLDER_PARAMETERS)
 def test_every_command_takes_an_export(
     sightline: Command, stored: Callable[[str], Path], form: str, colors: Path, tmp_path: Path
 ) -> None:
@@ -212,7 +216,14 @@ def test_every_command_takes_an_export(
         load(folder, engine="keras")
 
 
-@pytest.mark.parametrize("form", ["run", "litert", "openvino", pytest.param("saved_model", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "run",
+        pytest.param("saved_model", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=INSTALLED) for name in ("litert", "openvino")),
+    ],
+)
 def test_only_predictions_are_printed(stored: Callable[[str], Path], form: str, colors: Path) -> None:
     """The C++ runtimes would otherwise log their build options."""
     image = next((colors / "red").iterdir())
