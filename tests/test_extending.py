@@ -65,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_compress_goes_on_where_a_network_cannot_be_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layer is used twice; pruning alone would be an error."""
+    """A layer is used twice; asking for pruning alone is an error."""
 
     @sl.register_model("recurrent-net", input_size=32, min_input_size=8)
     def recurrent_net(x: Any) -> Any:

@@ -205,27 +205,27 @@ def test_a_failure_of_the_network_is_tried_again_and_then_a_row_or_the_end(
         ):
             job()
     with pytest.raises(DataError, match=r"after 5 attempts: reset by peer.*run the same command again"):
-        build_index("memory://b")  # training does without no image
+        build_index("memory://b")  # training leaves no image out
 
 
 class HttpResponseError(Exception):
-    """As Azure's: the status has a name of its own."""
+    """An error of Azure's client, with its own name for the status."""
 
     status_code = 403
 
 
 class HttpError(Exception):
-    """As Google's."""
+    """An error of Google's client."""
 
     code = 401
 
 
 class ClientAuthenticationError(Exception):
-    """As Azure's without credentials."""
+    """The error of Azure's client without credentials."""
 
 
 class ResourceNotFoundError(Exception):
-    """As Azure's of a container."""
+    """The error of Azure's client for a missing container."""
 
 
 @pytest.mark.parametrize(
@@ -443,7 +443,7 @@ def test_labeled_images_at_an_address(memory: Any, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_fault_of_a_table_names_its_address_not_its_copy(memory: Any, tmp_path: Path) -> None:
-    """Of a table that is a file, and of one of a folder, whether it is labeled or predicted."""
+    """This holds for single tables and folders of tables, in training and prediction."""
     table = write_table(tmp_path / "t.parquet", make_table(IMAGES[:2], ("cat", "dog"), label=[0, 1]))
     memory.pipe_file("/b/damaged.parquet", b"PAR1")
     memory.pipe_file("/b/d/train/damaged.parquet", b"PAR1")

@@ -87,7 +87,7 @@ def test_grayscale_image_equals_its_rgb_copy(vgg16: tuple[Any, Path], loaded: Ne
 
 
 def test_a_gray_network_gets_a_smaller_head(vgg16: tuple[Any, Path]) -> None:
-    """As `compress` makes it, without the file of the weights: the backbone still takes three channels."""
+    """`compress` builds it without the weights file: the backbone still takes three channels."""
     old = build_model(make_plan("vgg16", channels=1, options={"weights": vgg16[1]}))
     config = shrink_head.list_smaller_heads(make_plan("vgg16").config)[0]
     new, pixels = shrink_head.rebuild_with_head(old.model, config, seed=1), random_images(3, 32, 1)
@@ -220,37 +220,25 @@ def with_top(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return model, path
 
 
-def assert_top_is_loaded(theirs: Any, path: Path, side: int) -> None:
-    network = build_model(make_plan("vgg16", side=side, classes=1000, hidden_units=None, options={"weights": path}))
+@pytest.mark.slow
+def test_top_is_read_where_it_fits(tmp_path: Path) -> None:
+    """At 64 pixels, the order of the flattened 2x2 feature maps counts too."""
+    keras = backend.keras()
+    theirs = keras.applications.VGG16(weights=None, input_shape=(64, 64, 3))
+    randomize_weights(theirs)
+    path = tmp_path / "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+    write_official(theirs, path)
+    network = build_model(make_plan("vgg16", side=64, classes=1000, hidden_units=None, options={"weights": path}))
     assert network.pretrained
     assert network.pretrained_head
-    pixels = random_images(2, side)
-    prepared = backend.keras().applications.vgg16.preprocess_input(pixels.astype(np.float32))
-    expected = np.asarray(theirs(prepared, training=False))
-    np.testing.assert_allclose(compute_outputs(network.model, pixels)["probabilities"], expected, atol=1e-5)
+    pixels = random_images(2, 64)
+    prepared = keras.applications.vgg16.preprocess_input(pixels.astype(np.float32))
+    feature_model = keras.Model(theirs.input, [theirs.output, theirs.get_layer("fc2").output])
+    expected, features = (np.asarray(value) for value in feature_model(prepared, training=False))
+    outputs = compute_outputs(network.model, pixels)
+    np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
     assert expected.max() > 0.01, "classes must not all be equally likely"
-    feature_model = backend.keras().Model(theirs.input, theirs.get_layer("fc2").output)
-    actual, expected_features = (
-        compute_outputs(network.model, pixels)["features"],
-        np.asarray(feature_model(prepared, training=False)),
-    )
-    np.testing.assert_allclose(actual, expected_features, atol=1e-5 * expected_features.max())
-
-
-@pytest.mark.slow
-def test_top_is_read_where_it_fits(with_top: tuple[Any, Path]) -> None:
-    assert_top_is_loaded(*with_top, side=32)
-
-
-@pytest.mark.slow  # 550 MB
-def test_vgg16_at_its_own_size_matches_keras(tmp_path: Path) -> None:
-    keras = backend.keras()
-    model = keras.applications.VGG16(weights=None)
-    randomize_weights(model)
-    path = tmp_path / "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
-    write_official(model, path)
-    again = keras.applications.VGG16(weights=str(path))
-    assert_top_is_loaded(again, path, side=224)
+    np.testing.assert_allclose(outputs["features"], features, atol=1e-5 * features.max())
 
 
 @pytest.mark.parametrize(
@@ -398,7 +386,7 @@ def test_file_of_another_network_does_not_fit(vgg16: tuple[Any, Path]) -> None:
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
 def test_a_deeper_network_is_refused_and_one_with_a_top_and_an_optimizer_is_not(suffix: str, tmp_path: Path) -> None:
-    """Keras reads the first layers alone, without a word."""
+    """Keras would silently read only the first layers."""
     keras = backend.keras()
     layers = keras.layers
     network = build_model(make_plan("fashion-cnn", seed=3))
@@ -429,7 +417,7 @@ def test_the_backbone_of_a_network_for_masks_is_read_without_its_decoder(decoder
 
 
 def test_of_many_layers_that_do_not_fit_the_reason_for_one_is_named() -> None:
-    """As Keras 3.15 says it of a .keras file of another network."""
+    """The message is that of Keras 3.15 for a .keras file of another network."""
     error = ValueError(
         "A total of 104 objects could not be loaded. Example error message for object <Conv2D name=Conv1, built=True>:"
         "\n\nLayer 'Conv1' expected 1 variables, but received 2 variables during loading. Expected: ['kernel']\n\n"

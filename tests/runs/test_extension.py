@@ -94,7 +94,7 @@ def read_history_rows(run: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, TrainResult]) -> None:
-    """Augmentation, dropout, order, Adam's moments and the best epoch included; and all that was made of it is new."""
+    """This includes augmentation, dropout, order, Adam's moments and the best epoch; all outputs are made anew."""
     saved_checkpoints = list((short / "checkpoints").glob("*.npz"))
     assert len(saved_checkpoints) == 1
     before = load(short).predict(np.zeros((16, 16, 3), np.uint8))[0].top[0].probability
@@ -115,8 +115,8 @@ def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, Train
     assert not (short / "thresholds.json").exists()
     assert not (short / "figures" / "errors.png").exists()
     assert not (short / "exports").exists()
-    assert (short / "exports-old-1").is_dir(), "what the user made is kept, under a name that says so"
-    assert api.resume(short, epochs=4).weights_sha256 == result.weights_sha256, "as many as there are: nothing to do"
+    assert (short / "exports-old-1").is_dir(), "the user's exports are kept under another name"
+    assert api.resume(short, epochs=4).weights_sha256 == result.weights_sha256, "it has that many epochs already"
 
 
 def test_an_interrupted_extension_resumes_without_its_options(short: Path, long: tuple[Path, TrainResult]) -> None:
@@ -130,7 +130,7 @@ def test_an_interrupted_extension_resumes_without_its_options(short: Path, long:
 
 
 def test_killed_before_its_first_step_it_is_under_way(short: Path, long: tuple[Path, TrainResult]) -> None:
-    """All that is written by then is one entry of run.json."""
+    """By then, only an entry of run.json is written."""
     from sightline.runs import extension
 
     extension.begin_extension(RunDirectory.open(short), 4, Callback())
@@ -196,7 +196,7 @@ def test_the_state_can_be_left_out(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: Path) -> None:
-    """Two stages, the last on a cosine and ended early: it goes on where the longer cosine is at that epoch."""
+    """With two stages, the last one ended early: it continues where the longer cosine is at that epoch."""
     (tmp_path / "stages.toml").write_text(
         '[train.schedule]\nname = "cosine"\n[train.early_stopping]\npatience = 1\nmin_delta = 99\n'
         '[[train.stages]]\nname = "head"\nunfreeze = 0\nepochs = 1\n[[train.stages]]\nname = "all"\nepochs = 4\n'
@@ -204,7 +204,7 @@ def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: P
     out = tmp_path / "r"
     options: Any = {"recipe": "quick", "config": tmp_path / "stages.toml", "out": out}
     first = api.train(data, set=[text for text in TINY if "schedule" not in text], **options)
-    assert first.epochs == 2, "the first epoch of the last stage gains nothing that counts"
+    assert first.epochs == 2, "the first epoch of the last stage is no improvement by min_delta"
     before = read_history_rows(out)
     listener = StoppingCallback()
     result = api.resume(out, epochs=4, callback=listener)
@@ -213,7 +213,7 @@ def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: P
     )
     assert "resuming after 2 epochs" in listener.messages
     assert "all: stopped early, as epoch 1 is still the best after 1 more epoch" in listener.messages
-    assert result.epochs == 3, "one more epoch without a gain, then early stopping again"
+    assert result.epochs == 3, "one more epoch without an improvement, then early stopping again"
     after = read_history_rows(out)
     assert after[:2] == before
     config = RunDirectory.open(out).config
@@ -255,7 +255,7 @@ epochs = 2
 def test_a_stage_that_was_left_out_is_not_extended(
     is_perfect: bool, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would be left out again, after what was made of the run had been replaced."""
+    """It would be left out again, after the outputs of the run had been replaced."""
     (tmp_path / "stages.toml").write_text(TWO_STAGES)
     settings = ["model.hidden_units=[]" if "hidden" in text else text for text in TINY]
     out, listener = tmp_path / "r", StoppingCallback()
@@ -303,7 +303,7 @@ views = {views}
 
 @pytest.mark.slow
 def test_it_goes_on_with_the_views_that_the_time_limit_allowed(data: Path, tmp_path: Path) -> None:
-    """Two views of each image were planned, where three were configured."""
+    """Three views of each image are configured, but two were planned."""
 
     def train(name: str, epochs: int, *more: str) -> Path:
         config = tmp_path / f"{name}.toml"

@@ -188,7 +188,7 @@ def test_a_smaller_model_is_chosen_by_the_metric_of_the_task(
     record = out / "candidates" / "original-float16" / "record.json"
     before = record.stat().st_mtime_ns
     printed = succeed(*arguments)
-    assert record.stat().st_mtime_ns == before, "it was read, not made again"
+    assert record.stat().st_mtime_ns == before, "it was read, not built again"
 
     headline, score = {
         "multi_label": ("mean_average_precision", "example_f1"), "segmentation": ("mean_iou", "image_iou"),

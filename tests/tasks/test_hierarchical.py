@@ -254,7 +254,7 @@ def list_rows(run: Path, label: str) -> list[str]:
 
 @pytest.mark.slow
 def test_images_of_a_parent_class_train_the_levels_down_to_it(coarse: Path, tmp_path: Path) -> None:
-    """They are in the training split alone, and metrics are of images with a class each."""
+    """They are only in the training split, and metrics count only images that have a class."""
     result = api.train(coarse, recipe="quick", set=[*SETTINGS, "train.epochs=1"], out=tmp_path / "run")
     assert result.bundle is not None
     assert result.classes == CLASSES
@@ -272,7 +272,7 @@ def test_images_of_a_parent_class_train_the_levels_down_to_it(coarse: Path, tmp_
 
 
 def test_parent_classes_are_not_counted_as_classes_of_the_model(coarse: Path) -> None:
-    """A node of few images is no small class, and one of many no reason to call the others rare."""
+    """A node with few images is not a small class, and one with many does not make the classes rare."""
     audit = sl.Dataset(coarse, set=TREE).check(progress=False).audit
     assert tuple(audit.classes) == CLASSES
     assert audit.count == 120
@@ -345,7 +345,7 @@ def compute_gradient(loss: Any, targets: NDArray[np.float32], logits: NDArray[np
 
 
 def test_a_solved_head_learns_from_labels_above_classes() -> None:
-    """Its loss at each solution is lower than without these images, whose features tell the upper level."""
+    """Its loss at each solution is lower than without these images, whose features reveal the upper level."""
     rng = np.random.default_rng(0)
     leaf = np.repeat(np.arange(5), 60)
     features = (np.eye(5)[leaf] * 1.5 + rng.normal(size=(300, 5))).astype(np.float32)
@@ -432,7 +432,7 @@ def test_nodes_have_the_wanted_precision_on_new_images() -> None:
 
 @pytest.mark.slow
 def test_nodes_on_photographs_have_the_wanted_precision(shared: Path, tmp_path: Path) -> None:
-    """On CIFAR-10 in two groups, predicted nodes keep a precision that the leaves reach for few images alone."""
+    """On CIFAR-10 in two groups, predicted nodes keep a precision that leaves reach only for a few images."""
     groups = dict.fromkeys(("cat", "dog"), "animal/pet")
     animals = {"bird", "cat", "deer", "dog", "frog", "horse"}
     with zipfile.ZipFile(shared / "data" / "cifar10" / "train-1.zip") as archive:

@@ -479,7 +479,7 @@ def test_a_compressed_model_decides_by_thresholds_of_its_own(
 
 
 def test_a_table_of_runs_has_the_metrics_of_their_thresholds(run: Path, tmp_path: Path) -> None:
-    """The pairs below it are of predictions by these thresholds, which an evaluation may change."""
+    """The paired comparisons use the predictions by these thresholds, which an evaluation may change."""
     copy = shutil.copytree(run, tmp_path / "run")
     sl.load(copy).evaluate(target_precision=0.9, progress=False)
     comparison = compare([run, copy])
@@ -647,9 +647,9 @@ PROBE = {"mean_average_precision": 0.942, "micro_f1": 0.909, "macro_f1": 0.885} 
 
 @pytest.mark.slow
 def test_street_scenes_are_classified_better_than_by_a_linear_probe(shared: Path, tmp_path: Path) -> None:
-    """Out of 5 random folds, 0.9434, 0.9154 and 0.8937 were measured; out of folds of whole sequences, 0.702 and so on.
+    """With 5 random folds, 0.9434, 0.9154 and 0.8937 were measured; with folds of whole sequences, a mAP of 0.702.
 
-    Random folds test on neighbors of the frames that they trained on, as those of the probe did.
+    In random folds, as in those of the probe, the test frames are neighbors of training frames.
     """
     scenes, measured = shared / "data" / "camvid" / "labels.csv", {}
     for name, more in (("random", {}), ("sequences", {"split.group": "column:sequence"})):

@@ -346,7 +346,7 @@ def test_one_image_says_why_it_has_no_interval() -> None:
 
 @pytest.mark.slow
 def test_grades_are_missed_by_no_more_than_by_a_model_that_does_not_know_their_order(tmp_path: Path) -> None:
-    """On overlapping sizes, learned by a frozen network's features, over three seeds and with equal settings."""
+    """On overlapping sizes, with the features of a frozen network, three seeds and equal settings."""
     data = write_sizes(tmp_path / "sizes", 300, spread=3.0)
     kappas, errors = [], []
     for task in ("ordinal", "single_label"):

@@ -108,7 +108,7 @@ def test_those_of_training_images_are_kept_until_they_were_taken() -> None:
 def test_those_of_another_network_are_not_used() -> None:
     network = build_pretrained()
     kernel = network.model.get_layer("stem").kernel
-    kernel.assign(2 * kernel)  # of a run that goes on from other weights
+    kernel.assign(2 * kernel)  # as in a run that continues from other weights
     with computing_early(CONFIG, LITE0, find_weights(), TRAIN, VALIDATION) as early:
         assert early is not None
         features = extract(network, early)

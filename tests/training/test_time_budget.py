@@ -1,4 +1,4 @@
-"""A time limit decides how many epochs run, before a stage begins; a clock of the test tells the time."""
+"""A time limit decides how many epochs run, before a stage begins; the tests set the clock."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TWO_STAGES = replace(
 
 
 class Clock:
-    """Tells the time of the test: each training step takes `step_seconds`, everything else none."""
+    """A fake clock: each training step takes `step_seconds`, everything else no time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.step_seconds, self.num_steps = 100.0, 1.0, 0
@@ -190,10 +190,10 @@ def test_a_stage_without_time_is_left_out_and_a_solved_one_is_not(clock: Clock, 
 def test_there_are_as_many_views_as_there_is_time_for(
     configured: int, views: int, epochs: int, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of 60 s, 57 less 3 for finishing are left: a quarter is 13.5 s, in which three further views of 4 s fit.
+    """Of 60 s, 5% are kept in reserve and 3 s are for finishing: three more views of 4 s fit into a quarter of 54 s.
 
-    4 s go into timing steps. In the 50 s left, an epoch takes 4 s for each view; epochs are on fewer views rather than
-    left out.
+    Timing steps takes 4 s. In the remaining 50 s, an epoch takes 4 s for each view, and views are reduced before epochs
+    are left out.
     """
     monkeypatch.setattr(stage_features, "time_view", lambda *_: 4.0)
     stage = StageConfig("views", unfreeze=0, views=8, epochs=configured)
@@ -214,7 +214,7 @@ def test_there_are_as_many_views_as_there_is_time_for(
         config, journal.budget(60, clock.now), checkpoint_dir=tmp_path, resume_from=state.load_latest(tmp_path)
     )
     assert len(result.history) == epochs
-    assert clock.num_steps == 4 + 3 + epochs * views * STEPS - 2, "timed, before the interruption, and all but two"
+    assert clock.num_steps == 4 + 3 + epochs * views * STEPS - 2, "timed, interrupted, resumed after step 2"
     same = replace(config.train, stages=(replace(stage, views=views, epochs=epochs),))
     expected, _ = train(replace(config, train=same), None)
     assert weights_sha256(resumed.model) == weights_sha256(expected.model)
@@ -235,14 +235,14 @@ def test_views_take_a_quarter_of_the_time_unless_they_are_planned_or_in_the_cach
 
 @pytest.mark.slow
 def test_views_in_the_cache_take_no_time(clock: Clock, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
-    """A limit leaves a run on fewer views of other images, not of those whose features an earlier run has computed."""
+    """A time limit reduces the views, unless an earlier run has computed the features of all of them."""
     stage = StageConfig("views", unfreeze=0, views=6, epochs=2)
     config = replace(CONFIG, train=replace(CONFIG.train, stages=(stage,)))
     monkeypatch.setattr(stage_features, "time_view", lambda *_: 30.0)
     for _ in range(2):
         journal = Journal()
         train(config, journal.budget(200, clock.now))
-        assert journal.record.stages["0"].views == 2, "those of 30 s in a quarter of 187 s, of which no six are kept"
+        assert journal.record.stages["0"].views == 2, "one more view of 30 s fits into a quarter of 187 s"
     train(config, None)
     journal = Journal()
     train(config, journal.budget(200, clock.now))
