@@ -118,7 +118,7 @@ lock: $(VENV)/installed ## bring requirements.lock up to pyproject.toml; ARGS=--
 		mv $(VENV)/new.lock requirements.lock; echo "requirements.lock is new; the next make rebuilds $(VENV)"; fi
 	@cp requirements-backends.lock $(VENV)/new.lock
 	@$(BIN)/uv pip compile --quiet --universal --fork-strategy fewest --generate-hashes --python-version 3.11 \
-		--extra jax --extra export --extra mlflow --extra wandb --extra umap --group backends --constraint requirements.lock --custom-compile-command "make lock" \
+		--extra jax --extra export --extra mlflow --extra wandb --extra umap --extra heif --group backends --constraint requirements.lock --custom-compile-command "make lock" \
 		$$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock) \
 		$(ARGS) --output-file $(VENV)/new.lock pyproject.toml
 	@mv $(VENV)/new.lock requirements-backends.lock

@@ -86,6 +86,7 @@ def encode_heic(image: Image.Image, **options: Any) -> bytes:
     return encode(image, "HEIF", **options)
 
 
+@pytest.mark.installed
 def test_heic_is_read_where_pillow_heif_is_installed() -> None:
     image = draw_scene(1, 96, 64)
     data = encode_heic(image, quality=90)
@@ -97,6 +98,7 @@ def test_heic_is_read_where_pillow_heif_is_installed() -> None:
         PreprocessingSpec().decode(data[: len(data) // 2])
 
 
+@pytest.mark.installed
 def test_heic_is_turned_once() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

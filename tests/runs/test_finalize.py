@@ -16,7 +16,7 @@ from sightline.runs import finalize
 from synthetic_images import draw_image, encode, write_files
 
 
-@pytest.mark.parametrize("kind", ["PNG", "HEIF"])
+@pytest.mark.parametrize("kind", ["PNG", pytest.param("HEIF", marks=pytest.mark.installed)])
 def test_reference_examples_decode_to_the_same_pixels_without_optional_packages(tmp_path: Path, kind: str) -> None:
     if kind == "HEIF":
         pytest.importorskip("pillow_heif", reason="the extra heif is not installed").register_heif_opener()
