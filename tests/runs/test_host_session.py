@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -80,10 +82,9 @@ def test_two_hosts_stopped_and_resumed_end_with_the_weights_of_one_go(
     assert (tmp_path / "0/r/bundle/manifest.json").is_file()
     assert [path.name for path in (tmp_path / "1").iterdir()] == ["errors.txt"]  # host 1 writes nothing
 
-    pair = start_both_hosts(
-        tmp_path, "train", *TRAIN, "--force", "--set", "train.checkpoint_steps=1", data=(data, data)
-    )
-    wait_for_checkpoint(tmp_path / "0/r", pair[0].process)
+    stopped = (*TRAIN, "--out", "stopped", "--set", "train.checkpoint_steps=1")
+    pair = start_both_hosts(tmp_path, "train", *stopped, data=(data, data))
+    wait_for_checkpoint(tmp_path / "0/stopped", pair[0].process)
     pair[1].process.send_signal(signal.SIGTERM)  # one of them is asked, both stop
     ended = [host.end() for host in pair]
     assert [code for code, *_ in ended] == [130, 130], ended
@@ -92,7 +93,9 @@ def test_two_hosts_stopped_and_resumed_end_with_the_weights_of_one_go(
     resumed = []
     for rank in (0, 1):
         own = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}
-        resumed.append(Host(tmp_path / str(rank), "resume", "r", "--hosts", "auto", "--format", "json", **job, **own))
+        resumed.append(
+            Host(tmp_path / str(rank), "resume", "stopped", "--hosts", "auto", "--format", "json", **job, **own)
+        )
     results = [host.end() for host in resumed]
     assert [code for code, *_ in results] == [0, 0], results
     assert json.loads(results[0][1])["weights_sha256"] == first["weights_sha256"]
@@ -139,6 +142,28 @@ def test_a_host_that_is_killed_ends_the_other(image_folder: ImageFolder, tmp_pat
     assert "Another host ended or cannot be reached" in errors
     assert any((tmp_path / "0/r/checkpoints").glob("*.npz"))
     pair[1].end()
+
+
+@needs_jax
+@pytest.mark.installed
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_host_that_waits_for_the_others_can_be_stopped(
+    number: signal.Signals, image_folder: ImageFolder, tmp_path: Path
+) -> None:
+    address = free_address()
+    name, _, port = address.partition(":")
+    options = ("--hosts", "2", "--coordinator", address, "--rank", "0")
+    host = Host(tmp_path / "0", "train", str(image_folder({"cat": 8, "dog": 8})), *TRAIN, *options)
+
+    def is_waiting() -> bool:
+        with contextlib.suppress(OSError), socket.create_connection((name, int(port))):
+            return True
+        return host.process.poll() is not None
+
+    wait_until(is_waiting, 300)
+    host.process.send_signal(number)
+    assert host.process.wait(100) == -number, "JAX would wait for 300 s"
 
 
 def test_several_hosts_without_jax_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from sightline.models.describe import count_parameters, weights_sha256
 from sightline.runs import environment, network_setup
 from sightline.runs.resolve import restore_inputs
 from sightline.runs.train_request import TrainRequest
+from sightline.training import interrupt
 from sightline.training.checkpoints import Checkpoint
 from sightline.training.result import TrainingMetrics, TrainResult
 
@@ -140,7 +141,8 @@ def open_session(requested: ClusterSpec | None, device: DeviceConfig, callback: 
     callback.on_message(
         f"waiting for {requested.count or 'all'} hosts{f' at {requested.address}' if requested.address else ''}"
     )
-    session = HostSession(cluster.connect(requested))
+    with interrupt.end_on_stop_signals():
+        session = HostSession(cluster.connect(requested))
     try:
         yield session
         session.send_error(DataError("there was nothing to train."))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -24,7 +24,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """A request to stop at the next safe point; a second request interrupts immediately.
 
-    `agree` combines the requests of all hosts (`hosts.agreement`), so that all of them stop at the same step.
+    `agree` combines the requests of all hosts (`cluster.make_any_host`), so that all of them stop at the same step.
     """
 
     def __init__(self, agree: Callable[[bool], bool]) -> None:
@@ -49,41 +49,35 @@ class StopRequest:
         self.requested = True
 
 
-def _may_set_handlers() -> bool:
-    """Return whether handlers may be installed: only in the main thread of the command line's process."""
-    return process.is_claimed() and threading.current_thread() is threading.main_thread()
+@contextmanager
+def _handling(
+    signals: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], object] | signal.Handlers
+) -> Iterator[None]:
+    """Install a handler within the context, in the main thread of the command line's process only."""
+    if not process.is_claimed() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous_handlers = {s: signal.signal(s, handler) for s in signals}
+    try:
+        yield
+    finally:
+        for s, previous_handler in previous_handlers.items():
+            signal.signal(s, previous_handler)
 
 
 @contextmanager
 def catch_stop_signals(agree: Callable[[bool], bool] = bool) -> Iterator[StopRequest]:
     """Catch SIGINT and SIGTERM within the context, if handlers may be installed; see `StopRequest` for `agree`."""
     stop = StopRequest(agree)
-    if not _may_set_handlers():
+    with _handling(_SIGNALS, stop._handle):  # noqa: SLF001
         yield stop
-        return
-    previous_handlers = {s: signal.signal(s, stop._handle) for s in _SIGNALS}  # noqa: SLF001
-    try:
-        yield stop
-    finally:
-        for s, handler in previous_handlers.items():
-            signal.signal(s, handler)
 
 
 @contextmanager
 def raise_on_sigterm() -> Iterator[None]:
     """Make SIGTERM raise `KeyboardInterrupt` within the context, like Ctrl-C; may contain `catch_stop_signals`."""
-    if not _may_set_handlers():
+    with _handling((signal.SIGTERM,), signal.default_int_handler):
         yield
-        return
-
-    def raise_interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    previous_handler = signal.signal(signal.SIGTERM, raise_interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous_handler)
 
 
 @contextmanager
@@ -93,9 +87,6 @@ def exit_on_sigterm(make_message: Callable[[], str]) -> Iterator[None]:
     For long calls into native code that need no cleanup: an exception in a Python callback of native code can cause a
     segmentation fault, as has happened during export. May contain `catch_stop_signals`.
     """
-    if not _may_set_handlers():
-        yield
-        return
 
     def exit_now(_number: int, _frame: FrameType | None) -> None:
         try:
@@ -104,8 +95,12 @@ def exit_on_sigterm(make_message: Callable[[], str]) -> Iterator[None]:
         finally:
             os._exit(Interrupted.exit_code)
 
-    previous_handler = signal.signal(signal.SIGTERM, exit_now)
-    try:
+    with _handling((signal.SIGTERM,), exit_now):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, previous_handler)
+
+
+@contextmanager
+def end_on_stop_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the process within the context, for waits in native code, which runs no handlers."""
+    with _handling(_SIGNALS, signal.SIG_DFL):
+        yield
