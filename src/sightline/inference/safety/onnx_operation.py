@@ -80,9 +80,13 @@ Rule = Callable[[NodeCall], InferredOutputs]
 
 @dataclass(frozen=True, slots=True)
 class OperationRule:
-    """How a type of operation is checked: its rule, its attributes, and the number and types of its inputs."""
+    """How a type of operation is checked: its rule, its attributes, and the number and types of its inputs.
+
+    `element_types` are those of the first input; the others have the same type unless `is_mixed`.
+    """
 
     rule: Rule
     attributes: Mapping[str, int | float | bytes | None] = field(default_factory=dict)
     inputs: tuple[int, int] = (1, 1)
     element_types: frozenset[int] = frozenset({FLOAT})
+    is_mixed: bool = False
