@@ -107,15 +107,15 @@ def survive_sighup() -> None:
         reload_at_sighup(lambda: None)
 
 
-def raise_file_limit() -> None:
-    """Let the command line's own process open more files if the system allows it, because archives stay open."""
+def raise_file_limit(count: int = MAX_OPEN_FILES) -> None:
+    """Let the command line's own process open `count` files, or as many as the system allows, as archives stay open."""
     if not is_claimed():
         return
     with suppress(ImportError, OSError, ValueError):  # Windows has no such limit
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        limit = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+        limit = count if hard == resource.RLIM_INFINITY else min(hard, count)
         if soft != resource.RLIM_INFINITY and soft < limit:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 

@@ -297,6 +297,9 @@ def test_bad_use_gets_one_clear_message(
         result = sightline("serve", trained[0], "--port", busy_socket.getsockname()[1])
         assert (result.code, result.out) == (2, "")
         assert "Cannot listen on" in result.err
+    result = sightline("serve", trained[0], "--host", "127。。0.1")
+    assert (result.code, result.out) == (2, "")
+    assert "Cannot listen on 127。。0.1:8000: that is not a host name." in result.err
     assert "There is no model" in sightline("serve", tmp_path / "none").err
     assert "The argument after --host is empty" in sightline("serve", trained[0], "--host", "").err
     for option, text in (("--grace", "inf"), ("--max-wait", "nan"), ("--request-timeout", "1e9")):

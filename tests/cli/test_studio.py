@@ -98,7 +98,8 @@ def test_what_cannot_be_shown_is_refused(
             ((trained[0], "--set", "data.class_level=2"), "which a run already records"),
             ((colors, "--compare", trained[0]), "--compare compares a run with another"),
             ((trained[0], "--compare", colors), "is not a run"),
-            ((colors, "--port", port), f"Cannot listen on 127.0.0.1:{port}"),
+            ((colors, "--port", port), f"Cannot listen on 127.0.0.1:{port}: Address already in use."),
+            ((colors, "--host", "127。。0.1"), "Cannot listen on 127。。0.1:0: that is not a host name."),
             ((colors, "--patch", colors), "The patch"),
         ):
             result = sightline("studio", *arguments)

@@ -26,6 +26,7 @@ from packaging.version import Version
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
+from sightline import process
 from sightline.api import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
@@ -33,7 +34,7 @@ from sightline.serve import connections, listening
 from sightline.serve.app import create_app
 from sightline.serve.connections import Server
 from sightline.serve.limits import Limits
-from sightline.serve.listening import STOPPING_REASON, Listener, limit_connections
+from sightline.serve.listening import STOPPING_REASON, Listener, bind, limit_connections
 from synthetic_images import encode_png
 from waiting import wait_until
 
@@ -61,8 +62,7 @@ class RunningServer:
 
     def __init__(self, limits: Limits | None = None, grace: float = 10, connections: int = 100) -> None:
         self.predictor = GatedPredictor()
-        self.listener = Listener(socket.AF_INET, socket.SOCK_STREAM)
-        self.listener.bind(("127.0.0.1", 0))
+        self.listener = bind(Listener, "127.0.0.1", 0)
         self.listener.listen()
         self.listener.limit = connections
         self.port = self.listener.getsockname()[1]
@@ -124,12 +124,36 @@ def server() -> Iterator[RunningServer]:
         yield running
 
 
-def test_answers_are_sent_at_once() -> None:
-    with Listener(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+def test_answers_are_sent_at_once(server: RunningServer) -> None:
+    open_connections = server.server.server_state.connections
+    wait_until(lambda: not open_connections)
+    with server.connect():
+        wait_until(lambda: len(open_connections) == 1)
+        accepted = next(iter(open_connections)).transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_clients_that_come_back_as_soon_as_they_are_refused_keep_no_other_waiting() -> None:
+    is_sent = threading.Event()
+    with RunningServer(connections=1) as server, contextlib.ExitStack() as returning:
+        wait_until(lambda: server.listener.open_count == 0)
+        count = 0
+
+        def come_back(_code: int) -> None:
+            nonlocal count
+            assert is_sent.wait(30)
+            if count < 200:
+                count += 1
+                returning.enter_context(server.connect())
+
+        with server.connect() as client:
+            wait_until(lambda: server.listener.open_count == 1)
+            server.listener.count_refusal = come_back
+            with server.connect():
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+                is_sent.set()
+                assert parse(read_all(client))[0] == 200
+                assert count < 200
 
 
 def test_a_request_leaves_no_cycles_of_objects(server: RunningServer) -> None:
@@ -410,6 +434,22 @@ def test_connections_are_fewer_than_files(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(resource, "getrlimit", lambda _number: (128, 128))
     assert 1 <= limit_connections(1000) < 128 - 32
     assert limit_connections(5) == 5
+
+
+def test_a_low_limit_on_open_files_is_raised_as_far_as_it_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS, which starts with 256, names no maximum, and refuses more than 10,240."""
+    resource = pytest.importorskip("resource")
+    limits = [(256, resource.RLIM_INFINITY)]
+
+    def set_limit(_number: int, limit: tuple[int, int]) -> None:
+        if limit[0] == resource.RLIM_INFINITY or limit[0] > 10_240:
+            raise ValueError("current limit exceeds maximum limit")
+        limits.append(limit)
+
+    monkeypatch.setattr(process, "is_claimed", lambda: True)
+    monkeypatch.setattr(resource, "getrlimit", lambda _number: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", set_limit)
+    assert limit_connections(1000) == 1000
 
 
 def test_the_release_of_uvicorn_was_checked_and_pip_installs_no_other() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +20,9 @@ pytest.importorskip("prometheus_client")
 
 from asgi_client import Request, call
 from sightline.cli import app
+from sightline.errors import UsageError
 from sightline.inference import bundle
-from sightline.serve import connections, listening, workers
+from sightline.serve import connections, listening, server, workers
 from small_bundles import make_bundle
 from synthetic_images import encode_png
 from waiting import wait_until
@@ -117,6 +119,15 @@ time.sleep(60)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no workers")
+def test_several_workers_are_refused_where_they_cannot_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows."""
+    with monkeypatch.context() as windows:
+        windows.delattr(socket, "SO_REUSEPORT")
+        windows.setattr(os, "name", "nt")
+        with pytest.raises(UsageError, match="Several workers need Linux or macOS: leave --workers out"):
+            server.serve("cats", port=0, max_bytes=1, on_start=print, workers=2)
+
+
 def test_a_worker_that_is_starting_looks_for_changed_models_once_it_is_ready(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

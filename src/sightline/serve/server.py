@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,16 +119,21 @@ def serve(  # noqa: PLR0913  # one keyword argument for each option of the comma
     requested = handle_signals()  # before imports that take seconds
     from sightline.serve.access import Access, read_token
     from sightline.serve.batcher import Batching
-    from sightline.serve.listening import BACKLOG
+    from sightline.serve.listening import BACKLOG, Listener, bind
     from sightline.serve.model_folder import LoadOptions
-    from sightline.serve.workers import run_workers
+    from sightline.serve.workers import check_options, run_workers
 
     settings = Settings(
         model, models, name, max_bytes, limits, LoadOptions(threads, device, tile),
         Batching(batch_size, max_wait), Access(read_token(token_file), tuple(allowed_hosts), tuple(cors_origins)),
         reload_interval, grace, ssl_certfile, ssl_keyfile, log_format, log_features, log_features_bytes,
     )  # fmt: skip
-    with bind(host, port, is_shared=workers > 1) as listener:
+    if not host:  # the system would bind to all interfaces
+        raise UsageError("--host is empty: give an address, such as 127.0.0.1, or 0.0.0.0 for all interfaces.")
+    if workers > 1:
+        check_options(settings)
+        bind(Listener, host, port).close()  # fails if another server with several workers uses the port
+    with bind(Listener, host, port, is_shared=workers > 1) as listener:
         scheme = "http" if ssl_certfile is None else "https"
         address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         if workers == 1:
@@ -214,36 +218,6 @@ def handle_signals() -> asyncio.Event:
     if process.is_claimed():
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     return requested
-
-
-def bind(host: str, port: int, *, is_shared: bool = False, is_first: bool = True) -> Listener:
-    """Return a socket bound to an address, which several processes can share with `is_shared`.
-
-    Raises `UsageError` if the address cannot be bound, or if this is the first socket and the port is in use.
-    """
-    if not host:  # the system would bind to all interfaces
-        raise UsageError("--host is empty: give an address, such as 127.0.0.1, or 0.0.0.0 for all interfaces.")
-    from sightline.serve.listening import Listener
-
-    listener = Listener(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    if os.name == "posix":  # on Windows, this would steal a port in use
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        if is_shared:
-            if is_first:
-                bind(host, port).close()  # fails if another server with several workers uses the port
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        listener.bind((host, port))
-    except UsageError:
-        listener.close()
-        raise
-    except (OSError, OverflowError) as error:
-        listener.close()
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"Cannot listen on {host}:{port}: {reason}. Choose another address with --host or --port."
-        ) from error
-    return listener
 
 
 def _choose_models(model: Path | str | None, folder: Path | None, name: str | None) -> Callable[[], list[StoredModel]]:

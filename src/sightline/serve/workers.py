@@ -68,9 +68,8 @@ def run_workers(
     all workers check for changed models.
 
     Raises the error of a worker that does not start, once running only if no worker is left; `ProcessError` if the
-    worker reported no error; `UsageError` for options that need one worker; `OutputError` without a temporary folder.
+    worker reported no error; `OutputError` without a temporary folder.
     """
-    _check(settings)
     names = ("requests", "body_bytes", "connections")
     parts = {name: math.ceil(getattr(settings.limits, name) / count) for name in names}
     settings = replace(settings, limits=replace(settings.limits, **parts))
@@ -96,7 +95,8 @@ def run_workers(
                 worker.kill()
 
 
-def _check(settings: Settings) -> None:
+def check_options(settings: Settings) -> None:
+    """Raise `UsageError` for options that need one worker, and where there can be only one."""
     if os.name != "posix":
         raise UsageError("Several workers need Linux or macOS: leave --workers out, and start a server on each port.")
     if settings.log_features is not None:
@@ -318,7 +318,8 @@ def _stop(workers: list[_Worker], signals: _Signals, grace: float) -> None:
 
 def answer() -> None:
     """Run as a worker until SIGTERM, or until the parent process has ended."""
-    from sightline.serve.server import bind, handle_signals, run
+    from sightline.serve.listening import Listener, bind
+    from sightline.serve.server import handle_signals, run
 
     settings, (host, port), status, cores = pickle.load(sys.stdin.buffer)  # noqa: S301  # comes from the parent process
     process.claim()
@@ -331,7 +332,7 @@ def answer() -> None:
             os.write(status, f"{jsonio.dumps([kind, text])}\n".encode())
 
     try:
-        with bind(host, port, is_shared=True, is_first=False) as listener:
+        with bind(Listener, host, port, is_shared=True) as listener:
             run(settings, listener, requested, partial(tell, "message"), on_ready=partial(tell, "ready"))
     except SightlineError as error:
         tell(type(error).__name__, str(error))

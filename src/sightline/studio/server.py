@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -85,6 +84,7 @@ def run_studio(  # noqa: PLR0913  # one keyword argument for each option of the 
 
     from sightline.serve.addressing import check_host
     from sightline.serve.certificate import read_certificate
+    from sightline.serve.listening import bind
     from sightline.studio.app import create_app
     from sightline.studio.contents import open_studio
     from sightline.studio.network import make_access
@@ -94,9 +94,8 @@ def run_studio(  # noqa: PLR0913  # one keyword argument for each option of the 
         check_host(name)
     certificate = read_certificate(ssl_certfile, ssl_keyfile)
     scheme = "http" if certificate is None else "https"
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:  # asyncio checks the protocol
-        bound = _bind(listener, host, port)
+    with bind(socket.socket, host, port) as listener:
+        bound = int(listener.getsockname()[1])
         access = None if is_local else make_access(host, bound, make_token(), allowed_hosts, scheme=scheme)
         with open_studio(data, patch, callback, compare, classes, runs, raw_csv=raw_csv) as studio:
             config = uvicorn.Config(
@@ -124,15 +123,3 @@ def _list_addresses(access: NetworkAccess, host: str) -> Addresses:
     is_reachable = host in ANY and parts.scheme == "http"  # a certificate is valid for a name only
     local = urlunsplit(parts._replace(netloc=f"{HOST}:{parts.port}")) if is_reachable else access.address
     return Addresses(local, access.address)
-
-
-def _bind(listener: socket.socket, host: str, port: int) -> int:
-    """Bind to an address and return the port."""
-    if os.name == "posix":  # on Windows, this would steal a port in use
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        others = "port with --port" if host in LOCAL_HOSTS else "address with --host or --port"
-        raise UsageError(f"Cannot listen on {host}:{port}: {error}. Choose another {others}.") from error
-    return int(listener.getsockname()[1])
