@@ -24,7 +24,7 @@ def write_log(classifier: sl.Classifier, path: Path, pixels: NDArray[np.uint8]) 
             top=1,
             thresholds=None,
             interpret=classifier.task.interpret,
-            log=log,
+            log=log.add,
         )
     ]
     log.close()

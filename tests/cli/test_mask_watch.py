@@ -40,7 +40,7 @@ def write_log(classifier: sl.Classifier, path: Path, images: list[np.ndarray]) -
     for start in range(0, len(images), 16):
         predict_pixels(
             classifier.predictor, [classifier.preprocess.apply(image) for image in images[start : start + 16]], top=1,
-            thresholds=None, interpret=classifier.task.interpret, log=log,
+            thresholds=None, interpret=classifier.task.interpret, log=log.add,
         )  # fmt: skip
     log.close()
     return path

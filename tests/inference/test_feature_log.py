@@ -325,9 +325,9 @@ def test_a_model_that_takes_the_place_of_another_starts_a_new_file(open_log: Ope
     old, new = draw(3), draw(2, seed=1)
     for row in zip(*old, strict=True):
         log.add(*row)
-    next_log = log.use_model(other, CLASSES)
+    log_next = log.use_model(other, CLASSES)
     for row in zip(*new, strict=True):
-        next_log.add(*row)
+        log_next(*row, None)
     log.add(old[0][0], old[1][0])  # of a request that was in flight on the old model
     log.close()
     np.testing.assert_array_equal(read(tmp_path / "cats.log", other).probabilities, new[1])

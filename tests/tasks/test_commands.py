@@ -147,7 +147,7 @@ def test_a_log_is_watched(trained: Trained, tmp_path: Path) -> None:
     log = FeatureLog(tmp_path / "log", model.feature_model_id, model.classes, 1 << 26)
     files = sorted(trained.image.parent.glob("*.png"))[:20]
     pixels = [model.preprocess.decode(file.read_bytes()) for file in files]
-    list(predict_pixels(model.predictor, pixels, top=1, thresholds=None, log=log))
+    list(predict_pixels(model.predictor, pixels, top=1, thresholds=None, log=log.add))
     log.close()
     for report in (model.watch(tmp_path / "log"), model.watch(tmp_path / "log", reference=trained.data)):
         assert report.count == len(files)

@@ -205,7 +205,7 @@ def test_labeled_images_are_read_as_a_tree_by_each_command(run: Path, photos: Pa
     assert model.with_neighbors(photos, knn=3).classes == CLASSES
     log = FeatureLog(tmp_path / "log", model.feature_model_id, model.classes, 1 << 26)
     pixels = [model.preprocess.decode(path.read_bytes()) for path in sorted(photos.rglob("*.png"))]
-    list(predict_pixels(model.predictor, pixels, top=1, thresholds=None, log=log))
+    list(predict_pixels(model.predictor, pixels, top=1, thresholds=None, log=log.add))
     log.close()
     report = model.watch(tmp_path / "log", reference=photos)
     assert report.accuracy is not None

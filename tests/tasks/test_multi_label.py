@@ -527,7 +527,7 @@ def test_the_micro_f1_of_a_log_is_estimated_without_labels(run: Path, data: Path
     model, new = sl.load(run), write_data(tmp_path / "new", 64, seed=7)
     log = FeatureLog(tmp_path / "log", model.feature_model_id, model.classes, 1 << 24)
     images = [model.preprocess.apply(Image.open(new.parent / f"{i}.png")) for i in range(64)]
-    predict_pixels(model.predictor, images, top=1, thresholds=None, interpret=model.task.interpret, log=log)
+    predict_pixels(model.predictor, images, top=1, thresholds=None, interpret=model.task.interpret, log=log.add)
     log.close()
     true = model.evaluate(new, progress=False).metrics
     others = write_data(tmp_path / "others", 200, seed=3)

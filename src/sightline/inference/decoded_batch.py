@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from sightline.inference.decisions import Interpreter, predict_class
-from sightline.inference.feature_log import FeatureLog, ModelLog
+from sightline.inference.feature_log import AddImage
 from sightline.inference.inputs import InputItem
 from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.masks import PixelPrediction
@@ -27,7 +27,7 @@ def predict_pixels(
     top: int,
     thresholds: Thresholds | None,
     interpret: Interpreter = predict_class,
-    log: FeatureLog | ModelLog | None = None,
+    log: AddImage | None = None,
 ) -> list[Prediction]:
     """Return the predictions for one batch of images decoded with `predictor.preprocess`; their paths are empty.
 
@@ -52,7 +52,7 @@ def predict_pixels(
 
 
 def _log_image(
-    preprocess: PreprocessingSpec, log: FeatureLog | ModelLog, image: ImageOutputs[InputItem, DecodedItem]
+    preprocess: PreprocessingSpec, log: AddImage, image: ImageOutputs[InputItem, DecodedItem]
 ) -> ImageOutputs[InputItem, DecodedItem]:
     """Log the outputs for an image, unless it failed, and return them with the log id as their path."""
     rows, quality = image.probabilities, None
@@ -64,4 +64,4 @@ def _log_image(
         elif preprocess.resize == "pad":  # an unknown part of the input is padding
             return image
         quality, rows = estimate_iou(rows), rows.mean((0, 1), dtype=np.float64).astype(np.float32)
-    return replace(image, item=replace(image.item, path=log.add(image.features, rows, quality)))
+    return replace(image, item=replace(image.item, path=log(image.features, rows, quality)))

@@ -19,10 +19,11 @@ import os
 import queue
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -42,6 +43,9 @@ START = b'{"schema": '
 COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ", b"BZh")  # gzip, zstd, xz, bzip2: from logrotate
 FEATURES, PROBABILITIES = np.dtype("<f2"), np.dtype("<f4")
 _LOG = logging.getLogger(__name__)
+
+AddImage = Callable[[NDArray[np.float32], NDArray[np.float32], float | None], str]
+"""Logs the features [F] and probabilities [K] of an image, and the expected IoU of its mask if any; returns its id."""
 
 
 def round_features(features: NDArray[Any]) -> NDArray[np.float32]:
@@ -127,21 +131,27 @@ class FeatureLog:
     def add(
         self, features: NDArray[np.float32], probabilities: NDArray[np.float32], quality: float | None = None
     ) -> str:
-        """Log the features [F] and probabilities [K] of one image of the first model, and return its id.
+        """Log an image of the first model, and return its id; see `AddImage`."""
+        return self._add(self._header, 0, features, probabilities, quality)
 
-        `quality` is the expected IoU of a mask.
-        """
-        return self._add(_WaitingImage(features, probabilities, quality, self._header, 0))
+    def use_model(self, model: str, classes: Sequence[str]) -> AddImage:
+        """Return the function that logs an image of a model that replaces the previous one.
 
-    def use_model(self, model: str, classes: Sequence[str]) -> ModelLog:
-        """Return the log for a model that replaces the previous one; its first image starts a new file.
-
-        Later images of the previous model are dropped.
+        Its first image starts a new file, unless the log is of the same model; later images of the previous model are
+        dropped.
         """
         self._latest += 1
-        return ModelLog(self, LogHeader(model, tuple(classes)), self._latest)
+        return partial(self._add, LogHeader(model, tuple(classes)), self._latest)
 
-    def _add(self, image: _WaitingImage) -> str:
+    def _add(
+        self,
+        header: LogHeader,
+        generation: int,
+        features: NDArray[np.float32],
+        probabilities: NDArray[np.float32],
+        quality: float | None,
+    ) -> str:
+        image = _WaitingImage(features, probabilities, quality, header, generation)
         try:
             self._queue.put_nowait(image)
         except queue.Full:
@@ -246,22 +256,6 @@ class FeatureLog:
             if os.path.samestat(self.path.stat(), os.fstat(self._file.fileno())):  # not if the last try failed halfway
                 _shift(self.path)
         self._reopen()
-
-
-@dataclass(frozen=True, slots=True)
-class ModelLog:
-    """The view of a log for one of a server's models, see `FeatureLog.use_model`."""
-
-    log: FeatureLog
-    header: LogHeader
-    generation: int
-
-    def add(
-        self, features: NDArray[np.float32], probabilities: NDArray[np.float32], quality: float | None = None
-    ) -> str:
-        """Log the features [F] and probabilities [K] of one image, and return its id; see `FeatureLog.add`."""
-        image = _WaitingImage(features, probabilities, quality, self.header, self.generation)
-        return self.log._add(image)  # noqa: SLF001  # this class is a view of it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

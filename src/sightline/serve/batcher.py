@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sightline.api import Classifier
 from sightline.errors import ImageError
 from sightline.inference.decoded_batch import predict_pixels
-from sightline.inference.feature_log import FeatureLog, ModelLog
+from sightline.inference.feature_log import AddImage
 from sightline.inference.masks import PixelPrediction
 from sightline.inference.predictor import Outputs, find_streams
 from sightline.inference.results import Prediction
@@ -109,7 +109,7 @@ class Batcher:
         limits: Limits | None = None,
         metrics: ModelMetrics | None = None,
         tracing: Tracing | None = None,
-        log: FeatureLog | ModelLog | None = None,
+        log: AddImage | None = None,
         *,
         decoders: DecoderPool | None = None,
         batching: Batching | None = None,
@@ -318,9 +318,7 @@ class Batcher:
             top = max(image.top for image in batch.images)
             return self._compute([image.pixels for image in batch.images], top, self._log)
 
-    def _compute(
-        self, pixels: Sequence[DecodedItem], top: int = 1, log: FeatureLog | ModelLog | None = None
-    ) -> list[Prediction]:
+    def _compute(self, pixels: Sequence[DecodedItem], top: int = 1, log: AddImage | None = None) -> list[Prediction]:
         classifier = self._classifier
         return predict_pixels(
             classifier.predictor, pixels, top=top, thresholds=self._thresholds, interpret=classifier.task.interpret,

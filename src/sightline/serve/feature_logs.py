@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sightline.errors import OutputError
-from sightline.inference.feature_log import FeatureLog, ModelLog
+from sightline.inference.feature_log import AddImage, FeatureLog
 from sightline.serve.served_model import Key, ServedModel
 
 SUFFIX = ".log"
@@ -15,7 +15,7 @@ SUFFIX = ".log"
 @dataclass(slots=True)
 class _OpenLog:
     log: FeatureLog
-    users: int = 1  # the current model, and replaced ones that are still finishing requests
+    users: int = 0  # the current model, and replaced ones that are still finishing requests
 
 
 class FeatureLogs:
@@ -29,16 +29,18 @@ class FeatureLogs:
         self._path, self._max_bytes, self._is_folder = path, max_bytes, is_folder
         self._open: dict[Key, _OpenLog] = {}
 
-    def use(self, served: ServedModel) -> FeatureLog | ModelLog:
-        """Return the log for a model, to `release` later; raise `OutputError` if it cannot be written."""
+    def use(self, served: ServedModel) -> AddImage:
+        """Return the function that logs an image of a model, to `release` later.
+
+        Raises `OutputError` if the log cannot be written.
+        """
         model, classes = served.classifier.feature_model_id, served.classifier.classes
-        entry = self._open.get(served.key)
-        if entry is not None:
-            entry.users += 1
-            return entry.log.use_model(model, classes)
-        log = FeatureLog(self._locate(served.key), model, classes, self._max_bytes)
-        self._open[served.key] = _OpenLog(log)
-        return log
+        if served.key not in self._open:
+            log = FeatureLog(self._locate(served.key), model, classes, self._max_bytes)
+            self._open[served.key] = _OpenLog(log)
+        entry = self._open[served.key]
+        entry.users += 1
+        return entry.log.use_model(model, classes)
 
     def release(self, served: ServedModel) -> FeatureLog | None:
         """Return the log if it can be closed, because the last model that used it has stopped."""
