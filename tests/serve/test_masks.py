@@ -105,6 +105,34 @@ def test_the_server_answers_as_predict_does(tile: float, resize: str) -> None:
             assert answer["masks"][0]["color"] == "#" + bytes(make_palette(3)[answer["masks"][0]["value"]]).hex()
 
 
+def test_few_whole_images_are_in_memory_for_their_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sightline.serve import masks
+    from sightline.serve.app import create_app
+    from sightline.serve.batcher import Batching
+
+    model = make_mask_model()
+    model.tile = 1
+    predict, current, most = masks._predict_tiles, 0, 0
+
+    async def count_images(running: Any, pixels: NDArray[np.uint8]) -> Any:
+        nonlocal current, most
+        current += 1
+        most = max(most, current)
+        prediction = await predict(running, pixels)
+        current -= 1
+        return prediction
+
+    async def send_at_once() -> list[int]:
+        app = create_app(model, max_bytes=1 << 20, batching=Batching(size=1))
+        async with app.router.lifespan_context(app):
+            requests = [exchange(app, make_scope("/predict", "", {}, method="POST"), file) for file in 3 * FILES]
+            return [status for status, *_ in await asyncio.gather(*requests)]
+
+    monkeypatch.setattr(masks, "_predict_tiles", count_images)
+    assert asyncio.run(send_at_once()) == [200] * 9
+    assert most <= 2
+
+
 def test_a_mask_or_its_colors_over_the_image_are_a_png_file() -> None:
     model = make_mask_model()
     mask = model.predict_masks([FILES[0]])[0].mask

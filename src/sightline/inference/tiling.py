@@ -8,7 +8,7 @@ tiles are in memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import NamedTuple
 
@@ -80,7 +80,8 @@ class TiledMask:
         self._side = preprocess.height, preprocess.width
         self._shape = pixels.shape[:2]
         missing = [max(0, side - length) for side, length in zip(self._side, self._shape, strict=True)]
-        self._pixels = np.pad(pixels, ((0, missing[0]), (0, missing[1]), (0, 0)), "symmetric")
+        padding = (0, missing[0]), (0, missing[1]), (0, 0)
+        self._pixels = np.pad(pixels, padding, "symmetric") if any(missing) else pixels  # no copy of a large image
         height, width = self._pixels.shape[:2]
         self._row_spans, self._columns = divide_axis(height, self._side[0]), divide_axis(width, self._side[1])
         self._mask = np.zeros((height, width), np.uint8)
@@ -110,8 +111,8 @@ class TiledMask:
             for column in self._columns
         ])  # fmt: skip
 
-    def add_row(self, row: int, probabilities: NDArray[np.float32]) -> None:
-        """Add the probabilities of the tiles of a row, float32 [T, h, w, K]."""
+    def add_row(self, row: int, probabilities: Iterable[NDArray[np.float32]]) -> None:
+        """Add the probabilities of the tiles of a row, each float32 [h, w, K]."""
         start, weights = self._row_spans[row]
         for column, tile in zip(self._columns, probabilities, strict=True):
             window = np.outer(weights, column.weights)[..., None]

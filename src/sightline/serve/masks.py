@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,11 @@ async def respond_with_masks(request: Request, running: RunningModel) -> Respons
 
 async def predict_mask(running: RunningModel, content: bytes | bytearray) -> MaskPrediction:
     """Return the mask of an encoded image, as `inference.masks.predict_masks` does, or the error if there is none."""
+    async with running.tiling if running.served.classifier.tile else nullcontext():
+        return await _predict_mask(running, content)
+
+
+async def _predict_mask(running: RunningModel, content: bytes | bytearray) -> MaskPrediction:
     classifier, batcher = running.served.classifier, running.batcher
     preprocess, scale = classifier.preprocess, classifier.tile
     try:
@@ -109,7 +115,7 @@ async def _predict_tiles(running: RunningModel, pixels: NDArray[np.uint8]) -> Pr
             if len(probabilities) < len(tiles):
                 batcher.count_tiled(failure)
                 return failure
-            await asyncio.to_thread(tiled.add_row, row, np.stack(probabilities))
+            await asyncio.to_thread(tiled.add_row, row, probabilities)
     except Exception:
         batcher.count_tiled(failure)
         raise

@@ -27,10 +27,14 @@ TRIM_SECONDS = 1.0  # wait after a model was retired, so that nothing refers to 
 
 
 class RunningModel:
-    """A served model with its batcher, which computes predictions from `start` to `stop`."""
+    """A served model with its batcher, which computes predictions from `start` to `stop`.
+
+    `tiling` limits how many whole images are in memory while they are predicted in tiles.
+    """
 
     def __init__(self, served: ServedModel, batcher: Batcher, logs: FeatureLogs | None = None) -> None:
         self.served, self.batcher, self._logs = served, batcher, logs
+        self.tiling = asyncio.Semaphore(max(2, batcher.capacity))  # one is decoded while another is predicted
         self._uses = 0
         self._unused = asyncio.Event()
         self._unused.set()
