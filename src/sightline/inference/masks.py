@@ -13,16 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.data.batches import iterate_slices, load_ahead
+from sightline.data.batches import iterate_slices
 from sightline.data.masks import VOID
-from sightline.errors import ImageError
 from sightline.inference.inputs import InputItem
 from sightline.inference.mask_colors import make_palette
 from sightline.inference.mask_quality import decide_mask, estimate_iou
-from sightline.inference.outages import stop_in_outage
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import DecisionKind, Prediction, Thresholds
-from sightline.inference.runner import call_padded, choose_batch_size, predict_images
+from sightline.inference.runner import call_padded, choose_batch_size, decode_images, predict_images
 from sightline.inference.stream import SizedImage, choose_threads, decode_sized, find_size
 from sightline.inference.tiling import predict_tiled, scale_spec
 from sightline.preprocessing import PreprocessingSpec, encode_png
@@ -122,30 +120,22 @@ def _predict_in_tiles(
         batches = (tiles[rows] for rows in iterate_slices(len(tiles), size))
         return np.concatenate([call_padded(predictor.probabilities, of, min(size, len(tiles))) for of in batches])
 
-    def decode(item: InputItem) -> tuple[InputItem, SizedImage | str]:
-        try:
-            return item, _decode_scaled(preprocess, item, scale)
-        except ImageError as error:
-            return item, str(error)
-
-    def find_error(decoded: tuple[InputItem, SizedImage | str]) -> tuple[str, str | None]:
-        item, image = decoded
-        return item.path, image if isinstance(image, str) else None
-
-    with closing(load_ahead((partial(decode, item) for item in items), 1, 1)) as images:  # whole images are large
-        for item, image in stop_in_outage(images, find_error):
-            if isinstance(image, str):
-                yield MaskPrediction(item.path, error=image)
+    decode = partial(_decode_scaled, preprocess, scale)
+    with closing(decode_images(items, decode, 1, 1)) as images:  # whole images are large
+        for image in images:
+            path, sized = image.item.path, image.decoded
+            if sized is None:
+                yield MaskPrediction(path, error=image.error)
                 continue
-            tiled = predict_tiled(compute, image.pixels, preprocess, len(predictor.classes))
+            tiled = predict_tiled(compute, sized.pixels, preprocess, len(predictor.classes))
             if tiled is None:
-                yield MaskPrediction(item.path, error=NOT_FINITE_REASON)
+                yield MaskPrediction(path, error=NOT_FINITE_REASON)
                 continue
-            mask = resize_mask(tiled.mask, image.width, image.height)
-            yield describe_mask(item.path, mask, tiled.quality, predictor.classes, thresholds)
+            mask = resize_mask(tiled.mask, sized.width, sized.height)
+            yield describe_mask(path, mask, tiled.quality, predictor.classes, thresholds)
 
 
-def _decode_scaled(preprocess: PreprocessingSpec, item: InputItem, scale: float) -> SizedImage:
+def _decode_scaled(preprocess: PreprocessingSpec, scale: float, item: InputItem) -> SizedImage:
     """Return the pixels of a whole image at `scale`, and its size."""
     content = item.read()
     width, height = find_size(preprocess, content)

@@ -165,6 +165,19 @@ class ImageOutputs(Generic[Item, Decoded]):
     error: str | None = None
 
 
+def decode_images(
+    items: Iterable[Item], decode: Callable[[Item], Decoded], threads: int, ahead: int
+) -> Generator[ImageOutputs[Item, Decoded], None, None]:
+    """Yield each item decoded, or the error of one that cannot be read, in order.
+
+    `decode` runs in `threads` threads, at most `ahead` items ahead, and raises `ImageError`. If a storage delivers no
+    image for some time, `DataError` is raised: see `stop_in_outage`.
+    """
+    tasks = (partial(_decode_or_explain, decode, item) for item in items)
+    with closing(load_ahead(tasks, threads, ahead)) as images:
+        yield from stop_in_outage(images, lambda image: (str(getattr(image.item, "path", image.item)), image.error))
+
+
 def predict_images(
     predictor: Predictor,
     items: Iterable[Item],
@@ -180,15 +193,12 @@ def predict_images(
     Every call of the model has as many rows as the first batch, or `batch_size` if given; a model with `Streams` is
     called in one thread per stream.
 
-    `decode` runs in `threads` threads (default: one per core), at most `BATCHES_AHEAD` batches ahead; it raises
-    `ImageError` for an image that cannot be read. If a storage delivers none for some time, `DataError` is raised: see
-    `stop_in_outage`. `get_pixels` returns the uint8 pixels [H, W, C] of a decoded image.
+    `decode` runs in `threads` threads (default: one per core), at most `BATCHES_AHEAD` batches ahead; see
+    `decode_images`. `get_pixels` returns the uint8 pixels [H, W, C] of a decoded image.
     """
     size = batch_size or choose_batch_size(predictor.preprocess.shape)
-    tasks = (partial(_decode_or_explain, decode, item) for item in items)
     streams = find_streams(predictor)
-    with closing(load_ahead(tasks, threads or process.count_cores(), BATCHES_AHEAD * size)) as loaded:
-        decoded = stop_in_outage(loaded, lambda image: (str(getattr(image.item, "path", image.item)), image.error))
+    with closing(decode_images(items, decode, threads or process.count_cores(), BATCHES_AHEAD * size)) as decoded:
 
         def iterate_calls() -> Iterator[Callable[[], list[ImageOutputs[Item, Decoded]]]]:
             first_size = batch_size or 0
