@@ -16,7 +16,7 @@ import pytest
 
 from sightline import backend, process
 from sightline._keras import accelerators
-from sightline.backend import BACKENDS, BackendChoice
+from sightline.backend import BACKENDS, Backend, BackendChoice
 from sightline.errors import MissingExtraError, UsageError
 
 
@@ -48,7 +48,7 @@ def test_first_installed_is_taken(no_keras: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-def test_setting_goes_before_environment_before_table(no_keras: pytest.MonkeyPatch, name: str) -> None:
+def test_setting_goes_before_environment_before_table(no_keras: pytest.MonkeyPatch, name: Backend) -> None:
     no_keras.setenv("KERAS_BACKEND", name)
     assert backend.choose_backend() == BackendChoice(name, "set by KERAS_BACKEND")
     no_keras.setenv("KERAS_BACKEND", "")
@@ -63,6 +63,14 @@ def test_keras_in_use_decides(no_keras: pytest.MonkeyPatch) -> None:
     assert backend.choose_backend() == backend.choose_backend("jax") == BackendChoice("jax", "already in use")
     with pytest.raises(UsageError, match=r"Keras already runs on jax in this process; start a new process for torch\."):
         backend.choose_backend("torch")
+
+
+def test_keras_on_a_backend_that_cannot_train_is_an_error(no_keras: pytest.MonkeyPatch) -> None:
+    pretend_loaded(no_keras, "numpy")
+    with pytest.raises(
+        UsageError, match=r"Unknown backend 'numpy' \(already in use\)\. Valid names: jax, tensorflow, torch\."
+    ):
+        backend.name()
 
 
 def test_none_installed_names_the_install_line(no_keras: pytest.MonkeyPatch) -> None:

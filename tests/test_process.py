@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ def test_memory_is_left_alone_elsewhere(
     elif case == "a GPU":
         monkeypatch.setattr(accelerators, "DEVICE_FILES", (str(tmp_path),))
     else:
-        monkeypatch.setattr(backend, "choose_backend", lambda name="auto": backend.BackendChoice(case, "a test"))
+        monkeypatch.setattr(backend, "choose_backend", lambda name="auto": SimpleNamespace(name=case))
     backend.tune_malloc()
     assert mallopt == []
 

@@ -31,7 +31,7 @@ BACKENDS: tuple[Backend, ...] = get_args(Backend)
 class BackendChoice:
     """A backend and the reason why it was chosen."""
 
-    name: str
+    name: Backend
     reason: str
 
 
@@ -51,7 +51,7 @@ _preferred = "auto"  # the backend that the settings request, until `configure` 
 _importing = threading.RLock()  # another thread might otherwise get an incomplete module
 
 
-def list_installed() -> tuple[str, ...]:
+def list_installed() -> tuple[Backend, ...]:
     """Return the installed backends, without importing them."""
     return tuple(b for b in BACKENDS if importlib.util.find_spec(b) is not None)
 
@@ -59,7 +59,8 @@ def list_installed() -> tuple[str, ...]:
 def choose_backend(requested: str = "auto") -> BackendChoice:
     """Choose a backend: the one already imported, the setting, ``KERAS_BACKEND``, else the first installed.
 
-    Raises `MissingExtraError` if the requested backend is not installed, or none at all.
+    Raises `MissingExtraError` if the backend is not installed, or none at all, and `UsageError` for one that is not in
+    `BACKENDS`, or if Keras already runs on another.
     """
     loaded = sys.modules.get("keras")
     if loaded is None and _pending is not None and requested == "auto":
@@ -68,13 +69,13 @@ def choose_backend(requested: str = "auto") -> BackendChoice:
         name = str(loaded.backend.backend())
         if requested not in {"auto", name}:
             raise UsageError(f"Keras already runs on {name} in this process; start a new process for {requested}.")
-        return BackendChoice(name, _reasons.get(name, "already in use"))
+        return _make_choice(name, _reasons.get(name, "already in use"))
     available = list_installed()  # only now: it takes 50 ms when repeated for each variable of a network
     environment = os.environ.get("KERAS_BACKEND")
     if requested != "auto":
-        choice = BackendChoice(requested, "set by device.backend")
+        choice = _make_choice(requested, "set by device.backend")
     elif environment:
-        choice = BackendChoice(environment, "set by KERAS_BACKEND")
+        choice = _make_choice(environment, "set by KERAS_BACKEND")
     elif "jax" in available and accelerators.has_accelerated_jax():
         choice = BackendChoice("jax", "the fastest on this machine's accelerator")
     elif available:
@@ -83,11 +84,16 @@ def choose_backend(requested: str = "auto") -> BackendChoice:
         )
     else:
         raise MissingExtraError("tensorflow-cpu", "train,tensorflow", "Training")
-    if choice.name not in BACKENDS:
-        raise UsageError(f"Unknown backend {choice.name!r} ({choice.reason}).{suggest(choice.name, BACKENDS)}")
     if choice.name not in available:
         raise MissingExtraError(choice.name, f"train,{choice.name}", f"The backend {choice.name} ({choice.reason})")
     return choice
+
+
+def _make_choice(name: str, reason: str) -> BackendChoice:
+    for backend in BACKENDS:
+        if backend == name:
+            return BackendChoice(backend, reason)
+    raise UsageError(f"Unknown backend {name!r} ({reason}).{suggest(name, BACKENDS)}")
 
 
 def configure(
@@ -116,12 +122,12 @@ def configure(
     imports.set_variable("XLA_PYTHON_CLIENT_PREALLOCATE", str(not memory_growth).lower())
     if deterministic:
         imports.set_determinism_flags()
-    if program_folder is not None and choose_backend(requested).name == "jax":
+    choice = choose_backend(requested)
+    if program_folder is not None and choice.name == "jax":
         processor = hashlib.sha256(repr(process.describe_processor()).encode()).hexdigest()
         compilation.keep_compiled_programs(program_folder / f"jax-{processor[:8]}")
     global _pending  # noqa: PLW0603  # process-wide state
     count = threads or process.count_cores()
-    choice = choose_backend(requested)
     if (
         "keras" not in sys.modules
         and choice.name == "tensorflow"
@@ -177,8 +183,7 @@ def _enforce_determinism() -> None:
 
 def name() -> Backend:
     """Return the backend in use, or the one that would be chosen."""
-    chosen: Backend = next(b for b in BACKENDS if b == choose_backend().name)
-    return chosen
+    return choose_backend().name
 
 
 def keras(requested: str = "auto") -> Any:
