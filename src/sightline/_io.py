@@ -244,6 +244,23 @@ def check_writable(path: Path, option: str = "--out") -> None:
         raise OutputError(f"{reason}. Choose another folder with {option}.") from error
 
 
+@contextmanager
+def replacing_folder(folder: Path, subject: str) -> Iterator[Path]:
+    """Yield the path of a folder for the block to create, which then replaces `folder`; see `replace_folder`.
+
+    Parent folders are created. If that fails, raises `OutputError`, whose message starts with `subject`.
+    """
+    refuse_links_in_run(folder.parent)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent) as temporary:
+            new_folder = Path(temporary, "new")
+            yield new_folder
+            replace_folder(new_folder, folder)
+    except OSError as error:
+        raise OutputError(f"{subject} cannot be written: {error.strerror or error}.") from error
+
+
 def replace_folder(new: Path, folder: Path) -> None:
     """Rename the folder `new` to `folder`; an existing one moves to `new`, or to ``old`` next to it, to be deleted.
 

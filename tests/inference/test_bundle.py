@@ -101,7 +101,7 @@ def test_an_interrupted_replacement_leaves_the_former_bundle(
     monkeypatch.setattr(_io, "_exchange", lambda _first, _second: False)  # as where folders cannot change places
 
     def interrupt(path: Path, target: Path) -> None:
-        if path.name == "bundle" and target == folder:
+        if path.name == "new" and target == folder:
             raise KeyboardInterrupt
         rename(path, target)
 
@@ -212,6 +212,8 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an integer of 400 digits": (lambda f: change_manifest(f, parameters=10**400), "too large an integer"),
     "a probability of 400 digits": (lambda f: change_manifest(f, temperature=10**400), "too large an integer"),
     "absurd size": (lambda f: change_manifest(f, preprocess=PREPROCESS.to_dict() | {"height": 10**9}), "height"),
+    "a number as a name": (lambda f: change_manifest(f, model=3), "model is 3, expected text"),
+    "a step that is a number": (lambda f: change_manifest(f, lineage=[1]), "lineage.0 is 1, expected an object"),
     "wrong types": (lambda f: change_manifest(f, reference_examples=[1]), "is invalid"),
     "too many reference examples": (
         lambda f: change_manifest(f, reference_examples=read_manifest(f)["reference_examples"] * 501),

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import re
 import stat
-import tempfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -115,18 +114,11 @@ def refuse_foreign_files(path: Path, own_files: Collection[str]) -> None:
 
 def write_folder(bundle: Bundle, folder: Path) -> None:
     """Write a bundle as a directory, atomically, replacing an existing one; raises `OutputError`."""
-    _io.refuse_links_in_run(folder.parent)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder.parent) as temporary:
-            new_folder = Path(temporary, "bundle")
-            for name, content in to_files(bundle).items():
-                path = new_folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _io.write_new(path, content)  # synced to disk before the folder is renamed
-            _io.replace_folder(new_folder, folder)
-    except OSError as error:
-        raise OutputError(f"The bundle {folder} cannot be written: {error.strerror or error}.") from error
+    with _io.replacing_folder(folder, f"The bundle {folder}") as new_folder:
+        for name, content in to_files(bundle).items():
+            path = new_folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _io.write_new(path, content)  # synced to disk before the folder is renamed
 
 
 def write(bundle: Bundle, path: Path) -> None:

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -226,15 +225,8 @@ def _check_folder(folder: Path) -> None:
 
 def move_into_place(source: Path, target: Path) -> None:
     """Move a finished folder to `target`, replacing an existing one; raises `OutputError`."""
-    _io.refuse_links_in_run(target.parent)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=target.parent) as temporary:
-            new_folder = Path(temporary, "new")
-            shutil.move(source, new_folder)
-            _io.replace_folder(new_folder, target)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}.") from error
+    with _io.replacing_folder(target, str(target)) as new_folder:
+        shutil.move(source, new_folder)
 
 
 def total_size(folder: Path) -> int:

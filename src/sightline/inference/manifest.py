@@ -24,11 +24,6 @@ ONE_CLASS_TASKS = ("single_label", "hierarchical", "ordinal")
 IMAGE_TASKS, MASK_TASK = (*ONE_CLASS_TASKS, "multi_label"), "segmentation"  # one output per image, one per pixel
 MAX_TILE = 16.0  # largest scale at which an image is cut into tiles
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_FIELD_TYPES: dict[str, Any] = {
-    "model": str, "task": str, "recipe": str, "precision": str, "parameters": int, "weights_sha256": str,
-    "data": Mapping, "metrics": Mapping, "thresholds": Mapping | None, "parity": Mapping | None, "graph_sha256": str,
-    "version": str,
-}  # fmt: skip
 REFERENCE_FILE = re.compile(r"reference/[0-9]{1,4}\.[a-z0-9]{1,8}")
 
 
@@ -99,14 +94,24 @@ class _DataFields(TypedDict, total=False):
 
 
 class _CheckedFields(TypedDict, total=False):
-    """The types of the fields that are displayed, or converted from their JSON values."""
+    """The types of the fields in JSON; numbers and classes are checked when the manifest is created."""
 
+    model: str
     classes: list[Any]
     preprocess: Mapping[str, Any]
-    reference_examples: list[Any]
-    metrics: Mapping[str, _SplitMetrics]
-    parity: _ParityFields | None
+    task: str
+    recipe: str
+    precision: str
+    parameters: int
+    weights_sha256: str
     data: _DataFields
+    metrics: Mapping[str, _SplitMetrics]
+    thresholds: Mapping[str, Any] | None
+    parity: _ParityFields | None
+    lineage: list[Mapping[str, Any]]
+    reference_examples: list[Any]
+    graph_sha256: str
+    version: str
 
 
 class SchemaError(ModelError):
@@ -157,11 +162,6 @@ class Manifest:
     tile: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, expected_type in _FIELD_TYPES.items():
-            if not isinstance(getattr(self, name), expected_type) or isinstance(getattr(self, name), bool):
-                raise ModelError(f"the manifest's {name} is {getattr(self, name)!r}, which is of the wrong type")
-        if not all(isinstance(step, Mapping) for step in self.lineage):
-            raise ModelError("the manifest's lineage is not a list of steps")
         try:
             thresholds = Thresholds.from_dict(self.thresholds or {"count": 0})
         except ValueError as error:
