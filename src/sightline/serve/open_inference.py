@@ -10,9 +10,10 @@ Source: https://github.com/kserve/open-inference-protocol.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as get_version
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -70,42 +71,47 @@ class InferRequest:
     is_binary: bool = False
 
 
-def _list_set_outputs(classifier: Classifier) -> dict[str, tuple[str, list[int]]]:
-    """Return the outputs that only multi-label and segmentation models have, and the decisions."""
-    thresholds, marks = classifier.thresholds, ("BOOL", [-1, len(classifier.classes)])
-    outputs: dict[str, tuple[str, list[int]]] = {"labels": marks}
+def _list_outputs(classifier: Classifier, *, is_logged: bool) -> dict[str, tuple[str, list[int]]]:
+    """Return the datatype and the shape of each output; with `is_logged`, also of the id in the feature log."""
+    targets, thresholds = classifier.task.targets, classifier.thresholds
+    text, number, marks = (BYTES, [-1]), ("FP64", [-1]), ("BOOL", [-1, len(classifier.classes)])
+    outputs: dict[str, tuple[str, list[int]]] = {"probabilities": ("FP32", marks[1]), "label": text}
+    if targets.allows_several:
+        outputs["labels"] = marks
     if thresholds is not None:
         outputs |= dict.fromkeys(thresholds.set_fields, marks)
-    if classifier.task.targets.are_masks:
-        outputs |= {"mask": ("UINT8", [-1, *classifier.preprocess.shape[:2]]), "quality": ("FP64", [-1])}
-        return outputs | ({} if thresholds is None or thresholds.min_iou is None else {"decision": (BYTES, [-1])})
-    if thresholds is not None and thresholds.decides:
-        outputs |= {"decision": (BYTES, [-1]), "ood_score": ("FP64", [-1])}
+    if targets.are_masks:
+        outputs |= {"mask": ("UINT8", [-1, *classifier.preprocess.shape[:2]]), "quality": number}
+        outputs |= {} if thresholds is None or thresholds.min_iou is None else {"decision": text}
+    elif thresholds is not None and thresholds.decides:
+        outputs |= {"decision": text, "ood_score": number}
+        outputs |= {} if thresholds.conformal_quantile is None else {"set": marks}
+    if targets.are_paths:
+        outputs |= {"node": text, "node_probability": number}
+    if targets.are_ordered:
+        outputs["expected_grade"] = number
+    if is_logged:
+        outputs["log_id"] = text
     return outputs
 
 
-class InferenceModel:
-    """A served model as the protocol describes it: `inputs` and `outputs` are datatypes and shapes by name.
+_FIELDS = {
+    "log_id": attrgetter("path"),
+    "decision": attrgetter("decision.decision"),
+    "ood_score": attrgetter("decision.ood_score"),
+    "set": attrgetter("decision.set"),
+}
+"""The field of a prediction for each output that is not named after its field."""
 
-    With `is_logged`, an additional output is the id of each image in the feature log.
-    """
+
+class InferenceModel:
+    """A served model as the protocol describes it: `inputs` and `outputs` are datatypes and shapes by name."""
 
     def __init__(self, served: ServedModel, *, is_logged: bool = False) -> None:
         classifier = served.classifier
         self.served = served
         self.inputs = {"pixels": ("UINT8", [-1, *classifier.preprocess.shape]), "image": (BYTES, [-1])}
-        self.outputs = {"probabilities": ("FP32", [-1, len(classifier.classes)]), "label": (BYTES, [-1])}
-        if classifier.task.targets.allows_several:
-            self.outputs |= _list_set_outputs(classifier)
-        elif classifier.thresholds is not None:
-            self.outputs |= {"decision": (BYTES, [-1]), "ood_score": ("FP64", [-1])}
-            if classifier.thresholds.conformal_quantile is not None:
-                self.outputs["set"] = ("BOOL", [-1, len(classifier.classes)])
-        if classifier.task.targets.are_paths:
-            self.outputs |= {"node": (BYTES, [-1]), "node_probability": ("FP64", [-1])}
-        self.outputs |= {"expected_grade": ("FP64", [-1])} if classifier.task.targets.are_ordered else {}
-        if is_logged:
-            self.outputs["log_id"] = (BYTES, [-1])
+        self.outputs = _list_outputs(classifier, is_logged=is_logged)
 
     def describe(self, versions: Sequence[str]) -> dict[str, Any]:
         """Return the metadata of the model, with these versions."""
@@ -197,36 +203,20 @@ class InferenceModel:
 
     def compute_output(self, request: OutputRequest, predictions: Sequence[Prediction]) -> Tensor:
         """Return one output of N predictions."""
-        count = len(predictions)
-        if request.name == "probabilities":
+        name, classes = request.name, self.served.classifier.classes
+        if name == "probabilities":
             return self._compute_probabilities(request, predictions)
-        if request.name in {"label", "node", "log_id"}:
-            field = "path" if request.name == "log_id" else request.name
-            return Tensor(request.name, BYTES, (count,), [str(getattr(one, field) or "") for one in predictions])
-        if request.name in {"labels", "undecided", "label_set"}:
-            return self._mark_classes(request.name, [getattr(prediction, request.name) for prediction in predictions])
-        if request.name == "mask":
+        if name == "mask":
             masks = [prediction.mask for prediction in predictions if isinstance(prediction, PixelPrediction)]
-            return Tensor.from_array("mask", "UINT8", np.stack([mask for mask in masks if mask is not None]))
-        if request.name in {"quality", "node_probability", "expected_grade"}:
-            values = [getattr(one, request.name) or 0 for one in predictions]
-            return Tensor.from_array(request.name, "FP64", np.array(values, np.float64))
-        return self._compute_decisions(request.name, predictions)
-
-    def _compute_decisions(self, name: str, predictions: Sequence[Prediction]) -> Tensor:
-        decisions = [prediction.decision for prediction in predictions if prediction.decision is not None]
-        if name == "decision":
-            return Tensor(name, BYTES, (len(decisions),), [decision.decision for decision in decisions])
-        if name == "ood_score":
-            return Tensor.from_array(name, "FP64", np.array([decision.ood_score for decision in decisions]))
-        return self._mark_classes(name, [decision.set for decision in decisions])
-
-    def _mark_classes(self, name: str, sets: Sequence[Collection[str] | None]) -> Tensor:
-        """Return which classes each of N sets contains."""
-        classes = self.served.classifier.classes
-        return Tensor.from_array(
-            name, "BOOL", np.array([[label in (chosen or ()) for label in classes] for chosen in sets])
-        )
+            return Tensor.from_array(name, "UINT8", np.stack([mask for mask in masks if mask is not None]))
+        values = list(map(_FIELDS.get(name, attrgetter(name)), predictions))
+        datatype = self.outputs[name][0]
+        if datatype == BYTES:
+            return Tensor(name, BYTES, (len(values),), [str(value or "") for value in values])
+        if datatype == "BOOL":  # a set of classes
+            marks = [[label in (value or ()) for label in classes] for value in values]
+            return Tensor.from_array(name, datatype, np.array(marks))
+        return Tensor.from_array(name, datatype, np.array([value or 0 for value in values], np.float64))
 
     def _compute_probabilities(self, request: OutputRequest, predictions: Sequence[Prediction]) -> Tensor:
         classes, probabilities = self.served.classifier.classes, self._collect_probabilities(predictions)
