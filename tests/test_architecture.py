@@ -42,7 +42,7 @@ LAYERS: dict[int, set[str]] = {
     11: {"runs"},
     12: {"report"},
     13: {"api"},
-    14: {"serve.addressing", "serve.certificate", "sweeps"},
+    14: {"serve.addressing", "serve.certificate", "serve.listening", "sweeps"},
     15: {"serve", "studio"},
     16: {"cli", "integrations"},
     17: {"__main__"},
