@@ -99,10 +99,8 @@ def _check_png(data: bytes) -> None:
     offset, other_chunks, pixel_chunks = 8, 0, 0
     while offset + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, offset)
-        pixel_chunks, other_chunks = (
-            pixel_chunks + (name in {b"IDAT", b"fdAT"}),
-            other_chunks + (name not in {b"IDAT", b"fdAT"}),
-        )
+        has_pixels = name in {b"IDAT", b"fdAT"}
+        pixel_chunks, other_chunks = pixel_chunks + has_pixels, other_chunks + (not has_pixels)
         # an animation has one other chunk per frame
         check_count(other_chunks - pixel_chunks // 2, _MAX_CHUNKS, "chunks without pixels")
         check_count(pixel_chunks, _MAX_DATA_CHUNKS, "chunks of pixels")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import NamedTuple
 
 from sightline.errors import ImageError
 from sightline.preprocessing.counts import MAX_COUNTED_FRAMES, MAX_EXTENSION_BYTES, check_count
@@ -38,58 +39,75 @@ def select_tiff_page(data: bytes, page: int) -> bytes:
     for count, offset in enumerate(_iterate_directories(data), 1):
         if count == page:
             _check_directory(data, offset)
-            order, is_big_tiff = _read_byte_order(data)
-            start = 8 if is_big_tiff else 4
-            first = struct.pack(order + ("Q" if is_big_tiff else "I"), offset)
-            return data[:start] + first + data[start + len(first) :]
+            layout = _read_layout(data)
+            start = layout.offset.size
+            return data[:start] + layout.offset.pack(offset) + data[2 * start :]
     raise ImageError(f"has no page {page}, only {count}")
 
 
 def _iterate_directories(data: bytes) -> Iterator[int]:
     """Yield the offset of each directory; a repeated one ends the chain."""
-    order, is_big_tiff = _read_byte_order(data)
-    offset = struct.unpack_from(order + ("Q" if is_big_tiff else "I"), data, 8 if is_big_tiff else 4)[0]
+    layout = _read_layout(data)
+    (offset,) = layout.offset.unpack_from(data, layout.offset.size)
     visited: set[int] = set()
     while offset and offset not in visited and offset < len(data):
         visited.add(offset)
-        (count,) = struct.unpack_from(order + ("Q" if is_big_tiff else "H"), data, offset)
-        check_count(count, _MAX_TAGS, "tags in a directory")
-        if not count:
+        entries = layout.locate_entries(data, offset)
+        if not entries:
             return
         yield offset
-        offset += (8 + 20 * count) if is_big_tiff else (2 + 12 * count)
-        (offset,) = struct.unpack_from(order + ("Q" if is_big_tiff else "I"), data, offset)
+        (offset,) = layout.offset.unpack_from(data, entries.stop)
 
 
-def _read_byte_order(data: bytes, base: int = 0) -> tuple[str, bool]:
+class _Layout(NamedTuple):
+    """How a TIFF stores numbers: its byte order, and the formats of an offset, a number of tags, and a tag.
+
+    The offset of the first directory is as many bytes after the beginning as it is long. After each tag comes its
+    value, or the offset of its values, as long as an offset.
+    """
+
+    order: str
+    offset: struct.Struct
+    num_tags: struct.Struct
+    tag: struct.Struct
+
+    def locate_entries(self, data: bytes, directory: int) -> range:
+        """Return the offsets of the tags in a directory; raises ImageError for too many."""
+        (count,) = self.num_tags.unpack_from(data, directory)
+        check_count(count, _MAX_TAGS, "tags in a directory")
+        start, step = directory + self.num_tags.size, self.tag.size + self.offset.size
+        return range(start, start + count * step, step)
+
+
+def _read_layout(data: bytes, base: int = 0) -> _Layout:
+    """Return the layout of the TIFF that begins at `base`; its version is 43 if it is a BigTIFF."""
     order = "<" if data[base : base + 2] == b"II" else ">"
-    return order, struct.unpack_from(order + "H", data, base + 2)[0] == 43
+    is_big = struct.unpack_from(order + "H", data, base + 2)[0] == 43
+    forms = ("Q", "Q", "HHQ") if is_big else ("I", "H", "HHI")
+    return _Layout(order, *(struct.Struct(order + form) for form in forms))
 
 
 def _check_directory(data: bytes, offset: int, base: int = 0, depth: int = 0) -> None:
     """Check a directory of tags; its file begins at `base` in `data`; a `depth` above 0 means a nested directory."""
-    order, is_big_tiff = _read_byte_order(data, base)
-    (count,) = struct.unpack_from(order + ("Q" if is_big_tiff else "H"), data, offset)
-    check_count(count, _MAX_TAGS, "tags in a directory")
+    layout = _read_layout(data, base)
     sizes: dict[int, int] = {}
     total = strips = 0
     lengths: tuple[int, ...] = ()
-    for number in range(count):
-        entry = offset + ((8 + 20 * number) if is_big_tiff else (2 + 12 * number))
-        tag, kind, value_count = struct.unpack_from(order + ("HHQ" if is_big_tiff else "HHI"), data, entry)
+    for entry in layout.locate_entries(data, offset):
+        tag, kind, value_count = layout.tag.unpack_from(data, entry)
         form = _TAG_FORMATS.get(kind, "x")
-        num_bytes = value_count * struct.calcsize(order + form)
+        num_bytes = value_count * struct.calcsize(layout.order + form)
         total += num_bytes if num_bytes <= len(data) else 0  # larger tags are not read
         if tag in {273, 279, 324, 325}:  # offsets and lengths of strips and tiles
             check_count(value_count, _MAX_STRIPS, "strips or tiles")
             strips = max(strips, value_count)
             if tag in {279, 325}:
-                lengths = max(lengths, _read_integers(data, order, entry, is_big_tiff=is_big_tiff), key=sum)
+                lengths = max(lengths, _read_integers(data, layout, entry), key=sum)
         elif kind in _TAG_FORMATS and (depth or tag < _FIRST_PRIVATE_TAG or tag in _READ_TAGS):
             check_count(value_count, _MAX_VALUES, "numbers in a tag")
         if value_count == 1 and form in _INTEGER_FORMATS:
-            value = entry + (12 if is_big_tiff else 8)
-            sizes.setdefault(tag, struct.unpack_from(order + form, data, value)[0])  # the first entry of a tag counts
+            (value,) = struct.unpack_from(layout.order + form, data, entry + layout.tag.size)
+            sizes.setdefault(tag, value)  # the first entry of a tag counts
     if total > 2 * len(data) + (1 << 20):
         raise ImageError(f"tags of {total:,} bytes in a file of {len(data):,}")
     for tag in _NESTED_TAGS & set(sizes) if depth < 2 else ():
@@ -109,16 +127,16 @@ def _check_tiles(width: int, height: int, tile_width: int, tile_height: int) -> 
         raise ImageError(f"tiles of {tile_width}x{tile_height} pixels for an image of {width}x{height}")
 
 
-def _read_integers(data: bytes, order: str, entry: int, *, is_big_tiff: bool) -> tuple[int, ...]:
+def _read_integers(data: bytes, layout: _Layout, entry: int) -> tuple[int, ...]:
     """Return the values of a tag; empty if they are not integers, or are outside the file."""
-    kind, count = struct.unpack_from(order + ("HQ" if is_big_tiff else "HI"), data, entry + 2)
-    form, start = _TAG_FORMATS.get(kind, "x"), entry + (12 if is_big_tiff else 8)
+    _, kind, count = layout.tag.unpack_from(data, entry)
+    form, start = _TAG_FORMATS.get(kind, "x"), entry + layout.tag.size
     if form not in _INTEGER_FORMATS:
         return ()
     with suppress(struct.error):
-        if count * struct.calcsize(order + form) > (8 if is_big_tiff else 4):
-            (start,) = struct.unpack_from(order + ("Q" if is_big_tiff else "I"), data, start)
-        return struct.unpack_from(f"{order}{count}{form}", data, start)
+        if count * struct.calcsize(layout.order + form) > layout.offset.size:
+            (start,) = layout.offset.unpack_from(data, start)
+        return struct.unpack_from(f"{layout.order}{count}{form}", data, start)
     return ()
 
 
@@ -152,8 +170,8 @@ def check_exif(exif: bytes) -> None:
 def check_exif_at(exif: bytes, base: int) -> None:
     """Raise ImageError for EXIF that begins at `base` and would take too long to read."""
     with suppress(struct.error):
-        order, is_big_tiff = _read_byte_order(exif, base)
-        offset = struct.unpack_from(order + ("Q" if is_big_tiff else "I"), exif, base + (8 if is_big_tiff else 4))[0]
+        layout = _read_layout(exif, base)
+        (offset,) = layout.offset.unpack_from(exif, base + layout.offset.size)
         _check_directory(exif, base + offset, base, depth=1)
 
 
