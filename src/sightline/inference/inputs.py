@@ -22,7 +22,6 @@ from sightline.data.containers import (
     skip_predictions,
 )
 from sightline.data.image_tables import ImageTable, is_image_table
-from sightline.data.patterns import expand_glob, expand_ranges, has_range
 from sightline.data.remote import RemotePath, is_url
 from sightline.data.sources.arrays import is_missing
 from sightline.data.sources.encoding import decode_text, has_byte_order_mark
@@ -30,6 +29,7 @@ from sightline.data.sources.filenames import is_hidden, is_image_name, is_placeh
 from sightline.data.storage import LIMITS, FolderStore, holds_model, iterate_files, read_untrusted_file
 from sightline.errors import DataError, ImageError, UsageError, plural
 from sightline.escaping import hide_secrets
+from sightline.inference.patterns import expand_glob, expand_ranges, has_range
 from sightline.preprocessing import detect_format, inspect_image
 
 
