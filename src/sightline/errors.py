@@ -24,7 +24,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -200,6 +200,15 @@ def plural(count: int, noun: str, plural_noun: str = "") -> str:
     ('1 image', '1,200 images', '2 classes')
     """
     return f"{count:,} {noun if count == 1 else plural_noun or noun + 's'}"
+
+
+def list_some(names: Sequence[str], most: int = 12) -> str:
+    """Return at most `most` names for a message.
+
+    >>> list_some(["ant", "bee", "cat"], 2), list_some(["ant", "bee"], 2)
+    ('ant, bee, ...', 'ant, bee')
+    """
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def first_line(error: BaseException) -> str:

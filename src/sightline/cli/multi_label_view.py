@@ -14,7 +14,7 @@ from sightline.cli.evaluation_view import (
 )
 from sightline.cli.output import print_line, print_table
 from sightline.data.types import OUT_OF_FOLD
-from sightline.errors import plural
+from sightline.errors import list_some, plural
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.label_issues import LabelIssueCount
@@ -83,7 +83,7 @@ def _threshold_lines(report: MultiLabelReport, fitted: str) -> Iterator[str]:
     if report.note:
         yield f"  {report.note}"
     if report.unreached:
-        listed = ", ".join(report.unreached[:5]) + (", ..." if len(report.unreached) > 5 else "")
+        listed = list_some(report.unreached, 5)
         result = "never predicted" if t.label_target == "precision" else "predicted for every image"
         yield (
             f"  the validation images do not show that any threshold reaches the target for {listed}: "

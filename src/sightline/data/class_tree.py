@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.errors import DataError
+from sightline.errors import DataError, list_some
 
 PATH_SEPARATOR = "/"
 MAX_DEPTH = 16  # classes in a path
@@ -125,7 +125,7 @@ def check_paths(classes: Sequence[str]) -> None:
     """
     known = set(classes)
     if all(PATH_SEPARATOR not in name for name in classes):
-        names = ", ".join(sorted(classes)[:4])
+        names = list_some(sorted(classes), 4)
         raise DataError(
             f"There is no tree: none of the classes {names} is a path such as animal/cat. Set data.class_tree=folders "
             "for nested folders, data.class_tree=column for the column parent of a manifest, or data.class_tree=FILE "

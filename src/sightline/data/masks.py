@@ -17,7 +17,7 @@ from sightline.data.sources.file_labels import normalize_label
 from sightline.data.sources.table import read_table
 from sightline.data.targets import SEPARATOR, Targets, join_classes
 from sightline.data.types import Index
-from sightline.errors import DataError, ImageError, plural
+from sightline.errors import DataError, ImageError, list_some, plural
 from sightline.preprocessing import PreprocessingSpec
 from sightline.preprocessing.masks import TRANSPARENT, decode_color_mask, decode_mask
 
@@ -58,10 +58,9 @@ class MaskClasses:
         present = _list_values(mask)
         unknown = [self._describe(value) for value in present if value not in self.names and value not in self.void]
         if unknown:
-            more = ", ..." if len(unknown) > _MAX_SHOWN else ""
             what = "color" if self.are_colors else "value"
             raise ImageError(
-                f"has the {what if len(unknown) == 1 else what + 's'} {', '.join(unknown[:_MAX_SHOWN])}{more}, which "
+                f"has the {what if len(unknown) == 1 else what + 's'} {list_some(unknown, _MAX_SHOWN)}, which "
                 f"{self.file} does not name"
             )
         return join_classes(self.names[value] for value in present if value not in self.void)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.data.class_tree import build_tree, find_parents
-from sightline.errors import DataError
+from sightline.errors import DataError, list_some
 
 SEPARATOR = ";"
 """Separates the classes in a label that names several."""
@@ -154,7 +154,7 @@ def check_order(names: Collection[str], order: Sequence[str]) -> tuple[str, ...]
     if unknown := [name for name in order if name not in names]:
         raise DataError(
             f"data.class_order has {unknown[0]!r}, which has no training images: the classes are "
-            f"{', '.join(sorted(names)[:8])}. List these, each once."
+            f"{list_some(sorted(names), 8)}. List these, each once."
         )
     if missing := sorted(set(names) - set(order)):
         raise DataError(f"data.class_order lacks the class {missing[0]!r}: list all {len(names)} classes, each once.")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.data.class_tree import LEAST_PROBABILITY, ClassTree, build_tree
-from sightline.errors import ModelError, plural
+from sightline.errors import ModelError, list_some, plural
 from sightline.inference.results import ClassProbability, Decision, DecisionKind, Nonconformity, Prediction, Thresholds
 
 
@@ -239,7 +239,7 @@ def check_thresholds(thresholds: Thresholds, classes: Sequence[str]) -> None:
     if thresholds.positive is not None and (len(classes) != 2 or thresholds.positive not in classes):
         raise ModelError(
             f"its thresholds are for the detection of {thresholds.positive!r}, expected one of the two classes of the "
-            f"model; it has {len(classes)}: {', '.join(classes[:8])}"
+            f"model; it has {len(classes)}: {list_some(classes, 8)}"
         )
     for limits in (thresholds.labels, thresholds.absent):
         if limits is not None and set(limits) != set(classes):

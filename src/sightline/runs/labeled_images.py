@@ -15,7 +15,7 @@ from sightline.data.recorded_images import MatchedImages
 from sightline.data.sources.class_name_files import are_numbers
 from sightline.data.targets import CLASS_TARGETS, Targets, strip_zeros
 from sightline.data.types import Index, LabeledSubset, Split, Subset
-from sightline.errors import DataError
+from sightline.errors import DataError, list_some
 from sightline.escaping import quote_path
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs import run_images
@@ -154,7 +154,7 @@ def decode_labeled(
         for label in set(targets.list_classes(image.label)).difference(classes):
             raise DataError(
                 f"{image.path} has the class {label!r}, which the model does not know: "
-                f"its classes are {', '.join(classes[:8])}."
+                f"its classes are {list_some(classes, 8)}."
             )
     decoded = decode_images(index, preprocess, keep=cache, progress=progress)
     images = tuple(index.images[i] for i in decoded.readable)
