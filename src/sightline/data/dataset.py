@@ -21,7 +21,7 @@ from sightline.data.masks import CLASSES_FILE, load_masks
 from sightline.data.split import assign_splits
 from sightline.data.targets import CLASS_TARGETS, Targets, list_leaf_classes
 from sightline.data.types import SPLITS, ImageRecord, Index, LabeledSubset, Split, Subset, UnreadableImage
-from sightline.errors import DataError, plural
+from sightline.errors import DataError, list_some, plural
 from sightline.preprocessing import PreprocessingSpec
 
 
@@ -159,25 +159,23 @@ def build_dataset(
     unreadable = (*index.unreadable, *decoded.unreadable)
     classes = _check_and_list_classes(images, unreadable, index, targets)
     rule = parse_group_rule(config.group)
-    near = (
-        compute_image_stats(index, progress, threads, preprocess).near_duplicates
-        if rule.kind == "near_duplicates"
-        else None
-    )
+    near = None
+    if rule.kind == "near_duplicates":
+        near = compute_image_stats(index, progress, threads, preprocess).near_duplicates
     assignment = assign_splits(images, config, seed, assign_groups(images, rule, near), targets)
     return DecodedDataset(
-        index.name,
-        classes,
-        images,
-        assignment.splits,
-        encode_labels(index, decoded.readable, preprocess, targets, classes, threads),
-        decoded.pixels.array,
-        decoded.rows,
-        unreadable,
-        index.skipped,
-        (*assignment.notes, *_describe_parents(images, assignment.splits, targets)),
-        decoded.pixels.hit,
-        () if rule.kind == "none" else assignment.groups,
+        name=index.name,
+        classes=classes,
+        images=images,
+        splits=assignment.splits,
+        labels=encode_labels(index, decoded.readable, preprocess, targets, classes, threads),
+        pixels=decoded.pixels.array,
+        rows=decoded.rows,
+        unreadable=unreadable,
+        skipped=index.skipped,
+        notes=(*assignment.notes, *_describe_parents(images, assignment.splits, targets)),
+        cache_hit=decoded.pixels.hit,
+        groups=() if rule.kind == "none" else assignment.groups,
     )
 
 
@@ -292,7 +290,7 @@ def _check_and_list_classes(
             if label not in classes:
                 raise DataError(
                     f"{p.path} has class {label!r}, which is missing from the training split of {name} "
-                    f"(it has {', '.join(sorted(classes)[:8])}). Add training images of this class, or remove it."
+                    f"(it has {list_some(sorted(classes), 8)}). Add training images of this class, or remove it."
                 )
     if len(classes) < 2:
         raise DataError(_explain_single_class(next(iter(classes)), index, targets))

@@ -43,8 +43,7 @@ def inspect_items(
 def _inspect(entry: SourceItem, records: FileRecords | None) -> ImageRecord | UnreadableImage | None:
     if isinstance(entry.store, GeneratedStore):
         height, width, channels = entry.store.shape
-        digest = entry.store.identity(entry.key)
-        return ImageRecord(entry.path, digest, entry.label, entry.split, width, height, channels == 1, entry.extra)
+        return _make_record(entry, (entry.store.identity(entry.key), width, height, channels == 1, False, None))
     watched = records.watch(entry.store, entry.key) if records is not None else None
     if watched is not None and watched.header is not None:
         return _make_record(entry, watched.header)
@@ -66,8 +65,11 @@ def _inspect(entry: SourceItem, records: FileRecords | None) -> ImageRecord | Un
 
 
 def _make_record(entry: SourceItem, header: Header) -> ImageRecord:
-    values = entry.path, header[0], entry.label, entry.split, *header[1:4], entry.extra, *header[4:]
-    return ImageRecord(*values, to_label=entry.to_label)
+    sha256, width, height, is_gray, is_deep, stated_range = header
+    return ImageRecord(
+        entry.path, sha256, entry.label, entry.split, width, height, is_gray, entry.extra, is_deep, stated_range,
+        to_label=entry.to_label,
+    )  # fmt: skip
 
 
 def _inspect_mask(

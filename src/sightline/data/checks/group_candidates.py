@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from sightline.config.split_groups import parse_group_rule
 from sightline.data.checks.finding import Finding, image_finding
-from sightline.data.grouping import assign_groups, folder_below_class, split_path
+from sightline.data.grouping import assign_groups, folder_below_class
+from sightline.data.sources.filenames import split_path
 from sightline.data.types import ImageRecord, Index
 from sightline.errors import ConfigError, plural
 
@@ -50,17 +51,16 @@ class GroupCandidate:
 
 def find_group_candidates(images: Sequence[ImageRecord]) -> list[GroupCandidate]:
     """Return the settings that would keep related images together, most certain first."""
-    found_candidates = []
+    candidates = []
     for setting in _propose_settings(images):
         try:
             names = assign_groups(images, parse_group_rule(setting)) or []
         except ConfigError:  # the rule does not match every image
             continue
         if _is_plausible(images, names):
-            found_candidates.append(
-                GroupCandidate(setting, dict(Counter(filter(None, names))), _count_across_splits(images, names))
-            )
-    return found_candidates
+            sizes = dict(Counter(filter(None, names)))
+            candidates.append(GroupCandidate(setting, sizes, _count_across_splits(images, names)))
+    return candidates
 
 
 def find_group_findings(index: Index) -> list[Finding]:
@@ -103,18 +103,14 @@ def _is_plausible(images: Sequence[ImageRecord], names: Sequence[str]) -> bool:
     """Return whether most images share a group with others and most classes have enough groups to be split."""
     sizes = Counter(filter(None, names))
     shared = sum(size for size in sizes.values() if size > 1)
-    if (
-        not sizes
-        or shared < MIN_GROUPED_FRACTION * len(images)
-        or max(sizes.values()) > MAX_GROUP_FRACTION * len(images)
-    ):
+    is_shared = shared >= MIN_GROUPED_FRACTION * len(images)
+    if not sizes or not is_shared or max(sizes.values()) > MAX_GROUP_FRACTION * len(images):
         return False
     by_class: dict[str, set[str]] = defaultdict(set)
     for p, name in zip(images, names, strict=True):
         by_class[p.label].add(name)
-    return (
-        sorted(len(class_groups - {""}) for class_groups in by_class.values())[len(by_class) // 2] >= MIN_CLASS_GROUPS
-    )
+    counts = sorted(len(groups - {""}) for groups in by_class.values())
+    return counts[len(counts) // 2] >= MIN_CLASS_GROUPS
 
 
 def _count_across_splits(images: Sequence[ImageRecord], names: Sequence[str]) -> int:
