@@ -12,7 +12,7 @@ import pytest
 from sightline.config import ColumnsConfig, DataConfig
 from sightline.data.checks.audit import quick_audit
 from sightline.data.indexing import build_index
-from sightline.data.sources import file_lists
+from sightline.data.sources import image_lists
 from sightline.data.sources.table import read_table
 from sightline.errors import DataError
 from sightline.runs.preflight import raise_for_errors
@@ -83,7 +83,7 @@ def test_lists_that_do_not_name_each_image_once_are_not_used(
 ) -> None:
     write_source(tmp_path, FOLDERS, lists)
     read = Mock(wraps=read_table)
-    monkeypatch.setattr(file_lists, "read_table", read)
+    monkeypatch.setattr(image_lists, "read_table", read)
     index = build_index(tmp_path)
     assert sorted(call.args[1] for call in read.call_args_list) == sorted(lists)  # once each
     assert {p.split for p in index.images} == {None}

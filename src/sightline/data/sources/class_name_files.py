@@ -17,7 +17,7 @@ from sightline.data.sources.listing import ClassNames, SourceListing, replace_la
 from sightline.data.sources.split_names import parse_split
 from sightline.data.sources.table import normalize_name
 from sightline.data.storage import FileStore, read_untrusted_file
-from sightline.data.targets import LABEL_SETS, SEPARATOR, join_classes
+from sightline.data.targets import LABEL_SETS, SEPARATOR, join_classes, strip_zeros
 from sightline.data.types import SourceNote
 from sightline.errors import ImageError
 
@@ -112,36 +112,42 @@ def _apply(listing: SourceListing, class_names: ClassNames) -> SourceListing:
 
 def _name(labels: Collection[str], text: str, suffix: str) -> dict[str, str]:
     """Return the name of each label according to the text of a file with this suffix; empty if ambiguous."""
-    lines = [] if suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith("#")]
-    if any(is_image_name(word.strip('"')) for line in lines for word in re.split(r"[\s,;]+", line)):
+    lines = [line for line in map(str.strip, text.splitlines()) if line and not line.startswith("#")]
+    words = (word.strip('"') for line in lines for word in re.split(r"[\s,;]+", line))
+    if suffix != ".json" and any(map(is_image_name, words)):
         return {}
-    if suffix == ".json":
-        named = _read_mapping(jsonio.loads(text))
-    elif suffix == ".yaml":
-        named, lines = _read_yaml(text), []
-    elif suffix == ".csv":
-        named, lines = _read_csv(lines), []
-    else:
-        cells = [re.split(r"[\s:,]+", line, maxsplit=1) for line in lines]
-        named = {row[0]: row[1] for row in cells if len(row) > 1}
-    named = {_fold(key): name for key, name in named.items()}
+    named = {strip_zeros(key): name for key, name in _read_names(text, lines, suffix).items()}
     if 2 * len(set(named.values())) < len(named):  # a list of numbered images with their classes
         return {}
-    if not {_fold(label) for label in labels} <= set(named) and all(map(str.isdecimal, labels)):
-        first = min(map(int, labels))
-        lines = [re.sub(r"^n\d{8}\s+", "", line) for line in lines]
-        is_keyed = bool(named) and all(map(str.isdecimal, named))  # the lines have other numbers
-        is_whole = not is_keyed and first < 2 and max(map(int, labels)) - first + 1 == len(set(lines)) == len(lines)
-        named = {str(i): line for i, line in enumerate(lines, first)} if is_whole else {}
-    names = {label: named[_fold(label)] for label in labels if named.get(_fold(label))}
+    if suffix == ".txt" and not {strip_zeros(label) for label in labels} <= set(named):
+        has_other_numbers = bool(named) and all(map(str.isdecimal, named))
+        named = {} if has_other_numbers else _number_lines(lines, labels)
+    names = {label: named[strip_zeros(label)] for label in labels if named.get(strip_zeros(label))}
     texts = set(names.values())
     are_clear = len(texts) == len(labels) and not any(_NO_NAME.fullmatch(t) or SEPARATOR in t for t in texts)
     return names if are_clear and None in map(parse_split, texts) else {}
 
 
-def _fold(label: str) -> str:
-    return str(int(label)) if label.isdecimal() else label
+def _read_names(text: str, lines: Sequence[str], suffix: str) -> dict[str, str]:
+    """Map numbers or WordNet identifiers to names, as the text of a file states them; `lines` are without comments."""
+    if suffix == ".json":
+        return _read_mapping(jsonio.loads(text))
+    if suffix == ".yaml":
+        return _read_yaml(text)
+    if suffix == ".csv":
+        return _read_csv(lines)
+    cells = (re.split(r"[\s:,]+", line, maxsplit=1) for line in lines)
+    return {row[0]: row[1] for row in cells if len(row) > 1}
+
+
+def _number_lines(lines: Sequence[str], labels: Collection[str]) -> dict[str, str]:
+    """Return the lines by number, from the least of `labels` on, 0 or 1; empty if there are fewer or more lines."""
+    if not all(map(str.isdecimal, labels)):
+        return {}
+    names = [re.sub(r"^n\d{8}\s+", "", line) for line in lines]
+    first, last = min(map(int, labels)), max(map(int, labels))
+    is_whole = first < 2 and last - first + 1 == len(set(names)) == len(names)
+    return {str(i): name for i, name in enumerate(names, first)} if is_whole else {}
 
 
 def _read_csv(lines: Sequence[str]) -> dict[str, str]:
@@ -156,7 +162,7 @@ def _list_columns(labels: Collection[str], text: str) -> str:
     """Describe the columns of a table with a row for each of `labels`, if a column may contain their names; else ""."""
     rows = [row for row in csv.reader(text.splitlines(), skipinitialspace=True) if len(row) > 1]
     numbers, *others = zip(*rows[1:], strict=False) if rows[1:] else [()]
-    is_keyed = {_fold(label) for label in labels} <= {_fold(cell.strip()) for cell in numbers}
+    is_keyed = {strip_zeros(label) for label in labels} <= {strip_zeros(cell.strip()) for cell in numbers}
     may_be_names = any(len(set(each)) == len(each) and all(map(_WORDS.fullmatch, each)) for each in others)
     return f"its columns are {', '.join(rows[0])}" if is_keyed and may_be_names else ""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import chain
 from pathlib import PurePosixPath
 
 from sightline.config import ColumnsConfig
 from sightline.data.sources.split_names import parse_split
 from sightline.data.sources.table import IsFile, NestedName, Row, Table, normalize_name
 from sightline.data.types import Split
-from sightline.errors import DataError
+from sightline.errors import DataError, list_some
 
 _SPLIT_FLAGS: Mapping[str, tuple[Split, Split]] = {  # the splits where such a column is true, and where it is false
     "istrain": ("train", "test"), "istraining": ("train", "test"),
@@ -42,6 +43,7 @@ _COLUMN_NAMES: Mapping[str, tuple[str, ...]] = {  # normalized by `normalize_nam
 KNOWN_COLUMNS = frozenset(name for names in _COLUMN_NAMES.values() for name in names)
 UNASSIGNED = "unassigned"
 """The value that Vertex AI writes for an image without a split."""
+_SAYS_CLASS = re.compile("label|class|target|标签|类[别名]")  # not so species or 种类, which may be a property
 _SAMPLE_ROWS = 50  # rows read to decide which column holds file names
 
 
@@ -101,7 +103,8 @@ def choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Col
             raise DataError(
                 f"{table.name} has {table.columns.count(name)} columns named {name!r}: rename or remove one."
             )
-    return replace(columns, splits=_read_splits(table, columns.split)) if columns.split else columns
+    splits = read_splits(table, columns.split, table.list_texts(columns.split)) if columns.split else {}
+    return replace(columns, splits=splits)
 
 
 def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Columns:
@@ -115,13 +118,13 @@ def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Co
         return Columns(path, label, split, confidence=_find_confidence_column(table, label))
     if labels := _find_ragged_labels(table, path, split):
         return Columns(path, "", split, labels=labels)
-    masks = [c for c in find_by_name(table, "mask", {path, split}) if not _is_one_hot(table, c)]  # else a class
-    if mask := _first_or_empty(masks):
+    masks = (c for c in find_by_name(table, "mask", {path, split}) if not _is_one_hot(table, c))  # else a class
+    if mask := next(masks, ""):
         return Columns(path, "", split, mask=mask)
     others = [c for c in table.columns if c not in {path, split} and not isinstance(c, NestedName)]  # not metadata
     others = [c for c in others if normalize_name(c) not in _SPLIT_FLAGS]
     one_hot = tuple(c for c in others if _is_one_hot(table, c))
-    if uncertain := _first_or_empty([c for c in others if c not in one_hot and _is_uncertain(table, c)]):
+    if uncertain := next((c for c in others if c not in one_hot and _is_uncertain(table, c)), ""):
         raise DataError(
             f"{table.name} has no recognized column for the labels, and column {uncertain!r} has -1, which means that "
             "it is uncertain whether an image has the class: write 1, 0 or nothing instead, or name the column of the "
@@ -138,26 +141,20 @@ def _find_path_column(table: Table, is_file: IsFile, used_columns: Collection[st
     by_content = [
         c for c in table.columns if c not in used_columns and 2 * sum(is_file(r.get_text(c)) for r in rows) > len(rows)
     ]
-    matching = [c for c in [*by_name, *by_content] if any(is_file(r.get_text(c)) for r in rows)]
-    return _first_or_empty([*matching, *by_name])
+    matching = (c for c in [*by_name, *by_content] if any(is_file(r.get_text(c)) for r in rows))
+    return next(chain(matching, by_name), "")
 
 
 def _find_split_column(table: Table, used_columns: Collection[str]) -> str:
     unused_columns = [c for c in table.columns if c not in used_columns]
-    return _first_or_empty(
-        [
-            c
-            for c in (find_by_name(table, "split", used_columns) if table.has_header else unused_columns)
-            if _is_split_column(table, c)
-        ]
-    )
+    candidates = find_by_name(table, "split", used_columns) if table.has_header else unused_columns
+    return next((c for c in candidates if _is_split_column(table, c)), "")
 
 
 def _find_label_column(table: Table, used_columns: Collection[str]) -> str:
     unused_columns = [c for c in table.columns if c not in used_columns]
-    return _first_or_empty(
-        find_by_name(table, "label", used_columns) if table.has_header or len(unused_columns) > 1 else unused_columns
-    )
+    is_named = table.has_header or len(unused_columns) > 1
+    return next(iter(find_by_name(table, "label", used_columns) if is_named else unused_columns), "")
 
 
 def _find_ragged_labels(table: Table, path: str, split: str) -> tuple[str, ...]:
@@ -179,15 +176,18 @@ def _find_ragged_labels(table: Table, path: str, split: str) -> tuple[str, ...]:
 
 def _find_confidence_column(table: Table, label: str) -> str:
     """Return the column next to ``LabelName`` in which 1 or 0 states whether the image has the label of the row."""
-    columns = [c for c in table.columns if normalize_name(c) == "confidence" and _is_one_hot(table, c)]
-    return _first_or_empty(columns) if normalize_name(label) == "labelname" else ""
+    columns = (c for c in table.columns if normalize_name(c) == "confidence" and _is_one_hot(table, c))
+    return next(columns, "") if normalize_name(label) == "labelname" else ""
 
 
 def find_other_classes(table: Table, columns: Columns) -> list[str]:
     """Return the columns that may be the classes instead of the label column, which disagrees with them.
 
-    Exactly one of them is true in each row, and not always the same one for each label.
+    Exactly one of them is true in each row, and not always the same one for each label. A label column that is called
+    so, as in ``label,day,night``, is not in doubt.
     """
+    if _SAYS_CLASS.search(normalize_name(columns.label)):
+        return []
     sample = replace(table, rows=table.rows[:_SAMPLE_ROWS])  # most columns and tables are no candidates
     others = [c for c in table.columns if c not in {columns.path, columns.label, columns.split}]
     others = [c for c in others if normalize_name(c) not in _SPLIT_FLAGS and _is_one_hot(sample, c)]
@@ -228,20 +228,12 @@ def _is_coordinate(table: Table, column: str, used_columns: Collection[str]) -> 
     return column.strip().casefold() != "y" or bool(x and all(re.fullmatch(r"-?[\d.]*", cell) for cell in cells))
 
 
-def _first_or_empty(names: Sequence[str]) -> str:
-    return names[0] if names else ""
-
-
 def _is_split_column(table: Table, column: str) -> bool:
     """Return whether a column contains splits; one named `split` always does, so that a wrong value is an error."""
-    cells = {text for row in table.rows if (text := row.get_text(column))}
-    splits = _read_splits(table, column)
-    is_named = normalize_name(column) == "split"
-    return bool(cells) and (is_named or all(text in splits or text.casefold() == UNASSIGNED for text in cells))
-
-
-def _read_splits(table: Table, column: str) -> dict[str, Split]:
-    return read_splits(table, column, [row.get_text(column) for row in table.rows])
+    cells = table.list_texts(column)
+    texts = {*cells} - {""}
+    splits = {*read_splits(table, column, cells), *(text for text in texts if text.casefold() == UNASSIGNED)}
+    return bool(texts) and (normalize_name(column) == "split" or texts <= splits)
 
 
 def read_splits(table: Table, column: str, cells: Sequence[str]) -> dict[str, Split]:
@@ -279,7 +271,7 @@ def _is_one_hot(table: Table, column: str) -> bool:
 
     Together with zeros or empty cells, -1 may mean uncertain, as in CheXpert.
     """
-    texts = {row.get_text(column) for row in table.rows}
+    texts = {*table.list_texts(column)}
     if texts & {"-1", "-1.0"} and (not texts <= {"1", "1.0", "-1", "-1.0"} or len(texts) < 2):
         return False
     return None not in map(_parse_bool, texts) and any(texts)
@@ -287,7 +279,7 @@ def _is_one_hot(table: Table, column: str) -> bool:
 
 def _is_uncertain(table: Table, column: str) -> bool:
     """Return whether -1 in a column means that it is uncertain whether an image has a class, as in CheXpert."""
-    texts = {row.get_text(column).removesuffix(".0") for row in table.rows}
+    texts = {text.removesuffix(".0") for text in table.list_texts(column)}
     return texts <= {"", "0", "1", "-1"} and "-1" in texts and bool(texts & {"0", "1"})
 
 
@@ -305,13 +297,8 @@ def _missing_column_message(table: Table, role: str) -> str:
     )
 
 
-def describe_names(names: Sequence[str]) -> str:
-    """Return at most twelve names for a message."""
-    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-
-
 def _describe_columns(table: Table) -> str:
-    column_list = describe_names(table.columns)
+    column_list = list_some(table.columns)
     if table.has_header:
         return f"its columns are {column_list}"
     first_row = ", ".join(str(table.rows[0].get_text(c)) for c in table.columns[:12])

@@ -7,107 +7,35 @@ Food-101 has ``meta/train.txt`` and ``meta/test.txt``, CUB-200 ``train_test_spli
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import chain, repeat
+from dataclasses import replace
 from pathlib import PurePosixPath
 
-from sightline.data.sources.columns import KNOWN_COLUMNS, describe_names, find_by_name, join_split_flags, read_splits
+from sightline.data.sources.columns import read_splits
 from sightline.data.sources.encoding import decode_text
-from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_image_name
-from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, SPLIT_FOLDERS, are_numbered, select_top_files
+from sightline.data.sources.folder_layout import SPLIT_FOLDERS
+from sightline.data.sources.image_lists import ImageList, ImageLists
 from sightline.data.sources.listing import SourceItem, SourceListing
 from sightline.data.sources.split_names import SplitName, find_folder_split, find_splits, parse_split
-from sightline.data.sources.table import LIST_SUFFIXES, Table, may_be_table, read_table
+from sightline.data.sources.table import may_be_table
 from sightline.data.sources.unread_labels import UNREAD_LABELS
-from sightline.data.storage import FileStore
+from sightline.data.sources.unread_tables import describe_unknown_labels, note_unread_tables
+from sightline.data.storage import FileStore, read_file
 from sightline.data.targets import strip_zeros
 from sightline.data.types import SourceNote, Split
-from sightline.errors import DataError, ImageError, plural
+from sightline.errors import DataError, plural
 
 Memberships = Mapping[str, set[Split]]
 """Maps each image to the splits whose lists name it."""
 
-MIN_AGREEMENT = 0.9  # fraction of labels in a table that agree with the class folders; below, they mean something else
 _TRAIN_VAL = re.compile(r"train[\W_]*val(?![a-z])", re.IGNORECASE)
-_SUBJECT = re.compile("patient|site|hospital", re.IGNORECASE)
 _DEPTH = 4  # most path components of a list, such as archive/food-101/meta/train.txt
 
 
-@dataclass(frozen=True, slots=True)
-class _List:
-    """A list of images: its table, and the cells of its rows; a line with one cell is also split at spaces.
-
-    `images` maps rows to the images that they name in `column`, the column that names the most images.
-    """
-
-    table: Table
-    rows: Sequence[tuple[str, ...]]
-    column: int
-    images: Mapping[int, str]
-
-
-class _Lists:
-    """The files `keys` of a store, which may be lists of images; each is read once.
-
-    `labels` maps the key of each image to its label without lists.
-    """
-
-    def __init__(self, store: FileStore, keys: Sequence[str], labels: Mapping[str, str]) -> None:
-        self.keys, self.labels = keys, labels
-        self._store = store
-        self._finder = FileFinder(store, images=labels)
-        self._lists: dict[str, _List] = {}
-
-    def read(self, key: str) -> _List:
-        """Return a list; raises `DataError` if it is not a table."""
-        if key not in self._lists:
-            table = join_split_flags(read_table(self.read_bytes(key), key, KNOWN_COLUMNS, self._names_image))
-            rows = [tuple(row.get_text(column) for column in table.columns) for row in table.rows]
-            rows = rows if len(table.columns) > 1 else [_part_line(line) for (line,) in rows]
-            self._lists[key] = _List(table, rows, *self._find_images(rows))
-        return self._lists[key]
-
-    def read_all(self, keys: Sequence[str]) -> Iterator[tuple[str, _List]]:
-        """Yield the lists among `keys` that can be read."""
-        for key in keys:
-            with suppress(DataError):
-                yield key, self.read(key)
-
-    def select_top(self) -> list[str]:
-        """Return the files that are not in folders of the images."""
-        return select_top_files(self.keys, self.labels)
-
-    def read_bytes(self, key: str) -> bytes:
-        """Return the content of a file; raises `DataError` if it cannot be read."""
-        try:
-            return bytes(self._store.read(key))
-        except ImageError as error:
-            raise DataError(f"{key}: {error}.") from error
-
-    def _names_image(self, text: str) -> bool:
-        return any(self._finder.find(cell) is not None for cell in _part_line(text))
-
-    def _find_images(self, rows: Sequence[tuple[str, ...]]) -> tuple[int, dict[int, str]]:
-        """Return the column that names the most images, and the image named there in each row."""
-        best: tuple[int, dict[int, str]] = 0, {}
-        for column in range(max(map(len, rows), default=0)):
-            cells = ((i, self._finder.find(row[column])) for i, row in enumerate(rows) if column < len(row))
-            images = {i: image for i, image in cells if image is not None}
-            best = (column, images) if len(set(images.values())) > len(set(best[1].values())) else best
-        return best
-
-
-def _part_line(line: str) -> tuple[str, ...]:
-    return (line, *line.partition(" ")[::2], *line.rpartition(" ")[::2])
-
-
-def apply_file_lists(
-    listing: SourceListing, store: FileStore, prefix: str, *, is_stated: bool = False
-) -> SourceListing:
+def apply_file_lists(listing: SourceListing, store: FileStore, prefix: str, *, is_stated: bool) -> SourceListing:
     """Return the listing of class folders with the splits and labels of the lists next to them.
 
     Lists define the splits if each image is in exactly one of them and no folder states a split. They define the labels
@@ -118,8 +46,8 @@ def apply_file_lists(
     if not keys:
         return listing
     labels = {item.key: item.label for item in (listing.items or listing.to_label) if is_image_name(item.key)}
-    lists = _Lists(store, keys, labels)
-    _note_unread(listing, lists, prefix, is_stated=is_stated)
+    lists = ImageLists(store, keys, labels)
+    note_unread_tables(listing, lists, prefix, is_stated=is_stated)
     if any(note.kind == SPLIT_FOLDERS for note in listing.notes):  # reported as an error
         return listing
     if any(item.split for item in listing.items):
@@ -136,7 +64,7 @@ def apply_split_lists(listing: SourceListing, store: FileStore, prefix: str) -> 
     if not keys or any(item.split for item in listing.items):
         return listing
     labels = {item.key: item.label for item in listing.items if is_image_name(item.key)}
-    return _apply_splits(listing, _Lists(store, keys, labels), prefix)
+    return _apply_splits(listing, ImageLists(store, keys, labels), prefix)
 
 
 def _list_candidates(listing: SourceListing, store: FileStore) -> list[str]:
@@ -146,7 +74,7 @@ def _list_candidates(listing: SourceListing, store: FileStore) -> list[str]:
     return [key for key in keys if folders.isdisjoint(map(str, PurePosixPath(key).parents))]
 
 
-def _apply_splits(listing: SourceListing, lists: _Lists, prefix: str) -> SourceListing:
+def _apply_splits(listing: SourceListing, lists: ImageLists, prefix: str) -> SourceListing:
     images = lists.labels
     partial: list[SourceNote] = []
     for names, memberships in _read_splits(lists) if listing.items else ():
@@ -181,104 +109,7 @@ def _assign_splits(listing: SourceListing, splits: Mapping[str, Split], notes: S
     )
 
 
-def _note_unread(listing: SourceListing, lists: _Lists, prefix: str, *, is_stated: bool) -> None:
-    """Add a note on each table that names most images and may contain their labels, if the folders may not be classes.
-
-    This is in doubt if there is at most one folder, if the names of the folders differ only in a number (``images_1``,
-    ``images_2``) or look like splits, or if images with one label in the table are in several folders. Folders that
-    number the parts of a data set are an error, unless the user states the class folders (`is_stated`). Text files
-    count only if there is at most one class.
-    """
-    looks_split = any(note.kind == SPLIT_FOLDERS for note in listing.notes)
-    in_doubt = looks_split or len({re.sub(r"\d+", "", label) for label in lists.labels.values()}) < 2
-    may_be_incomplete = any(item.split for item in listing.items)  # a table may name the remaining images
-    is_numbered = not is_stated and are_numbered({c.label for c in listing.classes})
-    reasons: dict[str, str] = {}
-    for key in lists.select_top():
-        if key.lower().endswith(LIST_SUFFIXES):
-            reasons[key] = _describe_text_list(lists, key)
-        elif key.lower().endswith((".csv", ".tsv")):
-            try:
-                each = lists.read(key)
-            except DataError as error:
-                reasons[key] = str(error).removeprefix(f"{key} ").rstrip(".") if in_doubt else ""
-                continue
-            if 2 * len(set(each.images.values())) > len(lists.labels):
-                reasons[key] = _describe_labels(each, lists.labels, in_doubt=in_doubt)
-            elif not each.images:
-                reasons[key] = _describe_subjects(each.table, set(lists.labels.values()))
-                if not reasons[key] and in_doubt and not may_be_incomplete:
-                    reasons[key] = _describe_foreign(each.table)
-            if reasons.get(key) and each.images and is_numbered:
-                columns = describe_names(each.table.columns)
-                note = f"{prefix}{key}, whose columns are {columns}, names its images"
-                reasons_by_folder = zip(listing.classes, chain([note], repeat("")), strict=False)
-                listing.notes.extend(SourceNote(NUMBERED_FOLDERS, c.path, why) for c, why in reasons_by_folder)
-                is_numbered = False  # noted only once
-    listing.notes.extend(SourceNote(UNREAD_LABELS, prefix + key, reason) for key, reason in reasons.items() if reason)
-
-
-def _describe_text_list(lists: _Lists, key: str) -> str:
-    """Describe a text file that contains more about most images than their names; "" for other files."""
-    if len(set(lists.labels.values())) > 1:
-        return ""
-    with suppress(DataError):
-        each = lists.read(key)
-        if each.column and 2 * len(set(each.images.values())) > len(lists.labels):
-            return "a table whose cells are separated by spaces"
-    return ""
-
-
-def _describe_foreign(table: Table) -> str:
-    """Describe a table of labels that names no image; "" for other tables."""
-    names, paths = (find_by_name(table, role, ()) for role in ("label", "path"))
-    if not (names and paths and table.rows):
-        return ""
-    return f"a table whose column {paths[0]!r} names no image, such as {table.rows[0].get_text(paths[0])!r}"
-
-
-def _describe_subjects(table: Table, folders: Collection[str]) -> str:
-    """Describe a table that names `folders` which may not be classes; "" for other tables.
-
-    This is in doubt if the column is named after patients or sites, or if one folder has several labels.
-    """
-    names = find_by_name(table, "label", ())
-    for column in table.columns:
-        labels = {(row.get_text(column), row.get_text(names[0]) if names else "") for row in table.rows}
-        may_be_subjects = len(labels) > len(folders) or _SUBJECT.search(column)
-        if may_be_subjects and column not in names and folders == {folder for folder, _ in labels}:
-            return f"a table with the class folders in its column {column!r}"
-    return ""
-
-
-def _describe_unknown_labels(each: _List, count: int, classes: Collection[str], split: Split) -> str:
-    """Describe a list of most of the `count` images of a split if its labels are not in `classes`, else ""."""
-    names = find_by_name(each.table, "label", ())
-    column = each.table.columns.index(names[0]) if names else each.column + 1
-    has_labels = bool(names or not each.table.has_header) and (each.column % 2 or len(each.table.columns) > 1)
-    labels = (each.rows[i][column] for i in each.images if column < len(each.rows[i]))
-    unknown = next((label for label in labels if label not in classes), "")
-    if not has_labels or not unknown or 2 * len(each.images) <= count:
-        return ""
-    return f"a list of {split} images whose labels, such as {unknown!r}, are not the names of class folders"
-
-
-def _describe_labels(each: _List, labels: Mapping[str, str], *, in_doubt: bool) -> str:
-    """Describe a table of most images whose labels may differ from the folders; "" if they agree."""
-    names = find_by_name(each.table, "label", ())
-    if not names:
-        return f"a table whose columns are {describe_names(each.table.columns)}" if in_doubt else ""
-    column = each.table.columns.index(names[0])
-    folders: dict[str, Counter[str]] = defaultdict(Counter)
-    for i, image in each.images.items():
-        folders[each.rows[i][column]][labels[image]] += 1
-    agreements = sum(max(counts.values()) for counts in folders.values())
-    is_one_folder = len(set(labels.values())) < 2
-    differs = len(folders) > 1 and (is_one_folder or agreements < MIN_AGREEMENT * len(each.images))
-    return f"a table of other labels, such as {describe_names(sorted(folders))}" if differs else ""
-
-
-def _read_splits(lists: _Lists) -> Iterator[tuple[Sequence[str], Memberships]]:
+def _read_splits(lists: ImageLists) -> Iterator[tuple[Sequence[str], Memberships]]:
     """Yield the names of lists that belong together, and the splits to which they assign each image.
 
     Lists that belong together are in one folder. Several sets, such as ``train1.txt`` and ``train2.txt`` of DTD, are
@@ -293,7 +124,7 @@ def _read_splits(lists: _Lists) -> Iterator[tuple[Sequence[str], Memberships]]:
             groups[str(path.parent), path.suffix.lower(), stems[path.stem].remainder].append(key)
         elif path.name == "train_test_split.txt" and (ids := str(path.with_name("images.txt"))) in paths:
             with suppress(DataError, ValueError):
-                yield [key], _read_numbered(lists.read(ids), decode_text(lists.read_bytes(key)))
+                yield [key], _read_numbered(lists.read(ids), decode_text(read_file(lists.store, key)))
     for key in lists.select_top():
         path = paths[key]
         may_have_column = path.suffix.lower() in {".csv", ".tsv"} or path.stem.lower().endswith("partition")
@@ -318,7 +149,7 @@ def _find_list_splits(names: Collection[str]) -> dict[str, SplitName]:
     return {name: splits[other] for name, other in joint.items() if other in splits}
 
 
-def _read_numbered(numbered: _List, flags: str) -> Memberships:
+def _read_numbered(numbered: ImageList, flags: str) -> Memberships:
     """Return the splits from lists with lines such as ``17 CLASS/NAME.jpg`` and ``17 1``, where 1 means training."""
     splits: Mapping[str, Split] = {"1": "train", "0": "test"}
     by_number = {words[0]: splits.get(words[1]) for line in flags.splitlines() if len(words := line.split()) == 2}
@@ -326,7 +157,7 @@ def _read_numbered(numbered: _List, flags: str) -> Memberships:
     return {image: {split} for image, split in named if split is not None}
 
 
-def _read_split_column(each: _List) -> Memberships:
+def _read_split_column(each: ImageList) -> Memberships:
     """Return the splits from the first column of a table that contains nothing but splits."""
     rows = [each.rows[i] for i in each.images]
     for column in range(min(map(len, rows), default=0)):
@@ -350,22 +181,22 @@ def _label_splits(listing: SourceListing, store: FileStore, prefix: str, keys: S
             by_split[split][path.removeprefix(prefix)] = ""
     for split, images in by_split.items():
         own = [key for key in keys if split in {find_folder_split(key), parse_split(PurePosixPath(key).stem)}]
-        for key, each in _Lists(store, own, images).read_all(own):
+        for key, each in ImageLists(store, own, images).read_all(own):
             labels = _read_labels(each, classes)
             if len(labels) == len(images) and len(set(labels.values())) > 1:
                 listing = _add_labeled(listing, store, prefix, labels, split, key)
                 break
-            if reason := _describe_unknown_labels(each, len(images), classes, split):
+            if reason := describe_unknown_labels(each, images, classes, split):
                 listing.notes.append(SourceNote(UNREAD_LABELS, prefix + key, reason))
     return listing
 
 
-def _read_labels(each: _List, classes: set[str]) -> dict[str, str]:
+def _read_labels(each: ImageList, classes: set[str]) -> dict[str, str]:
     """Return the classes of the images in a table, from its label column, else from a column of nothing but classes.
 
     In the label column, leading zeros of a number do not matter: GTSRB has 7 for the folder 00007.
     """
-    named = [each.table.columns.index(name) for name in find_by_name(each.table, "label", ())]
+    named = each.find_label_columns()
     numbers = {strip_zeros(name): name for name in classes}
     numbers = numbers if len(numbers) == len(classes) else {}
 

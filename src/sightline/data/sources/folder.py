@@ -19,7 +19,7 @@ from sightline.data.sources.split_names import parse_split_name, suggest_split
 from sightline.data.sources.unread_labels import UNREAD_LABELS, find_unread_labels
 from sightline.data.storage import FileStore
 from sightline.data.types import NO_LABEL, SourceNote, Split, UnreadableImage
-from sightline.errors import DataError, ImageError, plural
+from sightline.errors import DataError, ImageError, list_some, plural
 
 NOT_IN_CLASS_FOLDER, ABOVE_CLASS_FOLDERS = "is not in a class folder", "is above the level of the class folders"
 NO_LABEL_IN_NAME = "has no label in its name"
@@ -230,11 +230,11 @@ def _note_nested_classes(layout: FolderLayout, image_paths: Sequence[PathParts],
         while len(names := {path[depth] if len(path) > depth + 1 else "" for path in paths}) == 1 and "" not in names:
             depth += 1
         if len(names) > 1 and "" not in names:
-            shown_names = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
             splits = {name.split for each in names if (name := parse_split_name(each)) and name.exact}
             are_splits = len(splits) == len(names) and not layout.splits
             kind = SPLIT_FOLDERS if are_splits else "nested-classes"
-            yield SourceNote(kind, prefix + "/".join(folder), f"one class with the subfolders {shown_names}")
+            reason = f"one class with the subfolders {list_some(sorted(names), 3)}"
+            yield SourceNote(kind, prefix + "/".join(folder), reason)
 
 
 def _note_copied_folders(listing: SourceListing) -> Iterator[SourceNote]:

@@ -60,7 +60,7 @@ def find_label_sets(table: Table, columns: Columns) -> LabelSets | None:
             return LabelSets(table, columns, _describe(table, row, columns, ", ".join(label)))
     if columns.one_hot or columns.labels:
         return None
-    cells = [row.get_text(columns.label) for row in table.rows]
+    cells = table.list_texts(columns.label)
     for separator in _CELL_SEPARATORS:
         first = next((row for row, cell in zip(table.rows, cells, strict=True) if separator in cell), None)
         if first is not None and _has_several_labels(cells, separator, columns.label):

@@ -18,7 +18,6 @@ from sightline.data.sources.columns import (
     UNASSIGNED,
     Columns,
     choose_columns,
-    describe_names,
     find_other_classes,
     join_split_flags,
 )
@@ -48,7 +47,7 @@ from sightline.data.sources.unread_labels import is_spreadsheet
 from sightline.data.storage import FolderStore, read_untrusted_file
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import SourceNote, Split, UnreadableImage
-from sightline.errors import DataError, ImageError, plural
+from sightline.errors import DataError, ImageError, list_some, plural
 from sightline.escaping import quote_path
 
 DEFAULTS = DataConfig()
@@ -76,7 +75,7 @@ class LabelTable:
 
     def find_images(self) -> Iterator[str]:
         """Yield the key of the image in each row whose file exists."""
-        keys = (self.finder.find(row.get_text(self.columns.path)) for row in self.table.rows)
+        keys = map(self.finder.find, self.table.list_texts(self.columns.path))
         return (key for key in keys if key is not None)
 
 
@@ -170,12 +169,12 @@ def list_from_table(
     if options.class_tree == "column":
         listing = label_by_parents(listing, table)
     if columns.label and not options.columns.label and (others := find_other_classes(table, columns)):
-        reason = f"each row has one of {describe_names(others)}, but column {columns.label} is read"
+        reason = f"each row has one of {list_some(others)}, but column {columns.label} is read"
         listing.notes.append(SourceNote("unread-columns", table.name, reason))
     if labels.is_guessed:
         listing.notes.append(SourceNote("guessed-encoding", table.name))
     if store_is_source:
-        reason = f"columns {describe_names(columns.one_hot or columns.labels)}"
+        reason = f"columns {list_some(columns.one_hot or columns.labels)}"
         reason = f"column {columns.label}" if columns.label else "" if columns.mask else reason
         listing.notes.append(SourceNote("labels-from-table", table.name, reason))
     return replace(listing, origins=frozenset({"table"}))
@@ -213,7 +212,7 @@ class _RowReader:
         else:
             listing = SourceListing([], separator="" if self.columns.mask else find_separator(self.table, self.columns))
         are_integers = bool(self.columns.label) and _are_integers_written_as_floats(
-            row.get_text(self.columns.label) for row in self.table.rows
+            self.table.list_texts(self.columns.label)
         )
         first_rows: dict[str, tuple[int, str]] = {}
         positions: dict[str, int] = {}
@@ -330,7 +329,7 @@ def _read_row_split(row: Row, columns: Columns, table: Table) -> Split | None:
 def _no_items_message(table: Table, columns: Columns, listing: SourceListing, finder: FileFinder) -> str:
     column, missing = columns.path, [note.path for note in listing.notes if note.kind == "missing-files"]
     if columns.mask and not missing:
-        column, missing = columns.mask, [text for row in table.rows if (text := row.get_text(columns.mask))]
+        column, missing = columns.mask, list(filter(None, table.list_texts(columns.mask)))
     if not table.rows:
         return f"{table.name} has no rows below its header ({', '.join(table.columns)}): add a row for each image."
     if not missing:

@@ -70,6 +70,10 @@ class Table:
         """Return the position of a row for a message."""
         return f"{self.unit} {line}"
 
+    def list_texts(self, column: str) -> list[str]:
+        """Return the cells in `column` as text."""
+        return [row.get_text(column) for row in self.rows]
+
 
 def read_table(
     data: bytes,
