@@ -147,11 +147,13 @@ def test_any_separator_with_or_without_a_header(tmp_path: Path, name: str, separ
     ("columns", "rows", "is_named"),
     [
         ("种类,健康,锈病", ("苹果,1,0", "苹果,0,1", "番茄,1,0"), True),
-        ("label,cat,dog", ("cat,1,0", "dog,0,1", "cat,1,0"), False),
-        ("label,night,blurred", ("cat,1,1", "cat,0,0", "dog,1,0"), False),
-        ("label,size,cat", ("cat,9,1", "cat,8,0", "dog,7,1"), False),
+        ("species,cat,dog", ("cat,1,0", "dog,0,1", "cat,1,0"), False),
+        ("species,night,blurred", ("cat,1,1", "cat,0,0", "dog,1,0"), False),
+        ("species,size,cat", ("cat,9,1", "cat,8,0", "dog,7,1"), False),
+        ("label,day,night", ("cat,1,0", "cat,0,1", "dog,1,0"), False),
+        ("类别,左眼,右眼", ("苹果,1,0", "苹果,0,1", "番茄,1,0"), False),
     ],
-    ids=["species and disease", "the same", "attributes", "one column"],
+    ids=["species and disease", "the same", "attributes", "one column", "labels and flags", "labels in Chinese"],
 )
 def test_columns_that_may_be_the_classes_besides_the_labels_are_named(
     tmp_path: Path, columns: str, rows: tuple[str, ...], is_named: bool
@@ -806,14 +808,17 @@ def test_an_archive_for_each_class_of_each_split_may_have_the_name_of_a_split(tm
 def test_archives_without_folders_are_classes(tmp_path: Path, classes: tuple[str, str], split: Split | None) -> None:
     folder = tmp_path / (split or "")
     folder.mkdir(exist_ok=True)
-    for i, label in enumerate(classes):
-        write_zip(folder / f"{label}.zip", {f"{k}.png": encode_png(i + 2 * k) for k in range(2)})
-    index = build_index(tmp_path)
-    assert [(p.label, p.split) for p in index.images] == [(label, split) for label in classes for _ in range(2)]
-    assert [(note.kind, note.path) for note in index.notes] == [("labels-from-names", label) for label in classes]
+    archives = [folder / f"{label}.zip" for label in classes]
+    for i, path in enumerate(archives):
+        write_zip(path, {f"{k}.png": encode_png(i + 2 * k) for k in range(2)})
+    for index in (build_index(tmp_path), *([] if split else [build_index(archives)])):
+        assert [(p.label, p.split) for p in index.images] == [(label, split) for label in classes for _ in range(2)]
+        assert [(note.kind, note.path) for note in index.notes] == [("labels-from-names", label) for label in classes]
 
 
-@pytest.mark.parametrize("names", [("part1", "part2"), ("cc3m-01", "cc3m-02"), ("cat", "test")])
+@pytest.mark.parametrize(
+    "names", [("part1", "part2"), ("cc3m-01", "cc3m-02"), ("images_a", "images_b"), ("cat", "test")]
+)
 def test_archives_that_are_parts_of_a_set_are_not_classes(tmp_path: Path, names: tuple[str, str]) -> None:
     for i, name in enumerate(names):
         write_zip(tmp_path / f"{name}.zip", {f"{i}.png": encode_png(i)})
@@ -964,6 +969,15 @@ def test_a_table_for_each_split_states_the_splits(
     assert labels == {name: ("cat" if name[-5] == "0" else "dog", splits[i // 2]) for i, name in enumerate(names)}
     assert sorted(n.kind for n in index.notes) == ["labels-from-table"] * 3
     assert index.other_files == ()  # the tables are used
+
+
+@pytest.mark.parametrize(("text", "is_labeled"), [("8.png,71\n9.png,72\n", False), ("8.png,dog\n9.png,owl\n", True)])
+def test_a_table_of_the_test_split_without_a_header_may_hold_ids(tmp_path: Path, text: str, is_labeled: bool) -> None:
+    tables = {"train.csv": "file,label\n1.png,cat\n2.png,dog\n3.png,dog\n", "test.csv": text}
+    write_tables(tmp_path, tables, [f"{i}.png" for i in (1, 2, 3, 8, 9)])
+    labels = {image.path: image.label for image in build_index(tmp_path).images}
+    held_out = {"8.png": "dog", "9.png": "owl"} if is_labeled else {}
+    assert labels == {"1.png": "cat", "2.png": "dog", "3.png": "dog"} | held_out
 
 
 @pytest.mark.parametrize("test_header", ["id,label", "id"], ids=["labeled", "unlabeled"])

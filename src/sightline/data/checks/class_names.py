@@ -62,11 +62,7 @@ def _missing_classes(rows: Sequence[tuple[ImageRecord, tuple[str, ...]]], counts
         if p.split is not None:
             classes_by_split[p.split].update(names)
     splits = [split for split in SPLITS if split in classes_by_split]
-    unknown = (
-        sorted({label for labels in classes_by_split.values() for label in labels} - set(counts))
-        if classes_by_split
-        else []
-    )
+    unknown = sorted(set[str]().union(*classes_by_split.values()) - set(counts))
     missing = [(label, name) for name in splits for label in sorted(set(counts) - classes_by_split[name])]
     absent = [*((label, "training") for label in unknown), *missing]
     return image_finding(
@@ -173,13 +169,15 @@ def _joined_names(classes: Sequence[str]) -> list[Finding]:
     """Return a finding on names such as ``cat,pet`` and ``dog,pet``.
 
     Those of ImageNet rarely share a part. Two classes of PlantVillage do, ``Pepper,_bell___healthy`` for one, but most
-    of its classes have no comma, and none is called ``Pepper``.
+    of its classes have no comma, and none is called ``Pepper``. In single names such as ``Paris, France``, a space
+    follows each comma.
     """
     parts_by_name = {name: {text.strip() for text in name.split(",")} for name in classes}
     counts = Counter(chain.from_iterable(parts_by_name.values()))
     names = [name for name, parts in parts_by_name.items() if len(parts) > 1]
     sharing = [name for name in names if any(text and counts[text] > 1 for text in parts_by_name[name])]
-    are_labels = 2 * len(names) >= len(classes) or any(parts_by_name[name] & set(classes) for name in sharing)
+    joined = [name for name in names if re.search(r",(?! )", name)]
+    are_labels = 2 * len(joined) >= len(classes) or any(parts_by_name[name] & set(classes) for name in sharing)
     return image_finding(
         "joined-class-names", "warning", "class names have commas and parts in common, like several labels",
         "If these are several labels of an image, write a semicolon between them (cat;pet), and train a multi-label "

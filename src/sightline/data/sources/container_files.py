@@ -17,7 +17,7 @@ from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.file_labels import normalize_label
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder import NOT_IN_CLASS_FOLDER
-from sightline.data.sources.folder_layout import UNLABELED_WORDS, WRAPPER_NAMES
+from sightline.data.sources.folder_layout import UNLABELED_WORDS, WRAPPER_NAMES, are_numbered
 from sightline.data.sources.listing import SourceListing, assign_split, join_tables, leave_out_images
 from sightline.data.sources.manifest import read_rows
 from sightline.data.sources.split_names import find_folder_split, find_source_splits, parse_split
@@ -52,25 +52,31 @@ def read_container_files(
 ) -> SourceListing:
     """List the images of several tables or archives in a folder, as parts of one set; see `join_parts`.
 
-    Archives without a folder inside, such as ``cat.zip`` and ``dog.zip``, are classes. `files` are pairs of a relative
-    path and a location; each file is opened before the next pair is requested. `read` lists one file, given its
-    location and the prefix of its keys.
+    `files` are pairs of a relative path and a location; each file is opened before the next pair is requested. `read`
+    lists one file, given its location and the prefix of its keys.
     """
     keys, listings = [], []
     for key, path in files:
         keys.append(key)
         listings.append(read(path, f"{prefix}{key}/"))
-    names = [strip_suffix(Path(key)).name for key in keys]
-    are_flat = all(image.reason == NOT_IN_CLASS_FOLDER for listing in listings for image in listing.unusable)
-    if are_flat and not any(listing.items for listing in listings) and _are_class_names(names):
-        listings = [_label_images(listing, name) for listing, name in zip(listings, names, strict=True)]
     return join_tables(join_parts(keys, listings, prefix))
 
 
+def _label_flat_archives(names: Sequence[str], listings: Sequence[SourceListing]) -> Sequence[SourceListing]:
+    """Return the listings of archives without folders with the names of the archives as classes, if they are such."""
+    stems = [strip_suffix(Path(name)).name for name in names]
+    are_flat = all(image.reason == NOT_IN_CLASS_FOLDER for listing in listings for image in listing.unusable)
+    are_unlabeled = are_flat and not any(listing.items for listing in listings)
+    if not (are_unlabeled and all(map(is_archive, names)) and _are_class_names(stems)):
+        return listings
+    return [_label_images(listing, stem) for listing, stem in zip(listings, stems, strict=True)]
+
+
 def _are_class_names(names: Collection[str]) -> bool:
-    """Return whether archives are named like classes: ``cat`` and ``dog``, but neither ``shard-0`` nor ``train``."""
+    """Return whether archives are named like classes: ``cat`` and ``dog``, not ``shard-0``, ``part_a`` or ``train``."""
     are_different = len({re.sub(r"\d+", "", name) for name in names}) > 1 or all(map(is_wordnet_id, names))
-    return len(set(names)) > 1 and are_different and not any(map(_names_other_folder, names))
+    are_parts = are_numbered(names) or any(map(_names_other_folder, names))
+    return are_different and len(set(names)) > 1 and not are_parts
 
 
 def _label_images(listing: SourceListing, label: str) -> SourceListing:
@@ -85,9 +91,11 @@ def _label_images(listing: SourceListing, label: str) -> SourceListing:
 def join_parts(names: Sequence[str], listings: Sequence[SourceListing], prefix: str = "") -> list[SourceListing]:
     """Return the listings of the parts of one set, called `names`, with the splits that these names state.
 
-    A part without classes beside one that has some, as ``test1.zip`` of Kaggle, is left out if there are splits or a
-    table; else its only folder may be a class, as in ``bus.zip`` and ``train.zip``.
+    Archives without a folder inside, such as ``cat.zip`` and ``dog.zip``, are classes. A part without classes beside
+    one that has some, as ``test1.zip`` of Kaggle, is left out if there are splits or a table; else its only folder may
+    be a class, as in ``bus.zip`` and ``train.zip``.
     """
+    listings = _label_flat_archives(names, listings)
     splits = [find_folder_split(name) for name in names]
     if not all(splits):
         splits = find_source_splits([Path(name).name for name in names])

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from sightline.data.sources.filenames import split_path
 from sightline.data.sources.split_names import SplitName, find_splits, parse_split_name, suggest_split
 from sightline.data.types import SourceNote, Split
+from sightline.errors import list_some
 
 PathParts = tuple[str, ...]
 
@@ -122,12 +123,12 @@ def infer_layout(
 
 
 def are_numbered(names: Collection[str]) -> bool:
-    """Return whether folder names differ only in a number and contain a word for parts.
+    """Return whether the names of folders differ only in a number or a last letter, and contain a word for parts.
 
-    >>> are_numbered(["images_001", "images_002"]), are_numbered(["grade 1", "grade 2"])
-    (True, False)
+    >>> are_numbered(["images_001", "images_002"]), are_numbered(["Part A", "Part B"]), are_numbered(["dr 1", "dr 2"])
+    (True, True, False)
     """
-    stems = {re.sub(r"\d+", "", name.casefold()) for name in names}
+    stems = {re.sub(r"\d+|(?<=[\W_])[a-z]$", "", name.casefold()) for name in names}
     return len(set(names)) > 1 and len(stems) == 1 and bool(PART_WORDS & set(re.split(r"[\W_]+", min(stems))))
 
 
@@ -232,10 +233,6 @@ def _note_suspected_splits(
     common = set.intersection(*folded)
     if len(common) < 2 or 2 * len(common) < len(set.union(*folded)):
         return single_notes
-    shown_names = ", ".join(sorted(common)[:3]) + (", ..." if len(common) > 3 else "")
-
-    def describe(top: str) -> str:
-        suggestion = suggest_split(top)
-        return f"did you mean {suggestion!r}?" if suggestion else f"has the same folders as the others: {shown_names}"
-
-    return [SourceNote(SPLIT_FOLDERS, top, describe(top)) for top in sorted(tops)]
+    reason = f"has the same folders as the others: {list_some(sorted(common), 3)}"
+    suggestions = {top: suggest_split(top) for top in sorted(tops)}
+    return [SourceNote(SPLIT_FOLDERS, top, f"did you mean {s!r}?" if s else reason) for top, s in suggestions.items()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -24,12 +25,14 @@ from sightline.data.types import SPLITS, SourceNote, Split
 from sightline.errors import DataError, plural
 
 _MOST_SIBLINGS = 20  # tables next to an archive; if there are more, they are for something else
+_Candidate = tuple[LabelTable, set[str]]
+"""A table, and the images that it names."""
 
 
 def read_tables(store: FileStore, folder: Path | None, options: DataConfig, prefix: str) -> SourceListing | None:
     """Label the images in `store` with the tables inside it or next to `folder`; None if there are none."""
-    tables = _find_label_tables(store, folder, options)
-    return _list_by_tables(tables, store, options, prefix) if tables else None
+    candidates = _find_label_tables(store, folder, options)
+    return _list_by_tables(_choose_tables(candidates), store, options, prefix) if candidates else None
 
 
 def read_numbered_folders(
@@ -47,31 +50,37 @@ def read_numbered_folders(
     return labeled if labeled is not None and len(labeled.items) > len(labeled.unlabeled) else None
 
 
-def _find_label_tables(store: FileStore, folder: Path | None, options: DataConfig) -> list[LabelTable]:
-    """Return the label tables for the images in `store`, inside it or next to `folder`.
+def _find_label_tables(store: FileStore, folder: Path | None, options: DataConfig) -> list[_Candidate]:
+    """Return the tables that may label the images in `store`, inside it or next to `folder`, with the images they name.
 
-    They are one table for each split, as in ``train.csv`` and ``test.csv`` or ``train/labels.csv`` and
-    ``valid/labels.csv``; else the one with columns for image and label that names the most images. Empty if no table
-    names any image. Tables two or more folders deep count only if no other table names images: ``set/boxes/boxes.csv``
-    is on parts of the images in ``set/train.csv``. Text files count only if no other table names images, and several
-    only as tables of splits: CelebA has some with different meanings. If image names state classes, such as
-    ``cat.1.jpg``, neither text files nor tables with other names next to an archive count: they may be sizes or notes.
+    Tables two or more folders deep count only if no other table names images: ``set/boxes/boxes.csv`` is on parts of
+    the images in ``set/train.csv``. Text files count only if no other table names images, and several only as tables of
+    splits: CelebA has some with different meanings. If image names state classes, such as ``cat.1.jpg``, neither text
+    files nor tables with other names next to an archive count: they may be sizes or notes.
     """
     candidates = [
         (table, images) for table in _read_tables(store, folder, options)
         if (images := set(table.find_images())) and not _names_training(table, images, folder)
     ]  # fmt: skip
     candidates = [each for each in candidates if each[0].key.count("/") < 2] or candidates
-    families = {_find_family(table) for table, _ in candidates if not _is_table(table)}
-    if len(families) > 1 or any(_is_table(table) for table, _ in candidates):
-        candidates = [each for each in candidates if _is_table(each[0])]
+    families = {_find_family(table) for table, _ in candidates if _is_text(table)}
+    if len(families) > 1 or not all(_is_text(table) for table, _ in candidates):
+        candidates = [each for each in candidates if not _is_text(each[0])]
     certain = [each for each in candidates if _is_certain(each[0], folder)]
     if len(certain) < len(candidates) and are_named_by_class(store):
         candidates = certain
-    if not candidates:
-        return []
+    training = {label for table, _ in candidates if table.finder.split == "train" for label in _list_labels(table)}
+    return [each for each in candidates if not _has_no_class(each[0], training)]
+
+
+def _choose_tables(candidates: Sequence[_Candidate]) -> list[LabelTable]:
+    """Return a table for each split, else the one that names the most images.
+
+    The former are such as ``train.csv`` and ``test.csv``, or ``train/labels.csv`` and ``valid/labels.csv``; together
+    they name more images than any other table, and none of them twice.
+    """
     best, most = max(candidates, key=lambda at: len(at[1]))
-    by_split: dict[Split, tuple[LabelTable, set[str]]] = {}
+    by_split: dict[Split, _Candidate] = {}
     for table, images in candidates:
         split = table.finder.split
         if split is not None and len(images) > len(by_split.get(split, (table, ()))[1]):
@@ -82,14 +91,26 @@ def _find_label_tables(store: FileStore, folder: Path | None, options: DataConfi
     return [table for table, _ in by_split.values()]
 
 
-def _is_table(labels: LabelTable) -> bool:
-    return labels.table.name.lower().endswith(TABLE_SUFFIXES)
+def _list_labels(labels: LabelTable) -> list[str]:
+    """Return the cells of the label column; none if the labels are in other columns."""
+    return labels.table.list_texts(labels.columns.label) if labels.columns.label else []
+
+
+def _has_no_class(labels: LabelTable, training: AbstractSet[str]) -> bool:
+    """Return whether a held-out split has a table of paths and other cells than the `training` labels, such as ids."""
+    cells = [] if labels.table.has_header else _list_labels(labels)
+    is_held_out = labels.finder.split in {"validation", "test"}
+    return is_held_out and bool(training and cells) and training.isdisjoint(cells)
+
+
+def _is_text(labels: LabelTable) -> bool:
+    return labels.table.name.lower().endswith(LIST_SUFFIXES)
 
 
 def _is_certain(labels: LabelTable, folder: Path | None) -> bool:
     """Return whether a table is neither a text file nor a table with another name next to an archive."""
     own = {"labels"} if folder is None else {folder.name.lower(), "labels"}
-    return _is_table(labels) and (bool(labels.key) or Path(labels.table.name).stem.lower() in own)
+    return not _is_text(labels) and (bool(labels.key) or Path(labels.table.name).stem.lower() in own)
 
 
 def _find_family(labels: LabelTable) -> tuple[str, str]:
