@@ -178,8 +178,8 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     Checks the size first: a sparse file may be larger than memory while using no disk space.
     """
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size <= max_bytes and len(content := file.read(max_bytes + 1)) <= max_bytes:
-            return content
+        if (size := os.fstat(file.fileno()).st_size) <= max_bytes:
+            return file.read(size)  # Python allocates as much as it is asked to read
     raise OSError(errno.EFBIG, f"more than {max_bytes:,} bytes", str(path))
 
 

@@ -63,15 +63,28 @@ def make_model(folder: Path) -> list[str]:
     return ["predict", str(extend(folder / "large.onnx", b"\x08\x07")), str(folder / "a.png")]
 
 
+def run_limited(left: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command in a process that may use `left` more bytes of address space than the loaded libraries."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(
+        [sys.executable, "-c", RUN, str(left), *arguments], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+@pytest.mark.parametrize("name", ["model", "model.onnx"])
+def test_a_model_takes_no_more_address_space_than_its_files(tmp_path: Path, name: str) -> None:
+    """Clusters limit it (`ulimit -v`)."""
+    bundle.write(small_bundles.make_bundle(0), tmp_path / name)
+    (tmp_path / "a.png").write_bytes(encode_png())
+    done = run_limited(1 << 30, ["predict", str(tmp_path / name), str(tmp_path / "a.png")])
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(("make", "code"), [(make_image, 1), (make_table, 2), (make_archive, 2), (make_model, 2)])
 def test_a_reader_that_runs_out_of_memory_says_so(tmp_path: Path, make: Callable[[Path], list[str]], code: int) -> None:
     """An image among others is a row of its own, after which `predict` exits with 1."""
     bundle.write(small_bundles.make_bundle(0), tmp_path / "model.zip")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(LEFT), *make(tmp_path)], capture_output=True, text=True, check=False,
-        env=environment,
-    )  # fmt: skip
+    done = run_limited(LEFT, make(tmp_path))
     assert done.returncode == code, done.stderr
     text = done.stdout + done.stderr
     assert "memory" in text
