@@ -15,7 +15,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +166,15 @@ def count_cores() -> int:
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:
-    """Return a context in which matrix products use one thread: several threads slow small products down."""
-    import scipy.optimize  # noqa: F401  # its own libraries are limited only once they are loaded
-    from threadpoolctl import threadpool_limits  # comes with scikit-learn, as SciPy does
+    """Return a context in which matrix products use one thread: several threads slow small products down.
 
+    Without threadpoolctl and SciPy, which come with scikit-learn, it changes nothing.
+    """
+    try:
+        import scipy.optimize  # noqa: F401  # its own libraries are limited only once they are loaded
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return nullcontext()
     limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
     return limits
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline import intervals, jsonio, metrics
+from sightline import intervals, jsonio
 from sightline.errors import UsageError, plural, suggest
 from sightline.evaluation import bootstrap, selective
 from sightline.evaluation.block_bootstrap import BlockBootstrap
@@ -220,14 +220,9 @@ def evaluate_binary(
 def _compute_average_precision(score: NDArray[np.float64], truth: NDArray[np.bool_], resampling: Resampling) -> Metric:
     if not truth.any() or truth.all():
         return Metric(None, note="all images are of one class")
-    value = float(metrics.auroc_and_ap(score, truth, np.ones((1, len(score))))[1][0])
-    if number := bootstrap.count_resamples(len(score)):
-        batches = resampling.draw_weights(len(score), number, "ranking")
-        resampled = np.concatenate([metrics.auroc_and_ap(score, truth, w)[1] for w in batches])
-    else:
-        blocks = BlockBootstrap.draw(len(score), 1, resampling, "ranking")
-        resampled = np.clip(value + blocks.rank_classes(score[:, None], truth[:, None])[0, 1], 0, 1)
-    return resampling.make_metric(value, resampled, len(score))
+    blocks = BlockBootstrap.draw(len(score), 1, resampling, "ranking")
+    values = blocks.rank_classes(score[:, None], truth[:, None])[0, 1]
+    return resampling.make_metric(float(values[0]), values[1:], len(score))
 
 
 def compute_rates_at(
@@ -262,7 +257,7 @@ def _compute_rates(
 def compute_curves(score: NDArray[np.float64], truth: NDArray[np.bool_]) -> tuple[BinaryCurve, BinaryCurve]:
     """Return the ROC and the precision-recall curve of scores [N], with one point for each distinct score."""
     order = np.argsort(-score, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1) if len(score) else np.zeros(0, np.int64)
+    ends = selective.find_group_ends(score[order])
     hits = np.cumsum(truth[order])[ends]
     alarms = ends + 1 - hits
     sensitivity = hits / max(int(truth.sum()), 1)

@@ -1,32 +1,38 @@
-"""Bootstrap for many images with many classes: whole blocks of images are resampled, and scores are counted in bins.
+"""Bootstrap of rankings and of sums of many classes: blocks of images are resampled, and scores are counted in cells.
 
-Ranking the pairs of 100,000 images and 80 classes again for each resample would take many minutes. Images are therefore
+Ranking all images of each class again for each resample would take minutes. Images, or their groups, are therefore
 randomly divided into up to a thousand blocks, which are resampled with replacement like images: the variance of a mean
 over such blocks equals that over images (the random groups of Wolter, 2007, Introduction to Variance Estimation,
 chapter 2). A block is a histogram of its images' scores, and one matrix product computes the histograms of all
-resamples. The edges of the bins are scores of images that have the class, so the average precision is exact for up to a
-thousand such images; for more, it is approximate, but only its changes are used.
+resamples. The edges of its cells are scores of images that have the class, and each of these scores is a cell of its
+own, so AUROC and average precision are exact for up to `MAX_EDGES` of them. For more, they are approximate, but only
+their changes are used.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import metrics, process
 from sightline.evaluation import bootstrap
-from sightline.evaluation.bootstrap import Resampling, mean_over_classes
+from sightline.evaluation.bootstrap import Resampling, mean_over_classes, sum_by_group
 from sightline.seeding import make_generator
 
 MAX_BLOCKS = 1000
-MAX_BINS = 1000
+MAX_EDGES = 500
 
 
 @dataclass(frozen=True, slots=True)
 class BlockBootstrap:
-    """R resamples of G blocks of N images: `blocks` int64 [N] numbers them, `weights` float64 [R, G] counts them."""
+    """R resamples of G blocks of N images: `blocks` int64 [N] numbers them, `weights` float64 [1 + R, G] counts them.
+
+    The first row counts each block once: the first value of each metric is that of all images.
+    """
 
     blocks: NDArray[np.int64]
     weights: NDArray[np.float64]
@@ -35,60 +41,72 @@ class BlockBootstrap:
     def draw(cls, count: int, classes: int, resampling: Resampling, name: str) -> BlockBootstrap:
         """Return resamples of `count` images, at least one, for metrics of `classes` classes.
 
-        A block is one group of images if there are few enough groups, else several groups, or several independent
-        images.
+        A block is one image, or one group of images, if there are few enough of them, else several.
         """
         units = np.arange(count) if resampling.groups is None else resampling.groups
         size = int(units.max()) + 1
         number = min(size, MAX_BLOCKS)
-        order = make_generator(resampling.seed, "blocks", name).permutation(size) % number
-        rows = bootstrap.count_resamples(number, classes) or bootstrap.MIN_RESAMPLES
-        weights = np.concatenate(list(Resampling(resampling.seed).draw_weights(number, rows, name)))
-        return cls(order[units].astype(np.int64), weights)
+        order = np.arange(size) if size == number else _divide(size, number, resampling.seed, name)
+        rows = bootstrap.count_resamples(count, classes) or bootstrap.MIN_RESAMPLES
+        weights = Resampling(resampling.seed).draw_weights(number, rows, name)
+        return cls(order[units], np.concatenate([np.ones((1, number)), *weights]))
 
     def resample_sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the sums [R, M] of the rows of `values` [N, M] in each resample."""
-        sums = np.zeros((self.weights.shape[1], values.shape[1]))
-        np.add.at(sums, self.blocks, values)
+        """Return the sums [1 + R, M] of the rows of `values` [N, M] in each resample."""
+        resampled: NDArray[np.float64] = self.weights @ sum_by_group(values, self.blocks)
+        return resampled
+
+    def resample_bins(
+        self, values: NDArray[np.float64], bins: NDArray[np.int64], number: int
+    ) -> NDArray[np.float64]:
+        """Return the sums [1 + R, number] of `values` [N] in each of a `number` of `bins` int64 [N] in each resample."""
+        shape = self.weights.shape[1], number
+        sums = np.bincount(self.blocks * number + bins, values, shape[0] * number).reshape(shape)
         resampled: NDArray[np.float64] = self.weights @ sums
         return resampled
 
     def rank_classes(self, scores: NDArray[np.floating[Any]], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Return how AUROC and average precision change in each resample, float64 [K + 1, 2, R].
+        """Return AUROC and average precision of each class of `scores` [N, K], and their means: [K + 1, 2, 1 + R].
 
-        There is a row for each class of `scores` [N, K], and one for their mean. NaN where the metrics are undefined.
+        NaN where they are undefined.
         """
         columns = (of.astype(np.float64) for of in scores.T)  # one at a time, so that [N, K] stays float32
-        each = np.stack([self._rank(of, labels[:, k], self.blocks) for k, of in enumerate(columns)])
-        return _subtract_first(np.concatenate([each, mean_over_classes(each)[None]]))
+        is_multiplied = len(self.blocks) > self.weights.shape[1]
+        with process.one_blas_thread() if is_multiplied else nullcontext():
+            each = np.stack([self._rank(of, labels[:, k], self.blocks) for k, of in enumerate(columns)])
+        return np.concatenate([each, mean_over_classes(each)[None]])
 
     def rank_pairs(self, scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Return how AUROC and average precision of all pairs change in each resample, float64 [2, R]."""
-        return _subtract_first(self._rank(scores.ravel(), labels.ravel(), np.repeat(self.blocks, scores.shape[1])))
+        """Return AUROC and average precision of all pairs of an image and a class, float64 [2, 1 + R]."""
+        return self._rank(scores.ravel(), labels.ravel(), np.repeat(self.blocks, scores.shape[1]))
 
     def _rank(
         self, scores: NDArray[np.float64], positive: NDArray[np.bool_], blocks: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """Return AUROC and average precision of binned scores, [2, 1 + R]: of all blocks, and of each resample."""
-        weights = np.concatenate([np.ones((1, self.weights.shape[1])), self.weights])
         if not positive.any():
-            return np.full((2, len(weights)), np.nan)
-        edges = np.unique(np.quantile(scores[positive], np.linspace(0, 1, MAX_BINS), method="nearest"))
-        bins = len(edges) - np.searchsorted(edges, scores, side="right")  # the highest scores are in bin 0
-        shape = weights.shape[1], len(edges) + 1
-        cells = blocks * shape[1] + bins
+            return np.full((2, len(self.weights)), np.nan)
+        if len(blocks) == self.weights.shape[1]:  # each block is one image
+            batches = np.array_split(self.weights[:, blocks], 1 + self.weights.size // bootstrap.CHUNK)
+            return np.concatenate([metrics.auroc_and_ap(scores, positive, rows) for rows in batches], axis=1)
+        edges = np.unique(np.quantile(scores[positive], np.linspace(0, 1, MAX_EDGES), method="nearest"))
+        shape = self.weights.shape[1], 2 * len(edges) + 1
+        cells = shape[1] - 1 - np.searchsorted(edges, scores) - np.searchsorted(edges, scores, side="right")
+        at = blocks * shape[1] + cells  # the highest scores are in cell 0, those of an edge in cells of odd numbers
+        weights = self.weights.astype(np.float32)  # counts below 2 ** 24 are exact
         hits, total = (
-            weights @ np.bincount(of, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float64)
-            for of in (cells[positive], cells)
+            (weights @ np.bincount(of, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float32)).astype(float)
+            for of in (at[positive], at)
         )
         misses, above, ranked = total - hits, np.cumsum(hits, 1), np.cumsum(total, 1)
-        wrong = (hits * (np.cumsum(misses, 1) - misses / 2)).sum(1)  # ties count half
+        wrong = (hits * (ranked - above - misses / 2)).sum(1)  # ties count half
         with np.errstate(divide="ignore", invalid="ignore"):
-            area = 1 - wrong / (hits.sum(1) * misses.sum(1))
+            area = 1 - wrong / (above[:, -1] * (ranked[:, -1] - above[:, -1]))
             precision = np.divide(above, ranked, out=np.zeros_like(above), where=ranked > 0)
-            return np.stack([area, (hits * precision).sum(1) / hits.sum(1)])
+            values = np.stack([area, (hits * precision).sum(1) / above[:, -1]])
+        exact = np.concatenate(metrics.auroc_and_ap(scores, positive, np.ones((1, len(scores)))))[:, None]
+        return np.concatenate([exact, np.clip(exact + values[:, 1:] - values[:, :1], 0, 1)], axis=1)
 
 
-def _subtract_first(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    changes: NDArray[np.float64] = values[..., 1:] - values[..., :1]
-    return changes
+def _divide(size: int, number: int, seed: int, name: str) -> NDArray[np.int64]:
+    """Return the block of each of `size` units, of `number` blocks of about equal size at random."""
+    return make_generator(seed, "blocks", name).permutation(size) % number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -128,9 +129,9 @@ def draw_rows(rng: np.random.Generator, count: int, members: Sequence[NDArray[np
 
 def sum_by_group(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the sum of the rows [N, ...] of each of G groups, float64 [G, ...]."""
-    sums = np.zeros((count_groups(groups) or 0, *values.shape[1:]))
-    np.add.at(sums, groups, values)
-    return sums
+    columns, count = values.reshape(len(values), math.prod(values.shape[1:])).T, count_groups(groups) or 0
+    sums = np.stack([np.bincount(groups, column, count) for column in columns], axis=1)
+    return sums.reshape(count, *values.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)

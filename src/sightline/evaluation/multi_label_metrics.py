@@ -7,9 +7,7 @@ as for single-label metrics.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +15,11 @@ from numpy.typing import NDArray
 from sightline import metrics
 from sightline.evaluation import bootstrap
 from sightline.evaluation.block_bootstrap import BlockBootstrap
-from sightline.evaluation.bootstrap import Resampling, mean_over_classes
+from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.calibration import BINS, bin_indices
 from sightline.evaluation.results import Metric
 from sightline.intervals import Interval
 
-MAX_PAIRS = 500_000  # pairs of image and class; with more, 200 rankings would take a minute, so blocks are drawn
-MAX_WEIGHTS = 4_000_000  # weights of pairs in memory at once
 NO_IMAGES = Metric(None, note="there are no images")
 RANKED = ("mean_average_precision", "micro_average_precision", "auroc", "micro_auroc")
 COUNTED = ("micro_f1", "macro_f1", "micro_precision", "micro_recall", "macro_precision", "macro_recall")
@@ -130,32 +126,16 @@ def _rank(
     """
     count, classes = labels.shape
     scores, supports = probabilities.astype(np.float64), labels.sum(0)
-
-    def rank(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return AUROC and average precision for R resamples, [K + 2, 2, R]: each class, their mean, and all pairs."""
-        each = np.array([metrics.auroc_and_ap(scores[:, k], labels[:, k], weights) for k in range(classes)])
-        parts = np.array_split(weights, min(1 + weights.size * classes // MAX_WEIGHTS, len(weights)))
-        pairs = [metrics.auroc_and_ap(scores.ravel(), labels.ravel(), np.repeat(w, classes, axis=1)) for w in parts]
-        return np.concatenate([each, [mean_over_classes(each), np.concatenate(pairs, axis=1)]])
-
-    values = rank(np.ones((1, count)))[:, :, 0]
-    note, resampled = resampling.explain_absence(count), np.empty((classes + 2, 2, 0))
-    if not note and count * classes > MAX_PAIRS:
+    ranks = np.full((classes + 2, 2, 1), np.nan)
+    if count:
         blocks = BlockBootstrap.draw(count, classes, resampling, "ranking")
-        changes = [blocks.rank_classes(scores, labels), blocks.rank_pairs(scores, labels)[None]]
-        resampled = np.clip(values[..., None] + np.concatenate(changes), 0, 1)
-    elif not note:
-        number = bootstrap.count_resamples(count, classes) or bootstrap.MIN_RESAMPLES
-        batches = resampling.draw_weights(count, number, "ranking")
-        resampled = np.concatenate([rank(w) for w in batches], axis=2)
+        ranks = np.concatenate([blocks.rank_classes(scores, labels), blocks.rank_pairs(scores, labels)[None]])
 
     def make(row: int, column: int, undefined: str, included: int | None = None) -> Metric:
-        value = float(values[row, column])
-        if np.isnan(value):
+        values = ranks[row, column]
+        if np.isnan(values[0]):
             return Metric(None, None, undefined, included)
-        if note:
-            return Metric(value, None, note, included)
-        return bootstrap.make_metric(value, resampled[row, column], included)
+        return resampling.make_metric(float(values[0]), values[1:], count, included)
 
     neither, uniform = "no image has a class", "every class has all images or none"
     mean_of, mean_of_both = int((supports > 0).sum()), int(((supports > 0) & (supports < count)).sum())
@@ -189,40 +169,18 @@ def compare_label_sets(
     """Compare two classifiers by their `probabilities` and `predicted` classes of the same N images, at least one."""
     count, classes = labels.shape
     resampling, supported = Resampling(groups=groups), labels.sum(0) > 0
-
-    def rank(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the differences of the mean average precision, float64 [R]."""
-        means = [
-            mean_over_classes(np.array([metrics.auroc_and_ap(p[:, k], labels[:, k], weights) for k in range(classes)]))[
-                1
-            ]
-            for p in (of.astype(np.float64) for of in probabilities)
-        ]
-        difference: NDArray[np.float64] = means[1] - means[0]
-        return difference
-
-    note, ranked = resampling.explain_absence(count), np.empty(0)
-    value = float(rank(np.ones((1, count)))[0])
-    if not note and count * classes > MAX_PAIRS:
-        blocks = BlockBootstrap.draw(count, 2 * classes, resampling, "ranking")
-        first, second = (blocks.rank_classes(p, labels)[-1, 1] for p in probabilities)
-        ranked = np.clip(value + second - first, -1, 1)
-    elif not note:
-        number = bootstrap.count_resamples(count, 2 * classes) or bootstrap.MIN_RESAMPLES
-        ranked = np.concatenate([rank(w) for w in resampling.draw_weights(count, number, "ranking")])
+    blocks = BlockBootstrap.draw(count, 2 * classes, resampling, "ranking")
+    precisions = [blocks.rank_classes(p, labels)[-1, 1] for p in probabilities]
     counts = np.concatenate([of for chosen in predicted for of in (chosen & labels, chosen, labels)], axis=1)
-    means = np.concatenate([counts.mean(0)[None], resampling.resample_means(counts.astype(np.float64), "counts")])
-    first, second = (_average_counts(of, supported)[:2] for of in np.split(means, 2, axis=1))
+    sums = BlockBootstrap.draw(count, 1, resampling, "counts").resample_sums(counts.astype(np.float64))
+    first, second = (_average_counts(of, supported)[:2] for of in np.split(sums, 2, axis=1))
 
-    def make(difference: float, resampled: NDArray[np.float64], reason: str) -> Metric:
+    def make(differences: NDArray[np.float64]) -> Metric:
         if not supported.any():
             return Metric(None, None, "no image has a class")
-        return Metric(difference, None, reason) if reason else bootstrap.make_metric(difference, resampled)
+        return resampling.make_metric(float(differences[0]), differences[1:], count)
 
-    return LabelSetComparison(
-        make(value, ranked, note),
-        *(make(float(row[0]), row[1:], resampling.explain_absence(count)) for row in second - first),
-    )
+    return LabelSetComparison(make(precisions[1] - precisions[0]), *map(make, second - first))
 
 
 def estimate_calibration_errors(
@@ -236,57 +194,39 @@ def estimate_calibration_errors(
     count, classes = labels.shape
     if not count:
         return [Metric(0.0)] * classes, NO_IMAGES
-    p = probabilities.astype(np.float64)
+    p, note = probabilities.astype(np.float64), resampling.explain_absence(count)
     bins, gaps = bin_indices(p), p - labels
+    blocks = BlockBootstrap.draw(count, classes, resampling, "calibration")
+    sums = [np.abs(blocks.resample_bins(gaps[:, k], bins[:, k], BINS)).sum(1) for k in range(classes)]
+    errors = np.stack(sums) / blocks.resample_sums(np.ones((count, 1)))[:, 0]  # [K, 1 + R]
 
-    def measure(add: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Return the errors of R resamples, float64 [R, K]; `add` returns the sums [R, M] of rows [N, M] in each."""
-        columns = []
-        for k in range(classes):
-            table = np.zeros((count, BINS))
-            table[np.arange(count), bins[:, k]] = gaps[:, k]
-            columns.append(np.abs(add(table)).sum(1))
-        errors: NDArray[np.float64] = np.stack(columns, 1) / add(np.ones((count, 1)))
-        return errors
+    def make(row: NDArray[np.float64]) -> Metric:
+        value = float(row[0])
+        return Metric(value, None, note) if note else Metric(value, bootstrap.find_error_ends(value, row[1:]))
 
-    values = measure(lambda rows: rows.sum(0, keepdims=True))[0]
-    if note := resampling.explain_absence(count):
-        return [Metric(float(value), None, note) for value in values], Metric(float(values.mean()), None, note)
-    if count * classes > MAX_PAIRS:
-        resampled = measure(BlockBootstrap.draw(count, classes, resampling, "calibration").resample_sums)
-    else:
-        number = bootstrap.count_resamples(count, classes) or bootstrap.MIN_RESAMPLES
-        batches = resampling.draw_weights(count, number, "calibration")
-        resampled = np.concatenate([measure(partial(np.matmul, w)) for w in batches])
-
-    def make(value: float, column: NDArray[np.float64]) -> Metric:
-        return Metric(value, bootstrap.find_error_ends(value, column))
-
-    each = [make(float(value), column) for value, column in zip(values, resampled.T, strict=True)]
-    return each, make(float(values.mean()), resampled.mean(1))
+    return list(map(make, errors)), make(errors.mean(0))
 
 
 def _count_all(predicted: NDArray[np.bool_], labels: NDArray[np.bool_], resampling: Resampling) -> dict[str, Metric]:
     """Return precision, recall and F1: of the counts of all classes together (micro), and their means (macro)."""
     counts = np.concatenate([predicted & labels, predicted, labels], axis=1).astype(np.float64)
     supported = labels.sum(0) > 0
-    values = _average_counts(counts.mean(0, keepdims=True), supported)[:, 0]
-    resampled = _average_counts(resampling.resample_means(counts, "counts"), supported)
+    sums = BlockBootstrap.draw(len(labels), 1, resampling, "counts").resample_sums(counts)
     return {
         name: resampling.make_metric(
-            float(value), row, len(labels), None if name.startswith("micro") else int(supported.sum())
+            float(row[0]), row[1:], len(labels), None if name.startswith("micro") else int(supported.sum())
         )
-        for name, value, row in zip(COUNTED, values, resampled, strict=True)
+        for name, row in zip(COUNTED, _average_counts(sums, supported), strict=True)
     }
 
 
-def _average_counts(means: NDArray[np.float64], supported: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the metrics `COUNTED` [6, R] of the means [R, 3K] of hits, predictions and labels.
+def _average_counts(sums: NDArray[np.float64], supported: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the metrics `COUNTED` [6, R] of the sums [R, 3K] of hits, predictions and labels.
 
     A class that is never predicted has precision 0, as in scikit-learn.
     """
-    hits, predicted, true = (counts[:, supported] for counts in np.split(means, 3, axis=1))
-    hits_all, predicted_all, true_all = (counts.sum(1) for counts in np.split(means, 3, axis=1))
+    hits, predicted, true = (counts[:, supported] for counts in np.split(sums, 3, axis=1))
+    hits_all, predicted_all, true_all = (counts.sum(1) for counts in np.split(sums, 3, axis=1))
 
     def divide(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.divide(a, b, out=np.zeros_like(a), where=b > 0)
@@ -315,7 +255,8 @@ def _average_examples(
         compute_coverage(p, labels),
         metrics.negative_log(np.where(labels, p, 1 - p)).mean(1),
     ], axis=1)  # fmt: skip
-    resampled = resampling.resample_means(columns, "means")
+    blocks = BlockBootstrap.draw(len(labels), 1, resampling, "means")
+    resampled = (blocks.resample_sums(columns) / blocks.resample_sums(np.ones((len(labels), 1))))[1:]
     return {
         name: resampling.make_metric(float(column.mean()), row, len(labels))
         for name, column, row in zip(AVERAGED, columns.T, resampled.T, strict=True)

@@ -20,7 +20,7 @@ from sightline.data.types import Subset, UnreadableImage
 from sightline.errors import DataError, PluginError
 from sightline.evaluation import bootstrap
 from sightline.evaluation.block_bootstrap import BlockBootstrap
-from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling, mean_over_classes
+from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.evaluation.grouped_proportions import estimate_grouped_proportions
 from sightline.evaluation.results import ClassMetrics, EvaluationResult, Metric
 from sightline.intervals import Interval
@@ -221,34 +221,15 @@ def _ranking_metrics(
 ) -> dict[str, Metric]:
     """Return macro AUROC and average precision, one-vs-rest; for two classes, AUROC is the same for both."""
     count, classes = probabilities.shape
-    present = [k for k in range(classes) if 0 < (labels == k).sum() < count]
-    if not present:
+    present = np.unique(labels)
+    if len(present) < 2:
         return {name: Metric(None, note="all images are of one class", classes=0) for name in RANKINGS}
-    one = np.ones((1, count))
-    values = np.mean([_rank_class(probabilities, labels, k, one) for k in present], axis=0)[:, 0]
-    if note := resampling.explain_absence(count):
-        return {name: Metric(float(v), None, note, len(present)) for name, v in zip(RANKINGS, values, strict=True)}
-    if number := bootstrap.count_resamples(count, len(present)):
-        resampled = np.concatenate([
-            mean_over_classes(np.array([_rank_class(probabilities, labels, k, w) for k in present]))
-            for w in resampling.draw_weights(count, number, "ranking")
-        ], axis=1)  # fmt: skip
-    else:
-        blocks = BlockBootstrap.draw(count, len(present), resampling, "ranking")
-        changes = blocks.rank_classes(probabilities[:, present], labels[:, None] == present)[-1]
-        resampled = np.clip(values[:, None] + changes, 0, 1)
-    auroc, average = (
-        bootstrap.make_metric(float(v), row, len(present)) for v, row in zip(values, resampled, strict=True)
-    )
-    if classes == len(present) == 2:
+    blocks = BlockBootstrap.draw(count, len(present), resampling, "ranking")
+    means = blocks.rank_classes(probabilities[:, present], labels[:, None] == present)[-1]
+    auroc, average = (resampling.make_metric(float(row[0]), row[1:], count, len(present)) for row in means)
+    if classes == len(present) == 2 and not resampling.explain_absence(count):
         average = replace(average, note="; ".join(["mean of both classes", *filter(None, [average.note])]))
     return {"auroc": auroc, "average_precision": average}
-
-
-def _rank_class(
-    probabilities: NDArray[np.float32], labels: NDArray[np.int32], k: int, w: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    return np.array(metrics.auroc_and_ap(probabilities[:, k].astype(np.float64), labels == k, w))
 
 
 NO_GROUPS: Mapping[str, str] = MappingProxyType({})
@@ -296,8 +277,11 @@ def compute_evaluation(
 
 
 def find_accuracy_interval(accuracy: Metric, count: int) -> Interval:
-    """Return the interval of an accuracy; Wilson's for one image in each of `count` groups if resampling gave none.
+    """Return the interval of an accuracy; Wilson's for one decision in each of `count` groups if resampling gave none.
 
-    All images of a perfect classifier are right in every resample.
+    All images of a perfect classifier are right in every resample. The labels or pixels of an image depend on each
+    other, so they count as one decision.
     """
-    return accuracy.interval or intervals.wilson_interval(round((accuracy.value or 0.0) * count), count)
+    if accuracy.value is None:
+        return Interval(0.0, 1.0)
+    return accuracy.interval or intervals.wilson_interval(round(accuracy.value * count), count)
