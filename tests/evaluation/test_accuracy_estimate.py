@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sightline.evaluation.accuracy_estimate import estimate_accuracy
+from sightline.evaluation.badge import choose_images
 from sightline.evaluation.drift import Drift
-from sightline.evaluation.labeling import choose_images
 
 
 def draw(rng: np.random.Generator, count: int, skill: float) -> tuple[np.ndarray, np.ndarray]:

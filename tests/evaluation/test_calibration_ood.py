@@ -85,11 +85,11 @@ def test_ece_by_hand() -> None:
 
 
 def test_risk_and_coverage_by_hand() -> None:
-    curve = selective.compute_risk_coverage(np.array([0.7, 0.9, 0.8], np.float32), np.array([False, True, True]))
+    curve = selective.compute_risk_coverage(np.array([0.7, 0.9, 0.8], np.float32), np.array([True, False, False]))
     assert curve.coverage.tolist() == pytest.approx([1 / 3, 2 / 3, 1])
     assert curve.risk.tolist() == pytest.approx([0, 0, 1 / 3])
     assert curve.aurc == pytest.approx(1 / 9)
-    tied = selective.compute_risk_coverage(np.full(4, 0.5, np.float32), np.array([True, False, True, False]))
+    tied = selective.compute_risk_coverage(np.full(4, 0.5, np.float32), np.array([False, True, False, True]))
     assert tied.risk.tolist() == [0.5] * 4  # no order among equals
 
 

@@ -72,6 +72,6 @@ def test_what_speaks_against_an_estimate_is_said() -> None:
     estimate = estimate_mean_iou(quality, ious, np.full(20, 0.3), drift)
     assert estimate.caveats[0] == DRIFTED
     assert "30 validation images, which is too few" in estimate.caveats[1]
-    assert "only 20 images" in estimate.caveats[2]
-    assert "100% of the masks have a lower quality than that of any validation image" in estimate.caveats[3]
+    assert "100% of the masks have a lower quality than that of any validation image" in estimate.caveats[2]
+    assert "only 20 images" in estimate.caveats[3]
     assert jsonio.to_plain(estimate)["iou"]["value"] == estimate.iou.value

@@ -19,11 +19,11 @@ from sightline.api.reference_sample import load_sample, make_sample
 from sightline.callbacks import Callback
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation.accuracy_estimate import AccuracyEstimate, estimate_accuracy
+from sightline.evaluation.badge import MAX_CANDIDATES, choose_images
 from sightline.evaluation.drift import Drift, DriftTest
 from sightline.evaluation.iou_estimate import IouEstimate, estimate_mean_iou
 from sightline.evaluation.label_estimate import LabelEstimate, estimate_micro_f1
 from sightline.evaluation.label_thresholds import list_thresholds
-from sightline.evaluation.labeling import MAX_CANDIDATES, choose_images
 from sightline.evaluation.results import Metric
 from sightline.evaluation.validation_sample import ValidationSample, compute_uncertainties
 from sightline.inference.feature_log import FILES, list_files

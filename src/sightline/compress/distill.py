@@ -56,17 +56,17 @@ def compute_teacher_logits(
     The augmentation is the run's without mixing of images, or a shift by up to `SHIFT` if it has none: a teacher that
     sees the same varied views as its student teaches better (Beyer et al., 2022, arXiv:2106.05237).
     """
-    augmentation, views = pipeline.without_mixing(config.augment), VIEWS
+    augmentation = pipeline.without_mixing(config.augment)
     if not pipeline.is_enabled(augmentation):
         augmentation = replace(augmentation, translation=SHIFT)
     seed, size = derive_seed(config.seed, "teacher views"), train.pixels.shape[1:3]
-    params = np.stack([pipeline.sample_params(augmentation, len(train), size, seed, view) for view in range(views)])
+    params = np.stack([pipeline.sample_params(augmentation, len(train), size, seed, view) for view in range(VIEWS)])
     if path.is_file():
         logits = _read_logits(path)
-        if logits is not None and logits.shape == (views, len(train), model.output[LOGITS].shape[-1]):
+        if logits is not None and logits.shape == (VIEWS, len(train), model.output[LOGITS].shape[-1]):
             return TeacherLogits(logits, params, augmentation)
     augmented_model = stages.add_augmentation(backend.keras().Model(model.input, model.output[LOGITS]), augmentation)
-    logits = np.stack([_predict_view(augmented_model, train, params, view, views, progress) for view in range(views)])
+    logits = np.stack([_predict_view(augmented_model, train, params, view, progress) for view in range(VIEWS)])
     _io.write_atomic(path, lambda file: np.save(file, logits, allow_pickle=False))
     return TeacherLogits(logits, params, augmentation)
 
@@ -83,12 +83,12 @@ def _read_logits(path: Path) -> NDArray[np.float32] | None:
 
 
 def _predict_view(
-    model: Any, train: Subset, params: NDArray[np.float32], view: int, views: int, progress: Progress
+    model: Any, train: Subset, params: NDArray[np.float32], view: int, progress: Progress
 ) -> NDArray[np.float32]:
     logits = []
     for batch in iterate_batches(train, BATCH_SIZE):
         logits.append(training_steps.predict_on_batch(model, [batch.pixels, params[view][batch.positions]]))
-        progress("teacher logits", view * len(train) + sum(map(len, logits)), views * len(train))
+        progress("teacher logits", view * len(train) + sum(map(len, logits)), VIEWS * len(train))
     return np.concatenate(logits)
 
 

@@ -12,6 +12,7 @@ cameras that it has not seen.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,19 +61,36 @@ def estimate_accuracy(
     becomes a caveat.
     """
     ordered = np.sort(new.astype(np.float64))
-    values = _estimate(confidences.astype(np.float64), correct, ordered, None)
-    rng = make_generator(0, "accuracy estimate")
-    resampled = np.empty((RESAMPLES, 2))
-    members = None if groups is None else list_members(groups)
-    for row in resampled:
-        rows = draw_rows(rng, len(correct), members)
-        row[:] = _estimate(confidences[rows].astype(np.float64), correct[rows], ordered, rng)
-    by_threshold, by_difference = (
-        Resampling(groups=groups).make_metric(float(value), column, len(correct))
-        for value, column in zip(values, resampled.T, strict=True)
-    )
-    caveats = _list_caveats(by_threshold, by_difference, int((~correct).sum()), len(new), drift)
-    return AccuracyEstimate(len(new), by_threshold, by_difference, float(correct.mean()), tuple(caveats))
+
+    def estimate(rows: NDArray[np.int64], rng: np.random.Generator | None) -> tuple[float, float]:
+        return _estimate(confidences[rows].astype(np.float64), correct[rows], ordered, rng)
+
+    by_threshold, by_difference = resample_estimates(estimate, len(correct), groups, "accuracy estimate")
+    errors = int((~correct).sum())
+    particular = []
+    if errors < MIN_ERRORS:
+        particular.append(f"it rests on {plural(errors, 'error')} among the validation images, which is too few")
+    caveats = list_caveats(drift, particular, len(new), by_threshold, by_difference, "confidences")
+    return AccuracyEstimate(len(new), by_threshold, by_difference, float(correct.mean()), caveats)
+
+
+def resample_estimates(
+    estimate: Callable[[NDArray[np.int64], np.random.Generator | None], tuple[float, float]],
+    count: int,
+    groups: NDArray[np.int64] | None,
+    name: str,
+) -> tuple[Metric, Metric]:
+    """Return two estimates with the percentiles of `RESAMPLES` resamples of `count` validation images as intervals.
+
+    `estimate` returns both for the validation images at some rows; with a generator, for a resample of the new images
+    as well.
+    """
+    rng, members = make_generator(0, name), None if groups is None else list_members(groups)
+    values = estimate(np.arange(count), None)
+    resampled = np.array([estimate(draw_rows(rng, count, members), rng) for _ in range(RESAMPLES)])
+    resampling = Resampling(groups=groups)
+    first, second = (resampling.make_metric(v, row, count) for v, row in zip(values, resampled.T, strict=True))
+    return first, second
 
 
 def _estimate(
@@ -96,20 +114,18 @@ def _estimate(
     return float(fraction), float(np.clip(difference, 0, 1))
 
 
-def _list_caveats(
-    by_threshold: Metric, by_difference: Metric, errors: int, count: int, drift: Drift | None
-) -> list[str]:
+def list_caveats(
+    drift: Drift | None, particular: Sequence[str], count: int, estimate: Metric, by_difference: Metric, values: str
+) -> tuple[str, ...]:
+    """Return the reasons not to trust an estimate for `count` images, among them those `particular` to it.
+
+    It is compared with the estimate by the difference of some `values`.
+    """
     caveats = [] if drift is None or drift.alarm is None else [DRIFTED]
-    if errors < MIN_ERRORS:
-        caveats.append(f"it rests on {plural(errors, 'error')} among the validation images, which is too few")
+    caveats += particular
     if count < MIN_IMAGES:
         caveats.append(f"it covers only {plural(count, 'image')}")
-    return [*caveats, *describe_gap(by_threshold, by_difference, "confidences")]
-
-
-def describe_gap(estimate: Metric, by_difference: Metric, values: str) -> list[str]:
-    """Return a caveat if an estimate and the estimate by the difference of some `values` are far apart."""
     first, second = estimate.value, by_difference.value
-    if first is None or second is None or abs(first - second) <= LARGE_GAP:
-        return []
-    return [f"another estimate, by the difference of {values}, is {second:.3f}"]
+    if first is not None and second is not None and abs(first - second) > LARGE_GAP:
+        caveats.append(f"another estimate, by the difference of {values}, is {second:.3f}")
+    return tuple(caveats)

@@ -1,7 +1,7 @@
 """Label a pool of images step by step: which to label next, and the accuracy of a head on the labels so far.
 
 A third of the pool, drawn at random, is set aside for the audit, whose images are labeled in a random order. The others
-are chosen by uncertainty and diversity (`labeling`). The head is trained on all labels, and its accuracy is measured on
+are chosen by uncertainty and diversity (`badge`). The head is trained on all labels, and its accuracy is measured on
 the images of the audit, each classified by a head that was trained without it (ten-fold cross-validation among them).
 
 The choice must not depend on the audit's labels, so a second head, trained without them, chooses. Otherwise no image
@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from sightline import process
 from sightline.errors import DataError
+from sightline.evaluation.badge import MAX_CANDIDATES, choose_images
 from sightline.evaluation.covariance import iter_blocks, measure_covariance
 from sightline.evaluation.held_out import HeldOutErrors
 from sightline.evaluation.label_subsets import list_sizes
-from sightline.evaluation.labeling import MAX_CANDIDATES, choose_images
 from sightline.evaluation.learning_curve import LabelGain, summarize
 from sightline.evaluation.multi_label_metrics import compute_example_f1
 from sightline.intervals import Interval, anytime_interval, bounded_mean_interval, exact_interval

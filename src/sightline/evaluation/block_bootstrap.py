@@ -56,10 +56,8 @@ class BlockBootstrap:
         resampled: NDArray[np.float64] = self.weights @ sum_by_group(values, self.blocks)
         return resampled
 
-    def resample_bins(
-        self, values: NDArray[np.float64], bins: NDArray[np.int64], number: int
-    ) -> NDArray[np.float64]:
-        """Return the sums [1 + R, number] of `values` [N] in each of a `number` of `bins` int64 [N] in each resample."""
+    def resample_bins(self, values: NDArray[np.float64], bins: NDArray[np.int64], number: int) -> NDArray[np.float64]:
+        """Return the sums [1 + R, number] of the `values` [N] in each of the `bins` int64 [N] in each resample."""
         shape = self.weights.shape[1], number
         sums = np.bincount(self.blocks * number + bins, values, shape[0] * number).reshape(shape)
         resampled: NDArray[np.float64] = self.weights @ sums

@@ -130,7 +130,9 @@ def draw_rows(rng: np.random.Generator, count: int, members: Sequence[NDArray[np
 def sum_by_group(values: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the sum of the rows [N, ...] of each of G groups, float64 [G, ...]."""
     columns, count = values.reshape(len(values), math.prod(values.shape[1:])).T, count_groups(groups) or 0
-    sums = np.stack([np.bincount(groups, column, count) for column in columns], axis=1)
+    sums = np.zeros((count, len(columns)))
+    for k, column in enumerate(columns):
+        sums[:, k] = np.bincount(groups, column, count)
     return sums.reshape(count, *values.shape[1:])
 
 

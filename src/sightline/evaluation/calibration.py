@@ -6,6 +6,7 @@ accuracy and mean confidence over the bins, weighted by their counts (Guo et al.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ class Temperature:
     @property
     def is_at_bound(self) -> bool:
         """Whether the images do not determine the value: the loss would fall further beyond the range."""
-        return _is_at_bound(self.value)
+        return is_at_bound(self.value)
 
 
 def reliability_bins(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> tuple[ReliabilityBin, ...]:
@@ -113,11 +114,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32], unit
         raised = np.exp(inverse * z)
         return float(((raised * z).sum(1) / raised.sum(1) - true).mean())
 
-    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if slope(middle) <= 0 else (low, middle)  # 0 by underflow is still falling
-    value = 1 / ((low + high) / 2)
+    value = find_temperature(slope)
     before, after = (metrics.softmax((z / t).astype(np.float32)) for t in (1.0, value))
     return Temperature(
         value=value,
@@ -130,12 +127,25 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int32], unit
     )
 
 
-def _is_at_bound(value: float) -> bool:
+def find_temperature(slope: Callable[[float], float]) -> float:
+    """Return the temperature T in [0.05, 20] of least cross-entropy, by bisection.
+
+    `slope` is the slope of the cross-entropy at 1 / T, in which it is convex.
+    """
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) <= 0 else (low, middle)  # 0 by underflow is still falling
+    return 2 / (low + high)
+
+
+def is_at_bound(value: float) -> bool:
+    """Return whether the loss would fall further beyond the range of temperatures."""
     return not MIN_TEMPERATURE * 1.01 < value < MAX_TEMPERATURE * 0.99
 
 
 def _reliability_note(count: int, errors: int, value: float, unit: str) -> str:
-    if _is_at_bound(value):
+    if is_at_bound(value):
         return (
             f"The temperature reached its bound ({value:.3g}): these {unit}s cannot determine it, so none is applied."
         )

@@ -17,11 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import plural
-from sightline.evaluation.accuracy_estimate import DRIFTED, MIN_IMAGES, RESAMPLES, describe_gap
-from sightline.evaluation.bootstrap import Resampling, draw_rows, list_members
+from sightline.evaluation.accuracy_estimate import MIN_IMAGES, list_caveats, resample_estimates
 from sightline.evaluation.drift import Drift
 from sightline.evaluation.results import Metric
-from sightline.seeding import make_generator
 
 MAX_UNFAMILIAR = 0.1  # fraction of the new masks with a quality below that of any validation image
 MAX_QUANTILES = 1000  # quantiles that represent all new qualities
@@ -57,19 +55,18 @@ def estimate_mean_iou(
     """
     size = min(len(new), MAX_QUANTILES)
     quantiles = np.quantile(new, (np.arange(size) + 0.5) / size)
-    values = _estimate(quality, ious, quantiles, len(new))
-    rng = make_generator(0, "IoU estimate")
-    resampled = np.empty((RESAMPLES, 2))
-    members = None if groups is None else list_members(groups)
-    for row in resampled:
-        rows = draw_rows(rng, len(ious), members)
-        row[:] = _estimate(quality[rows], ious[rows], quantiles, len(new), rng)
-    by_regression, by_difference = (
-        Resampling(groups=groups).make_metric(float(value), column, len(ious))
-        for value, column in zip(values, resampled.T, strict=True)
-    )
-    caveats = _list_caveats(by_regression, by_difference, quality, new, drift)
-    return IouEstimate(len(new), by_regression, by_difference, float(ious.mean()), tuple(caveats))
+
+    def estimate(rows: NDArray[np.int64], rng: np.random.Generator | None) -> tuple[float, float]:
+        return _estimate(quality[rows], ious[rows], quantiles, len(new), rng)
+
+    by_regression, by_difference = resample_estimates(estimate, len(ious), groups, "IoU estimate")
+    particular, unfamiliar = [], float((new < quality.min()).mean())
+    if len(quality) < MIN_IMAGES:
+        particular.append(f"it rests on {plural(len(quality), 'validation image')}, which is too few")
+    if unfamiliar > MAX_UNFAMILIAR:
+        particular.append(f"{unfamiliar:.0%} of the masks have a lower quality than that of any validation image")
+    caveats = list_caveats(drift, particular, len(new), by_regression, by_difference, "qualities")
+    return IouEstimate(len(new), by_regression, by_difference, float(ious.mean()), caveats)
 
 
 def _estimate(
@@ -77,7 +74,7 @@ def _estimate(
     ious: NDArray[np.float64],
     quantiles: NDArray[np.float64],
     count: int,
-    rng: np.random.Generator | None = None,
+    rng: np.random.Generator | None,
 ) -> tuple[float, float]:
     """Return both estimates for `count` masks; with `rng`, for a resample of them, by the central limit theorem."""
     levels, level, sizes = np.unique(quality, return_inverse=True, return_counts=True)
@@ -106,21 +103,3 @@ def fit_increasing(values: NDArray[np.float64], weights: NDArray[np.integer]) ->
         sizes.append(size)
         lengths.append(length)
     return np.repeat(np.array(sums) / sizes, lengths)
-
-
-def _list_caveats(
-    by_regression: Metric,
-    by_difference: Metric,
-    quality: NDArray[np.float64],
-    new: NDArray[np.float64],
-    drift: Drift | None,
-) -> list[str]:
-    caveats = [] if drift is None or drift.alarm is None else [DRIFTED]
-    if len(quality) < MIN_IMAGES:
-        caveats.append(f"it rests on {plural(len(quality), 'validation image')}, which is too few")
-    if len(new) < MIN_IMAGES:
-        caveats.append(f"it covers only {plural(len(new), 'image')}")
-    unfamiliar = float((new < quality.min()).mean())
-    if unfamiliar > MAX_UNFAMILIAR:
-        caveats.append(f"{unfamiliar:.0%} of the masks have a lower quality than that of any validation image")
-    return [*caveats, *describe_gap(by_regression, by_difference, "qualities")]

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.errors import plural
-from sightline.evaluation.accuracy_estimate import DRIFTED, MIN_ERRORS, MIN_IMAGES, RESAMPLES, describe_gap
+from sightline.evaluation.accuracy_estimate import MIN_ERRORS, MIN_IMAGES, RESAMPLES, list_caveats
 from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.drift import Drift
 from sightline.evaluation.results import Metric
@@ -93,9 +93,13 @@ def estimate_micro_f1(
         Resampling(groups=groups).make_metric(float(value), some, len(labels))
         for value, some in zip(values, resampled, strict=True)
     )
-    errors = int(((probabilities >= thresholds) != labels).sum())
-    caveats = _list_caveats(micro_f1, by_difference, (len(labels), errors, len(new)), drift)
-    return LabelEstimate(len(new), micro_f1, by_difference, accuracy, float(actual), tuple(caveats))
+    particular, errors = [], int(((probabilities >= thresholds) != labels).sum())
+    if len(labels) < MIN_IMAGES:
+        particular.append(f"it rests on {plural(len(labels), 'validation image')}, which is too few")
+    if errors < MIN_ERRORS:
+        particular.append(f"it rests on {plural(errors, 'wrong decision')} on validation images, which is too few")
+    caveats = list_caveats(drift, particular, len(new), micro_f1, by_difference, "probabilities")
+    return LabelEstimate(len(new), micro_f1, by_difference, accuracy, float(actual), caveats)
 
 
 def _draw_weights(rng: np.random.Generator, count: int, groups: NDArray[np.int64] | None) -> NDArray[np.float64]:
@@ -229,18 +233,3 @@ def _compare_promises(
 ) -> NDArray[np.float64]:
     promised = _compute_f1(new[:2], new[2]) - _compute_f1(old[..., :2], old[..., 2])
     return np.clip(f1 + promised, 0, 1)
-
-
-def _list_caveats(
-    micro_f1: Metric, by_difference: Metric, counts: tuple[int, int, int], drift: Drift | None
-) -> list[str]:
-    """Return the reasons not to trust an estimate; `counts` are validation images, their errors, and new images."""
-    images, errors, new = counts
-    caveats = [] if drift is None or drift.alarm is None else [DRIFTED]
-    if images < MIN_IMAGES:
-        caveats.append(f"it rests on {plural(images, 'validation image')}, which is too few")
-    if errors < MIN_ERRORS:
-        caveats.append(f"it rests on {plural(errors, 'wrong decision')} on validation images, which is too few")
-    if new < MIN_IMAGES:
-        caveats.append(f"it covers only {plural(new, 'image')}")
-    return [*caveats, *describe_gap(micro_f1, by_difference, "probabilities")]

@@ -170,17 +170,12 @@ def predict_out_of_fold(
     linear_model = require("sklearn.linear_model", PURPOSE)
     model_selection = require("sklearn.model_selection", PURPOSE)
     convergence_warning = require("sklearn.exceptions", PURPOSE).ConvergenceWarning
-    folds = min(FOLDS, int(_count_units(labels, len(classes), groups).min()))
+    folds = max(2, min(FOLDS, int(_count_units(labels, len(classes), groups).min())))
     x = features.astype(np.float64)
     probabilities = np.eye(len(classes))[labels]
-    if groups is None:
-        splits = model_selection.StratifiedKFold(folds, shuffle=True, random_state=derive_seed(seed, "labels") % 2**32)
-        test_rows_by_fold = [rows for _, rows in splits.split(x, labels)]
-    else:
-        fold_of = _assign_folds([[str(label)] for label in labels.tolist()], folds, seed, groups)
-        test_rows_by_fold = [np.flatnonzero(fold_of == fold) for fold in range(folds)]
-    for done, fold_rows in enumerate(test_rows_by_fold, 1):
-        train_rows = np.setdiff1d(np.arange(len(labels)), fold_rows)
+    kind = model_selection.StratifiedKFold if groups is None else model_selection.StratifiedGroupKFold
+    splits = kind(folds, shuffle=True, random_state=derive_seed(seed, "labels") % 2**32)
+    for done, (train_rows, fold_rows) in enumerate(splits.split(x, labels, groups), 1):
         known = np.unique(labels[train_rows])
         test_rows = fold_rows[np.isin(labels[fold_rows], known)]
         if len(known) < 2 or not len(test_rows):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,23 +49,22 @@ def draw_partitions(
     """
     everything = np.arange(len(labels))
     if held_out is None:
-        order = _order_stratified(everything, labels, units, seed, "folds")
-        folds = _assign_folds(order, labels, units)
+        folds = _assign_folds(_order_units(everything, labels, units, seed, "folds"), labels)
         pairs = [(everything[folds != fold], everything[folds == fold]) for fold in range(REPEATS)]
     else:
         pool = everything[~np.isin(units, units[held_out])]
         pairs = [(pool, everything[held_out])] * REPEATS
     return [
-        Partition(_order_stratified(pool, labels, units, seed, f"pool {number}"), test)
+        Partition(np.array(list(chain(*_order_units(pool, labels, units, seed, f"pool {number}"))), np.int64), test)
         for number, (pool, test) in enumerate(pairs)
         if len(test)
     ]
 
 
-def _order_stratified(
+def _order_units(
     images: NDArray[np.int64], labels: NDArray[np.int32], units: NDArray[np.int64], seed: int, name: str
-) -> NDArray[np.int64]:
-    """Return the images in a random order, unit by unit, in which every prefix has about the fractions of the classes.
+) -> list[list[int]]:
+    """Return the images of each unit, in a random order in which every prefix has about the fractions of the classes.
 
     The first unit of each class comes first, so that every class is in every subset.
     """
@@ -80,19 +81,15 @@ def _order_stratified(
         for _, class_units in sorted(by_class.items())
         for number, unit in enumerate(class_units)
     }
-    ordered = sorted(members, key=lambda unit: (positions[unit], unit))
-    return np.array([image for unit in ordered for image in members[unit]], np.int64)
+    return [members[unit] for unit in sorted(members, key=lambda unit: (positions[unit], unit))]
 
 
-def _assign_folds(order: NDArray[np.int64], labels: NDArray[np.int32], units: NDArray[np.int64]) -> NDArray[np.int64]:
+def _assign_folds(ordered: Sequence[Sequence[int]], labels: NDArray[np.int32]) -> NDArray[np.int64]:
     """Return the fold of each image; units go in turn to the fold that has the fewest images of their class."""
     num_classes = int(labels.max()) + 1
     counts = np.zeros((REPEATS, num_classes))
     folds = np.empty(len(labels), np.int64)
-    members: dict[int, list[int]] = {}
-    for image in order.tolist():
-        members.setdefault(int(units[image]), []).append(image)
-    for unit_images in members.values():
+    for unit_images in ordered:
         in_unit = np.bincount(labels[unit_images], minlength=num_classes)
         most = int(in_unit.argmax())
         fold = int(np.lexsort((counts.sum(1), counts[:, most]))[0])

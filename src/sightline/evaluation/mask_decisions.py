@@ -136,7 +136,7 @@ def _average(ious: NDArray[np.float64], groups: NDArray[np.int64] | None) -> Met
 def compute_risk_coverage(outputs: MaskOutputs) -> RiskCoverageCurve:
     """Return one minus the mean IoU of the images of the highest quality, at each coverage."""
     _, qualities, ious = _compare_qualities(outputs)
-    return selective.compute_loss_coverage(qualities, 1 - ious)
+    return selective.compute_risk_coverage(qualities, 1 - ious)
 
 
 def evaluate_calibration(evaluated: MaskOutputs, held_out: MaskOutputs | None) -> CalibrationReport:

@@ -181,11 +181,13 @@ def _evaluate(
     predicted = probabilities >= of_images
     metrics, per_class = compute_label_metrics(classes, probabilities, labels, cuts, groups=groups, predicted=predicted)
     decisions, right = labels.size, int((predicted == labels).sum())
-    num_groups = bootstrap.count_groups(groups)
+    num_groups, wrong = bootstrap.count_groups(groups), metrics["hamming_loss"]
+    ends = None if wrong.interval is None else Interval(1 - wrong.interval.high, 1 - wrong.interval.low)
+    accuracy = Metric(None if wrong.value is None else 1 - wrong.value, ends)
     return MultiLabelResult(
         classes=classes,
         accuracy=right / decisions if decisions else 0.0,
-        accuracy_interval=_find_accuracy_interval(metrics["hamming_loss"], num_groups or len(samples)),
+        accuracy_interval=find_accuracy_interval(accuracy, num_groups or len(samples)),
         loss=metrics["log_loss"].value or 0.0,
         count=len(samples),
         per_class=per_class,
@@ -198,16 +200,6 @@ def _evaluate(
         groups=num_groups,
         predicted=predicted,
     )
-
-
-def _find_accuracy_interval(hamming: Metric, count: int) -> Interval:
-    """Return the interval of one minus the Hamming loss; Wilson's for `count` decisions if resampling gave none.
-
-    The labels of an image depend on each other, and so do the images of a group: each counts as one decision.
-    """
-    if hamming.interval is None:
-        return find_accuracy_interval(Metric(1 - (1.0 if hamming.value is None else hamming.value)), count)
-    return Interval(1 - hamming.interval.high, 1 - hamming.interval.low)
 
 
 def _check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, ...]) -> None:

@@ -19,11 +19,11 @@ from sightline.evaluation.mask_decisions import MaskDecisions
 from sightline.evaluation.mask_outputs import MaskOutputs
 from sightline.evaluation.report import CalibrationReport
 from sightline.evaluation.results import TaskResult
+from sightline.evaluation.scoring import find_accuracy_interval
 from sightline.evaluation.segmentation_metrics import MaskClassMetrics
 from sightline.evaluation.selective import RiskCoverageCurve, Threshold
 from sightline.inference.mask_quality import decide_mask
 from sightline.inference.results import Thresholds
-from sightline.intervals import Interval, wilson_interval
 from sightline.tasks.protocol import EvaluationInputs
 
 MAX_PAIRS = 10
@@ -167,7 +167,7 @@ def _evaluate(
     return SegmentationResult(
         classes=classes,
         accuracy=accuracy.value,
-        accuracy_interval=accuracy.interval or _compute_image_interval(accuracy.value, num_groups or len(paths)),
+        accuracy_interval=find_accuracy_interval(accuracy, num_groups or len(paths)),
         loss=float(known.mean()) if len(known) else None,
         count=len(paths),
         per_class=per_class,
@@ -181,14 +181,6 @@ def _evaluate(
         confusions=confusions,
         quality=outputs.quality[at],
     )
-
-
-def _compute_image_interval(accuracy: float | None, images: int) -> Interval:
-    """Return Wilson's interval, counting one pixel for each image, when there are too few images to resample.
-
-    The pixels of an image depend on each other: an interval that counts them all would be far too narrow.
-    """
-    return Interval(0.0, 1.0) if accuracy is None else wilson_interval(round(accuracy * images), images)
 
 
 def _find_errors(evaluation: SegmentationResult, outputs: MaskOutputs) -> MaskErrors:

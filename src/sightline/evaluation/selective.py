@@ -86,17 +86,12 @@ class SelectiveResult:
     evaluated: SelectiveMetrics | None
 
 
-def compute_risk_coverage(confidences: NDArray[np.float32], correct: NDArray[np.bool_]) -> RiskCoverageCurve:
+def compute_risk_coverage(confidences: NDArray[np.floating[Any]], losses: NDArray[Any]) -> RiskCoverageCurve:
     """Return the risk-coverage curve (El-Yaniv and Wiener, 2010) and the area under it (Geifman et al., 2019).
 
-    `confidences` are float32 [N], `correct` bool [N]. Images with the same confidence are ordered at random; the curve
-    has the mean risk over these orders.
+    The risk is the mean of `losses` [N], such as whether a prediction is wrong, or one minus the IoU of a mask.
+    Images with the same confidence [N] are ordered at random; the curve has the mean risk over these orders.
     """
-    return compute_loss_coverage(confidences, ~correct)
-
-
-def compute_loss_coverage(confidences: NDArray[np.floating[Any]], losses: NDArray[Any]) -> RiskCoverageCurve:
-    """Return the risk-coverage curve whose risk is the mean of `losses` [N], such as one minus the IoU of a mask."""
     count = len(confidences)
     order = np.argsort(-confidences, kind="stable")
     _, group, sizes = np.unique(-confidences[order], return_inverse=True, return_counts=True)

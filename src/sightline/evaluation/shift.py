@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sightline import intervals, jsonio, metrics
 from sightline.evaluation import calibration
-from sightline.evaluation.bootstrap import BUDGET, Resampling, sum_by_group
+from sightline.evaluation.bootstrap import BUDGET, Resampling
 from sightline.intervals import Interval
 from sightline.seeding import make_generator
 
@@ -82,10 +82,7 @@ def compare_splits(
         return None
     wider = intervals.subtract_intervals(other, second_wider, accuracy, first_wider)
     before, after = calibration.compute_ece(p, labels), calibration.compute_ece(q, truth)
-    if groups is None:
-        p_value = _permutation_p_value(validation, evaluated, abs(after - before))
-    else:
-        p_value = _permute_groups(groups, validation, evaluated, abs(after - before))
+    p_value = _permutation_p_value(validation, evaluated, groups, abs(after - before))
     return SplitShift(
         len(p), accuracy, first, metrics.cross_entropy(p, labels), before,
         other - accuracy, intervals.subtract_intervals(other, second, accuracy, first),
@@ -93,51 +90,27 @@ def compare_splits(
     )  # fmt: skip
 
 
-def _permute_groups(
-    groups: tuple[NDArray[np.int64], NDArray[np.int64]],
-    validation: tuple[NDArray[np.float32], NDArray[np.int32]],
-    evaluated: tuple[NDArray[np.float32], NDArray[np.int32]],
-    difference: float,
-) -> float:
-    """Return the p-value of `_permutation_p_value`, but whole groups of images change their split."""
-    tables = []  # for each group: the sums of the gaps by bin, and the number of its images
-    for split, of in zip((validation, evaluated), groups, strict=True):
-        bins, gaps = _bin_gaps(*split)
-        rows = np.zeros((len(bins), calibration.BINS + 1))
-        rows[np.arange(len(bins)), bins] = gaps
-        rows[:, -1] = 1
-        tables.append(sum_by_group(rows, of))
-    both, first = np.concatenate(tables), len(tables[0])
-    total = both.sum(0)
-    number = max(200, min(PERMUTATIONS, BUDGET // len(both)))
-    rng, exceeding = make_generator(0, "permutation", "ece"), 0
-    for _ in range(number):
-        chosen = both[rng.permutation(len(both))[:first]].sum(0)
-        *sums, count = chosen
-        *rest, others = total - chosen
-        exceeding += bool(abs(np.abs(rest).sum() / others - np.abs(sums).sum() / count) >= difference - 1e-12)
-    return (exceeding + 1) / (number + 1)
-
-
 def _permutation_p_value(
     validation: tuple[NDArray[np.float32], NDArray[np.int32]],
     evaluated: tuple[NDArray[np.float32], NDArray[np.int32]],
+    groups: tuple[NDArray[np.int64], NDArray[np.int64]] | None,
     difference: float,
 ) -> float:
     """Return the p-value of a difference of ECEs: the fraction of random divisions into such splits with one as large.
 
-    The ECE of few images is biased upwards. A permutation keeps both counts and so accounts for the bias; a bootstrap
-    of each ECE would not.
+    The ECE of few images is biased upwards. A permutation of images, or of their groups, keeps both counts and so
+    accounts for the bias; a bootstrap of each ECE would not.
     """
     bins, gaps = (np.concatenate(v) for v in zip(_bin_gaps(*validation), _bin_gaps(*evaluated), strict=True))
-    first, second = len(validation[1]), len(evaluated[1])
-    total = np.bincount(bins, gaps, calibration.BINS)
+    of_each = groups or (np.arange(len(validation[1])), np.arange(len(evaluated[1])))
+    first, second = (int(of.max()) + 1 for of in of_each)
+    units, total = np.concatenate([of_each[0], first + of_each[1]]), np.bincount(bins, gaps, calibration.BINS)
     number = max(200, min(PERMUTATIONS, BUDGET // len(bins)))
     rng, exceeding = make_generator(0, "permutation", "ece"), 0
     for _ in range(number):
-        at = rng.permutation(len(bins))[:first]
-        first_sums = np.bincount(bins[at], gaps[at], calibration.BINS)
-        statistic = np.abs(total - first_sums).sum() / second - np.abs(first_sums).sum() / first
+        at = (rng.permutation(first + second) < first)[units]
+        sums, count = np.bincount(bins[at], gaps[at], calibration.BINS), int(at.sum())
+        statistic = np.abs(total - sums).sum() / (len(bins) - count) - np.abs(sums).sum() / count
         exceeding += bool(abs(statistic) >= difference - 1e-12)
     return (exceeding + 1) / (number + 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from threading import RLock
 from typing import Any
@@ -36,6 +37,7 @@ BATCH = 12  # new labels before the head is trained again
 QUEUED = 2 * BATCH  # images queued for labeling, so that nobody waits for the head
 MORE = 100  # predict the gain from this number of additional labels
 RESERVED, RESERVED_S = 8, 30.0  # images reserved for one page, and seconds since its request until they are released
+CLOSED = 1000  # closed visits of pages that are remembered, since a request of one may arrive late
 
 ComputeFeatures = Callable[[Index, Callback], tuple[NDArray[np.float32], NDArray[np.bool_]]]
 
@@ -86,7 +88,7 @@ class Labeling:
         self._accuracy: AuditedAccuracy | AuditedF1 | None = None
         self._gain: LabelGain | None = None
         self._reserved: dict[int, tuple[str, float]] = {}
-        self._closed: set[str] = set()  # visits
+        self._closed = deque[str](maxlen=CLOSED)  # visits
         self.features = BackgroundTask("features", self._prepare)
         self.training = RepeatedTask("head", self._train)
         self.forecast = RepeatedTask("gain", self._predict_gain)
@@ -167,7 +169,7 @@ class Labeling:
         """Release the images reserved for a page, because this visit was closed."""
         with self._lock:
             if visit:
-                self._closed.add(visit)
+                self._closed.append(visit)
             self._reserved = {n: reserved for n, reserved in self._reserved.items() if reserved[0] != page}
 
     def _describe_image(self, number: int) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class SplitResults:
     @cached_property
     def precision_curve(self) -> list[tuple[float, float]]:
         """About a hundred points (coverage, precision), starting at `least_accepted` images."""
-        curve = compute_risk_coverage(self._confidences, self._predicted == self._labels).to_dict()
+        curve = compute_risk_coverage(self._confidences, self._predicted != self._labels).to_dict()
         least = (self.least_accepted - 0.5) / max(len(self._labels), 1)
         return [(x, 1 - y) for x, y in zip(curve["coverage"], curve["risk"], strict=True) if x >= least]
 

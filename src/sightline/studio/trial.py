@@ -34,6 +34,7 @@ from sightline.studio.features import RunModel
 from sightline.studio.library import Library
 from sightline.studio.look_alikes import make_feature_routes
 from sightline.studio.pages import FOLDER, FRESH, POLICY, Pages, StrictJSONResponse, read_body
+from sightline.studio.thumbnails import fit_size
 
 TOP = 5  # classes
 NEAREST = 8  # training images
@@ -184,8 +185,7 @@ def compute_heat_map(classifier: Classifier, content: bytes | NDArray[np.uint8],
     else:
         height, width = content.shape[:2]
     explanation = explain_pixels(classifier, classifier.predictor, _decode(spec, content), width, height, label=label)
-    scale = min(1.0, MAX_SIDE / max(width, height))
-    width, height = (max(1, round(scale * length)) for length in (width, height))
+    width, height = fit_size(width, height, MAX_SIDE)
     if explanation.heat is None:
         raise ModelError(f"The image cannot be explained: {NOT_FINITE_REASON}.")
     image = _decode(spec.with_size(height, width), content)

@@ -14,7 +14,7 @@ from sightline.config import AugmentConfig, RunConfig
 from sightline.data.targets import LABEL_SETS, join_classes
 from sightline.data.types import Subset
 from sightline.errors import UsageError
-from sightline.evaluation import label_thresholds, multi_label, ood, selective
+from sightline.evaluation import calibration, label_thresholds, multi_label, ood, selective
 from sightline.evaluation.bootstrap import count_groups
 from sightline.evaluation.label_thresholds import list_limits, list_thresholds, list_unreached
 from sightline.evaluation.multi_label import MultiLabelReport
@@ -33,7 +33,6 @@ ASYMMETRIC_GAMMA, ASYMMETRIC_MARGIN = 4.0, 0.05  # Ben-Baruch et al., 2021, arXi
 TIE_MARGIN = 1e-4  # distance from one half at which rounding to float32 may reverse a decision
 TINY, EPSILON = 1e-30, 2.0**-24  # distances of a float32 probability from 0 and 1
 MIN_IMAGES = 50  # validation images; fewer do not determine a temperature
-MAX_TEMPERATURE = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,20 +182,12 @@ class MultiLabel(Task):
         return compute_example_f1(predicted, outputs.labels.astype(bool))
 
     def fit_temperature(self, logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> float | None:
-        """Return the temperature of least binary cross-entropy; None if there are too few images.
-
-        The cross-entropy is convex in 1 / T, so its slope has one root, which is found by bisection.
-        """
+        """Return the temperature of least binary cross-entropy; None if the images do not determine it."""
         if len(labels) < MIN_IMAGES:
             return None
         z = logits.astype(np.float64)
-        low, high = 1 / MAX_TEMPERATURE, MAX_TEMPERATURE
-        for _ in range(60):
-            middle = (low + high) / 2
-            slope = float((z * (sigmoid(middle * z) - labels)).mean())
-            low, high = (middle, high) if slope < 0 else (low, middle)
-        value = 2 / (low + high)
-        return value if 1.01 / MAX_TEMPERATURE < value < 0.99 * MAX_TEMPERATURE else None
+        value = calibration.find_temperature(lambda inverse: float((z * (sigmoid(inverse * z) - labels)).mean()))
+        return None if calibration.is_at_bound(value) else value
 
     def fit_thresholds(
         self,
