@@ -39,6 +39,7 @@ def make_environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        optimized=False,  # each template is rendered once, and optimizing it takes longer than that saves
     )
     style = environment.get_template("style.css.j2").render()
     digest = hashlib.sha256(style.encode()).digest()
