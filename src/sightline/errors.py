@@ -24,14 +24,27 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 
 class SightlineError(Exception):
-    """Base class of all errors that the user can fix; the command line prints them without a traceback."""
+    """Base class of all errors that the user can fix; the command line prints them without a traceback.
+
+    A `message` names options of the command line. `str` names the `arguments` of a Python function that raised it.
+    """
 
     exit_code = 2
+    arguments: Collection[str] = ()
+
+    @property
+    def message(self) -> str:
+        """The message as the command line prints it."""
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return name_arguments(self.message, self.arguments)
 
     def __reduce__(self) -> tuple[Any, ...]:  # makes every subclass picklable, whatever its constructor accepts
         return _restore_error, (type(self), self.args, self.__dict__)
@@ -41,6 +54,22 @@ def _restore_error(kind: type[SightlineError], args: tuple[Any, ...], state: dic
     error = kind.__new__(kind, *args)
     error.__dict__.update(state)
     return error
+
+
+def name_arguments(message: str, names: Collection[str]) -> str:
+    """Return a message with the arguments `names` in place of the options of the same names, except in commands.
+
+    >>> name_arguments("Replace it with --force, use --no-cache, or see `sightline help --all`.", ["force", "cache"])
+    'Replace it with `force`, use `cache=False`, or see `sightline help --all`.'
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        name = (match[1] or "").replace("-", "_")
+        if (positive := name.removeprefix("no_")) in names:
+            return f"`{positive}`" if positive == name else f"`{positive}=False`"
+        return match[0]
+
+    return re.sub(r"`[^`]*`|--([a-z][a-z-]*)", replace, message)
 
 
 class UsageError(SightlineError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -117,6 +118,44 @@ def test_labels_of_a_frame_are_read_whatever_holds_them(
     paths = sorted(map(str, photos.rglob("*.png")))[:2]
     frame = pandas.DataFrame({"path": paths, "label": pandas.Series(labels, dtype=object)})
     assert sl.Dataset.from_dataframe(frame).classes == classes
+
+
+@pytest.mark.parametrize(("root", "name"), [("", "dataframe"), ("photos", "photos")])
+def test_a_frame_is_not_named_after_the_current_folder(root: str, name: str, tmp_path: Path) -> None:
+    frame = pytest.importorskip("pandas").DataFrame({"path": ["a.png"], "label": ["a"]})
+    folder = tmp_path / root
+    folder.mkdir(exist_ok=True)
+    Image.fromarray(draw(1)[0][0]).save(folder / "a.png")
+    with contextlib.chdir(folder):
+        options = {"root": folder} if root else {}
+        assert sl.Dataset.from_dataframe(frame, **options).index.name == name
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sl.train("beans:8", devices="few"), "`devices` expects a number, at least 1, or all, not 'few'."),
+        (lambda: sl.train("beans:8", track="paper"), "`track` cannot be 'paper'"),
+        (lambda: sl.train("beans:8", column=["label"]), "`column` expects ROLE=NAME such as label=breed"),
+        (lambda: sl.train("beans:8", num_workers=2), "`num_workers` cannot be combined with `engine` local"),
+        (lambda: sl.describe("quick", size="big"), "`size` big is not an image size"),
+    ],
+    ids=["devices", "track", "column", "engine", "size"],
+)
+def test_messages_name_the_arguments_of_python(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(sl.UsageError) as caught:
+        call()
+    assert str(caught.value).startswith(message)
+    assert "--" in caught.value.message, "the command line has options"
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301  # our own
+
+
+def test_a_report_is_shown_in_a_line(run: sl.Run) -> None:
+    ev = run.classifier.evaluate()
+    assert re.fullmatch(
+        r"EvaluationReport\(test, \d+ images?: accuracy .*; calibration, .*errors, .*\)", repr(ev.report)
+    )
+    assert re.fullmatch(r"EvaluationResult\(\d+ images?: accuracy [^;]*\)", repr(ev.result))
 
 
 def test_empty_arrays_are_called_so() -> None:
@@ -794,7 +833,7 @@ def test_without_the_arrays_a_sentence_says_what_is_missing(run: sl.Run, beans: 
     assert clf.evaluate(others).split == "other"
     with pytest.raises(sl.DataError, match=r"Thresholds are fitted on validation images.* same data again"):
         clf.evaluate(others, coverage=0.8)
-    with pytest.raises(sl.UsageError, match="--column and --set say how to read"):
+    with pytest.raises(sl.UsageError, match="`column` and `set` say how to read"):
         clf.evaluate(set={"data.class_level": 2})
     with pytest.raises(sl.UsageError, match=r"begin with data\. here.* not 'input.page=2'"):
         clf.evaluate(others, set={"input.page": 2})  # it would change nothing

@@ -492,7 +492,7 @@ def test_the_command_line_starts_ray_and_prints_the_result_alone(tmp_path: Path,
 
 
 def test_an_address_is_for_the_engine_ray(classifier: sl.Classifier, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--ray-address cannot be combined with --engine local: add --engine ray"):
+    with pytest.raises(UsageError, match="`ray_address` cannot be combined with `engine` local: add `engine` ray"):
         classifier.write_predictions([], tmp_path / "out.parquet", ray_address="auto")
     with pytest.raises(UsageError, match=r"no engine 'spark'.*Valid names: local, ray"):
         classifier.write_predictions([], tmp_path / "out.parquet", engine="spark")

@@ -186,7 +186,7 @@ def test_an_evaluation_has_the_levels_of_the_tree(run: Path, tmp_path: Path) -> 
     compared = command("compare", run, copy)
     assert "hierarchical F1" in compared
     assert "accuracy of level 1" in compared
-    with pytest.raises(UsageError, match="has --target-precision"):
+    with pytest.raises(UsageError, match="has `target_precision`"):
         api.load(copy).evaluate(coverage=0.9)
 
 

@@ -529,7 +529,7 @@ def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: P
             run.classifier.explain([image], method=method)
     with pytest.raises(UsageError, match="are for labels of whole images"):
         run.classifier.evaluate(coverage=0.9)
-    with pytest.raises(UsageError, match="says which masks count for --target-precision"):
+    with pytest.raises(UsageError, match="says which masks count for `target_precision`"):
         run.classifier.evaluate(min_iou=0.9)
     for method, reason in (("shrink-head", "a decoder has no flattened maps"), ("distill", "too much memory")):
         with pytest.raises(UsageError, match=f"method {method} is not possible .*{reason}.* prune,int8,float16"):

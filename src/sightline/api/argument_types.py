@@ -15,7 +15,7 @@ import numpy as np
 
 from sightline.config import RunConfig
 from sightline.config.parse import find_settings
-from sightline.errors import UsageError, suggest
+from sightline.errors import SightlineError, UsageError, suggest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,7 +35,8 @@ _KINDS: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
 def check_types(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function raise `UsageError` for an unknown option, or a value that is of no type in its annotation.
 
-    NumPy numbers are numbers; True is not. Annotations with types that are not in `_KINDS` allow any value.
+    NumPy numbers are numbers; True is not. Annotations with types that are not in `_KINDS` allow any value. All errors
+    of the function name its arguments instead of the options of the command line.
     """
     signature = inspect.signature(function)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_POSITIONAL]
@@ -55,7 +56,11 @@ def check_types(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in arguments.items():
             if name in simple:
                 _check_value(name, value, simple[name])
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except SightlineError as error:
+            error.arguments = tuple(kinds)
+            raise
 
     return checked
 

@@ -151,7 +151,7 @@ def _report_error(error: BaseException) -> int:
     if isinstance(error, streams.ReaderExited | BrokenPipeError):  # quietly, like other tools
         return streams.ReaderExited.exit_code
     if isinstance(error, SightlineError):
-        print_error(verbs.name_option(str(error), sys.argv) if isinstance(error, ConfigError) else str(error))
+        print_error(verbs.name_option(error.message, sys.argv) if isinstance(error, ConfigError) else error.message)
         if isinstance(error, HostError):  # a normal exit waits 100 s for the lost host, then JAX aborts
             os._exit(error.exit_code)
         return error.exit_code
