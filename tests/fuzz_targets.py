@@ -24,6 +24,7 @@ from PIL import Image
 
 import fuzz_models
 from fuzz_inputs import CLASSES, SMALL, encode_image, scratch
+from new_runs import create_run
 from sightline.callbacks import EpochRecord
 from sightline.config import dump_toml, resolve_config
 from sightline.data import label_patch
@@ -242,7 +243,7 @@ def several_labels_seeds() -> Iterator[bytes]:
 @cache
 def make_run() -> tuple[Path, Mapping[str, bytes]]:
     """Return a run with every file that is read from a run, and its files by name."""
-    run = RunDirectory.create(scratch() / "run", seed=1, versions={"keras": "3"})
+    run = create_run(scratch() / "run", seed=1, versions={"keras": "3"})
     run.write_config(resolve_config({"data": {"sources": ["a"]}}))
     rows = [ImageRow(f"a/{i}.png", f"{i:064}", "ab"[i % 2], "train", "g") for i in range(3)]
     lines = [json.dumps(row.to_dict()) for row in rows] + [json.dumps({"path": "bad.png", "reason": "truncated"})]

@@ -16,13 +16,13 @@ import pytest
 
 import sightline as sl
 from multi_device import free_address
+from new_runs import create_run
 from ray_nodes import list_workers, start_nodes
 from sightline import Callback, UsageError
 from sightline.api import ray_training
 from sightline.api.ray_options import RayOptions, resolve_engine
 from sightline.callbacks import EpochRecord
 from sightline.errors import Interrupted
-from sightline.runs.directory import RunDirectory
 from synthetic_images import draw_classes
 from waiting import wait_until
 
@@ -67,8 +67,8 @@ def test_options_that_do_not_go_together(engine: str, options: dict[str, Any], m
 
 
 def test_resume_refuses_to_have_no_workers(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
-    with pytest.raises(UsageError, match="--num-workers cannot be 0"):
+    run = create_run(tmp_path / "run")
+    with pytest.raises(UsageError, match="`num_workers` cannot be 0"):
         sl.Run(run.path).resume(engine="ray", num_workers=0)
 
 

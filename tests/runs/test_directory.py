@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from new_runs import create_run
 from sightline.callbacks import EpochRecord
 from sightline.config import resolve_config
 from sightline.data.dataset import DecodedDataset
@@ -72,7 +73,7 @@ class FakeModel:
 
 
 def test_new_run_is_running_and_opens(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "deep" / "er" / "run")
+    run = create_run(tmp_path / "deep" / "er" / "run")
     assert list_files(run.path) == ["run.json"]
     expected = {"schema": SCHEMA, "status": "running", "command": sys.argv}
     assert RunDirectory.open(run.path).info == expected, "with the command, also if it fails before its first epoch"
@@ -80,45 +81,57 @@ def test_new_run_is_running_and_opens(tmp_path: Path) -> None:
 
 def test_empty_folder_may_become_a_run(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    assert RunDirectory.create(tmp_path / "run").info["status"] == "running"
+    assert create_run(tmp_path / "run").info["status"] == "running"
 
 
-def test_name_that_another_run_takes_meanwhile_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sightline.runs.directory.check_writable", lambda path, force: None)
-    monkeypatch.setattr(Path, "is_dir", lambda self: False)  # as if it did not exist yet
-    (tmp_path / "run").mkdir()
-    with pytest.raises(OutputError, match=r"run cannot be created: File exists\. Choose another with --out\."):
-        RunDirectory.create(tmp_path / "run")
+def test_a_run_that_another_process_starts_meanwhile_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check_first(path: Path, *, force: bool) -> None:
+        check_writable(path, force=force)
+        monkeypatch.undo()
+        create_run(path, seed=1)
+
+    monkeypatch.setattr("sightline.runs.directory.check_writable", check_first)
+    with pytest.raises(OutputError, match=r"run exists already and is not empty: choose another folder with --out"):
+        create_run(tmp_path / "run", seed=2)
+    assert RunDirectory.open(tmp_path / "run").info["seed"] == 1
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_run_is_locked_before_its_first_file_is_written(tmp_path: Path, force: bool) -> None:
+    path = tmp_path / "run"
+    with RunDirectory.create(path, seed=1), pytest.raises(OutputError):
+        create_run(path, force=force, seed=2)
+    assert RunDirectory.open(path).info["seed"] == 1
 
 
 def test_existing_folder_is_refused(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     run.write_figure("curves", {"png": b"old"})
     with pytest.raises(OutputError, match=r"run exists already and is not empty: choose another folder with --out, or"):
-        RunDirectory.create(run.path)
+        create_run(run.path)
     assert (run.path / "figures/curves.png").read_bytes() == b"old"
 
 
 def test_force_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     run.write_figure("curves", {"png": b"old"})
-    again = RunDirectory.create(run.path, force=True)
+    again = create_run(run.path, force=True)
     assert list_files(again.path) == ["run.json"]
     link = tmp_path / "link"
     link.symlink_to(run.path)
     with pytest.raises(OutputError, match=r"link is a link to .*run, and --force removes no folder through a link"):
-        RunDirectory.create(link, force=True)
+        create_run(link, force=True)
     assert list_files(run.path) == ["run.json"]
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "holiday.jpg").write_bytes(b"dear")
     with pytest.raises(UsageError, match=r"photos is not a run, so --force does not remove it: choose another folder"):
-        RunDirectory.create(photos, force=True)
+        create_run(photos, force=True)
     assert (photos / "holiday.jpg").read_bytes() == b"dear"
 
 
 def test_force_over_nothing_makes_a_run(tmp_path: Path) -> None:
-    assert RunDirectory.create(tmp_path / "new", force=True).info["status"] == "running"
+    assert create_run(tmp_path / "new", force=True).info["status"] == "running"
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -127,7 +140,7 @@ def test_a_file_is_rejected_as_the_place_of_a_run(tmp_path: Path, force: bool) -
     path.write_bytes(b"notes")
     for place in (path, path / "below"):
         with pytest.raises(OutputError, match=r"is a file: choose a folder|is not writable"):
-            RunDirectory.create(place, force=force)
+            create_run(place, force=force)
     assert path.read_bytes() == b"notes"
 
 
@@ -158,7 +171,7 @@ def test_checking_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_unknown_schema_is_refused_by_name(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     for schema in (SCHEMA + 1, None, "1"):
         run.update(schema=schema)
         with pytest.raises(ModelError) as caught:
@@ -195,7 +208,7 @@ def test_a_folder_that_is_not_a_run_is_rejected(tmp_path: Path) -> None:
 
 
 def test_updates_add_up(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     run.update(status="complete", figures={"accuracy": 0.9}, name="ä")
     run.update(figures={"loss": 1})
     expected = {"schema": SCHEMA, "status": "complete", "figures": {"loss": 1}, "name": "ä", "command": sys.argv}
@@ -204,7 +217,7 @@ def test_updates_add_up(tmp_path: Path) -> None:
 
 
 def test_configuration_comes_back(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     config = resolve_config({"train": {"stages": [{"name": "ä"}]}, "data": {"sources": ["C:\\bilder"]}})
     run.write_config(config)
     assert run.config == config
@@ -212,7 +225,7 @@ def test_configuration_comes_back(tmp_path: Path) -> None:
 
 
 def test_history_comes_back_and_the_table_says_the_same(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     assert run.read_history() == ()
     run.write_history(HISTORY[:1])
     run.write_history(HISTORY)
@@ -227,13 +240,13 @@ def test_history_comes_back_and_the_table_says_the_same(tmp_path: Path) -> None:
 
 
 def test_history_of_no_epoch(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     run.write_history([])
     assert run.read_history() == ()
 
 
 def test_images_and_rejects_are_listed(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     run.write_data(build_dataset())
     lines = [json.loads(line) for line in (run.path / "data.jsonl").read_text(encoding="utf-8").splitlines()]
     assert lines == [
@@ -246,7 +259,7 @@ def test_images_and_rejects_are_listed(tmp_path: Path) -> None:
 
 
 def test_groups_stand_in_the_rows_where_there_are_groups(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     run.write_data(replace(build_dataset(), groups=("patient 1", "patient 2")))
     lines = [json.loads(line) for line in (run.path / "data.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row.get("group") for row in lines] == ["patient 1", "patient 2", None]
@@ -254,7 +267,7 @@ def test_groups_stand_in_the_rows_where_there_are_groups(tmp_path: Path) -> None
 
 def test_names_that_are_not_text_round_trip(tmp_path: Path) -> None:
     """A file name from an old Latin-1 disk, as decoded by `os.fsdecode`."""
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     odd = ("a/\udce9t\udce9.png", 'b/"\\\n\u2028.png')
     run.write_data(build_dataset(odd))
     lines = (run.path / "data.jsonl").read_text(encoding="utf-8").split("\n")
@@ -266,7 +279,7 @@ def test_names_that_are_not_text_round_trip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["data.jsonl", "history.jsonl"])
 def test_damaged_lines_are_reported(tmp_path: Path, name: str) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     (run.path / name).write_bytes(b'{"path": "a.p')
     with pytest.raises(ModelError, match=rf"{name} cannot be read"):
         run.read_data() if name.startswith("data") else run.read_history()
@@ -275,7 +288,7 @@ def test_damaged_lines_are_reported(tmp_path: Path, name: str) -> None:
 
 
 def test_model_and_its_facts_come_back(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     assert not run.has_model
     preprocess = PreprocessingSpec(height=32, width=48, channels=3)
     run.write_model(FakeModel(), ("ä", "b"), preprocess)
@@ -286,7 +299,7 @@ def test_model_and_its_facts_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"classes": 3}', b"[]", b"\xff"], ids=repr)
 def test_damaged_model_facts_are_reported(tmp_path: Path, content: bytes) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     (run.path / "model.json").write_bytes(content)
     with pytest.raises(ModelError, match=r"model\.json cannot be read"):
         run.read_model_spec()
@@ -294,7 +307,7 @@ def test_damaged_model_facts_are_reported(tmp_path: Path, content: bytes) -> Non
 
 @pytest.mark.parametrize("classes", [[], [""], ["a", "a"], ["a", "\ud800"]], ids=ascii)
 def test_classes_that_no_bundle_may_have_are_refused(tmp_path: Path, classes: list[str]) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     values = {"classes": classes, "preprocess": PreprocessingSpec(height=32, width=48, channels=3).to_dict()}
     (run.path / "model.json").write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(ModelError, match=r"model\.json cannot be read: the model(?: has 0|'s) classes"):
@@ -302,7 +315,7 @@ def test_classes_that_no_bundle_may_have_are_refused(tmp_path: Path, classes: li
 
 
 def test_evaluation_is_written_whole(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     run.write_evaluation("test", EVALUATION, None, None)
     assert list_files(run.path / "eval") == ["test/metrics.json", "test/predictions.npz"]
     metrics = json.loads((run.path / "eval/test/metrics.json").read_text(encoding="utf-8"))
@@ -315,7 +328,7 @@ def test_evaluation_is_written_whole(tmp_path: Path) -> None:
 
 
 def test_scores_and_slices_of_each_image_come_back(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     count = len(EVALUATION.paths)
     values = {
         "energies": np.linspace(-3, 1, count),
@@ -340,7 +353,7 @@ def test_scores_and_slices_of_each_image_come_back(tmp_path: Path) -> None:
 
 
 def test_everything_is_written_aside_and_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     renamed: list[str] = []
     replace = Path.replace
 
@@ -366,7 +379,7 @@ def test_everything_is_written_aside_and_renamed(tmp_path: Path, monkeypatch: py
     ids=lambda error: type(error).__name__,
 )
 def test_failed_write_leaves_the_old_file_and_no_half_one(tmp_path: Path, error: BaseException) -> None:
-    run = RunDirectory.create(tmp_path / "run")
+    run = create_run(tmp_path / "run")
     preprocess = PreprocessingSpec(height=32, width=32, channels=3)
     run.write_model(FakeModel(b"old"), ("a", "b"), preprocess)
     before = list_files(run.path)
@@ -390,7 +403,7 @@ def test_next_path_takes_the_first_free_number(tmp_path: Path) -> None:
 
 
 def test_plots_of_another_evaluation_are_removed(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "r")
+    run = create_run(tmp_path / "r")
     run.write_figure("curves", {"png": b"of training", "svg": b"in words", "narrow.svg": b"on a phone"})
     run.write_figures({"confusion": {"png": b"1", "svg": b"one"}, "errors": {"png": b"1"}})
     run.write_figures({"confusion": {"png": b"2"}})
@@ -405,7 +418,7 @@ def test_plots_of_another_evaluation_are_removed(tmp_path: Path) -> None:
 
 
 def test_the_outcome_of_other_weights_goes_and_what_the_user_made_of_them_is_renamed(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "r", no_bundle="a reason", seed=1)
+    run = create_run(tmp_path / "r", no_bundle="a reason", seed=1)
     removed_files = (
         "eval/test/metrics.json",
         "figures/curves.png",
@@ -428,7 +441,7 @@ def test_the_outcome_of_other_weights_goes_and_what_the_user_made_of_them_is_ren
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
 def test_a_plot_that_is_not_a_regular_file_is_reported(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "r")
+    run = create_run(tmp_path / "r")
     metrics = run.path / "figures"
     metrics.mkdir()
     os.mkfifo(metrics / "curves.png")
@@ -443,7 +456,7 @@ def test_a_plot_that_is_not_a_regular_file_is_reported(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="there are no named pipes in folders")
 @pytest.mark.parametrize("make", [Path.touch, os.mkfifo], ids=["a file", "a pipe"])
 def test_a_run_whose_folder_is_not_a_folder_is_refused(tmp_path: Path, make: Callable[[Path], object]) -> None:
-    run = RunDirectory.create(tmp_path / "r")
+    run = create_run(tmp_path / "r")
     make(run.path / "figures")
     with pytest.raises(OutputError, match="figures is not a folder"):
         run.write_figures({"confusion": {"png": b"1"}})

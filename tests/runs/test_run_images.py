@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from new_runs import create_run
 from sightline import jsonio
 from sightline.api import compression
 from sightline.callbacks import Callback, no_progress
@@ -36,9 +37,7 @@ FILES = {f"{split}/{label}/{i}.png": encode_png(i, c) for split, i in (("train",
 
 def record_run(folder: Path, source: str, *, corrections: str = "") -> RunDirectory:
     """A run on `source`, a path below `folder`, as training there leaves it before its first epoch."""
-    run = RunDirectory.create(
-        folder / "run", request=TrainRequest((source,), False, str(folder), "quick", (), ()).to_dict()
-    )
+    run = create_run(folder / "run", request=TrainRequest((source,), False, str(folder), "quick", (), ()).to_dict())
     config = replace(RunConfig(), data=replace(RunConfig().data, sources=(source,)))
     run.write_config(config)
     run.write_patch(corrections)
@@ -102,9 +101,7 @@ def test_sources_that_are_gone_are_named(run: RunDirectory, tmp_path: Path) -> N
 
 
 def test_arrays_are_not_kept(tmp_path: Path) -> None:
-    run = RunDirectory.create(
-        tmp_path / "run", request=TrainRequest((), True, str(tmp_path), "quick", (), ()).to_dict()
-    )
+    run = create_run(tmp_path / "run", request=TrainRequest((), True, str(tmp_path), "quick", (), ()).to_dict())
     run.write_config(RunConfig())
     with pytest.raises(DataError, match="trained on images in memory"):
         run_images.resolve_sources(run)
@@ -233,9 +230,7 @@ def test_labels_in_memory_are_read_as_the_run_reads_its_own(tmp_path: Path) -> N
     write_files(tmp_path, {f"{i}.png": encode_png(i, i) for i in range(3)})
     rows = [{"path": f"{i}.png", "label": label} for i, label in enumerate(("tree|car", "owl", None))]
     listing = read_rows(rows, "the frame", DataConfig(root=str(tmp_path)))
-    run = RunDirectory.create(
-        tmp_path / "run", request=TrainRequest((), True, str(tmp_path), "quick", (), ()).to_dict()
-    )
+    run = create_run(tmp_path / "run", request=TrainRequest((), True, str(tmp_path), "quick", (), ()).to_dict())
     config = RunConfig()
     run.write_config(replace(config, model=replace(config.model, task="multi_label")))
     run.write_patch("")

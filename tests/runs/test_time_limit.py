@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from new_runs import create_run
 from sightline.callbacks import EpochRecord
 from sightline.config import StageConfig, recipes, resolve_config
-from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import record_interruption
 from sightline.runs.time_limit import describe_outlook, keep_planned_views, open_budget
 from sightline.training.result import StagePlan, TimeRecord
@@ -139,7 +139,7 @@ def test_an_extension_keeps_the_views_of_the_stages_that_were_planned(
     names = [field.name for field in fields(StagePlan)]
     for number, values in info.get("time", {}).get("stages", {}).items():
         info["time"]["stages"][number] = dict(zip(names, values, strict=True))
-    run = RunDirectory.create(tmp_path / "r", **info)
+    run = create_run(tmp_path / "r", **info)
     stages = (StageConfig("head", unfreeze=0), StageConfig("deep", views=8), StageConfig("deeper", views=8))
     config = replace(TRANSFER, train=replace(TRANSFER.train, stages=stages))
     extended = keep_planned_views(run, config)
@@ -148,7 +148,7 @@ def test_an_extension_keeps_the_views_of_the_stages_that_were_planned(
 
 
 def test_a_session_that_sigterm_ends_counts(tmp_path: Path) -> None:
-    run = RunDirectory.create(tmp_path / "my run")
+    run = create_run(tmp_path / "my run")
     config = replace(TRANSFER, train=replace(TRANSFER.train, time_limit="10m"))
     for seconds, elapsed in ((90, 90), (10, 100)):
         budget = open_budget(run, config, time.perf_counter() - seconds)

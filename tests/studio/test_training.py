@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 import sightline as sl
+from new_runs import create_run
 from sightline import Dataset
 from sightline.errors import SightlineError, UsageError
 from sightline.runs.directory import RunDirectory
@@ -74,7 +75,7 @@ def read_events(text: str) -> list[tuple[str, Any]]:
 
 
 def add_run(folder: Path, status: str, **facts: Any) -> RunDirectory:
-    run = RunDirectory.create(folder, request={}, **facts)
+    run = create_run(folder, request={}, **facts)
     run.update(status=status)
     return run
 

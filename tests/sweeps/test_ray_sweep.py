@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from command import COLORS, TINY_SWEEP, draw_classes
+from new_runs import create_run
 from ray_nodes import list_workers
 from sightline.api.ray_options import RayOptions
 from sightline.callbacks import Callback, EpochRecord
 from sightline.errors import DataError, Interrupted
-from sightline.runs.directory import RunDirectory
 from sightline.sweeps import SweepResult, runner, sweep
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 
@@ -42,7 +42,7 @@ class FakeRayTrainer:
 
     def train(self, sources: Any, *, out: Path, callback: Callback, **options: Any) -> TrainResult:
         self.paths.append(out.name)
-        RunDirectory.create(out)
+        create_run(out)
         if out.name == self.broken:
             raise DataError("The images are gone.")
         if self.broken:

@@ -66,6 +66,5 @@ def _train_fold(path: Path, fold: int, inputs: RunInputs, request: TrainRequest,
     fold_inputs = replace(
         inputs, config=replace(inputs.config, split=split), index=folds.select_images(inputs.index, split)
     )
-    run = RunDirectory.create(path, request=fold_request.to_dict())
-    with run.lock(), record_failure(run, new=True):
+    with RunDirectory.create(path, request=fold_request.to_dict()) as run, record_failure(run, new=True):
         run_pipeline(Job(run, callback), fold_inputs, write_first_report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,10 +87,11 @@ def train(  # noqa: PLR0913  # one keyword argument per option of the command
             inputs = resolve_request(request, sources, callback)
             THIS_MACHINE.find_initial_weights(inputs.config)  # an old run is removed only once the new one can start
             run_path = run_path or next_path(Path("runs"), f"{inputs.config.recipe}-{_io.safe_stem(inputs.index.name)}")
-        with interrupt.catch_stop_signals() as stop:  # so that the new run records the stop
-            run = RunDirectory.create(run_path, force=force, request=request.to_dict())
-            budget = time_limit.open_budget(run, requested, start_time)
-        with run.lock(), record_failure(run, new=True, budget=budget):
+        with ExitStack() as stack:
+            with interrupt.catch_stop_signals() as stop:  # so that the new run records the stop
+                run = stack.enter_context(RunDirectory.create(run_path, force=force, request=request.to_dict()))
+                budget = time_limit.open_budget(run, requested, start_time)
+            stack.enter_context(record_failure(run, new=True, budget=budget))
             stop.check("before the images were read")
             job = Job(run, callback, start_time, session, budget)
             inputs = inputs or resolve_request(request, sources, callback)

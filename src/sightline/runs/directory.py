@@ -29,10 +29,9 @@ as there is no ``config.toml``, the `request` in ``run.json`` contains the argum
 from __future__ import annotations
 
 import io
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -79,23 +78,29 @@ class RunDirectory:
         self.path = _io.expand_home(path)
 
     @classmethod
-    def create(cls, path: Path, *, force: bool = False, **facts: Any) -> RunDirectory:
+    @contextmanager
+    def create(cls, path: Path, *, force: bool = False, **facts: Any) -> Iterator[RunDirectory]:
         """Create a new run directory with `facts`, and the command of this process, in its ``run.json``.
 
-        Raises `OutputError` if the directory is not empty (unless `force`) or cannot be written.
+        It is locked from before that is written until the block ends. Raises `OutputError` if the directory is not
+        empty (unless `force`), cannot be written, or is locked by another process.
         """
         check_writable(path, force=force)
         try:
-            if force and path.exists():
-                shutil.rmtree(path)
-            path.mkdir(parents=True, exist_ok=path.is_dir())  # fail if another process has just created it
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
                 f"The run directory {path} cannot be created: {error.strerror}. Choose another with --out."
             ) from error
         run = cls(path)
-        run.update(schema=SCHEMA, status="running", command=sys.argv, **facts)
-        return run
+        with run.lock():
+            if not force:
+                check_writable(path)  # again, since another process may have written a run meanwhile
+            for entry in list(path.iterdir()) if force else ():
+                if entry.name != LOCK_NAME:
+                    _io.remove(entry)
+            run.update(schema=SCHEMA, status="running", command=sys.argv, **facts)
+            yield run
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -109,11 +114,9 @@ class RunDirectory:
             )
         return run
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Lock the run against other processes; raises `OutputError` if one has locked it already."""
-        with lock_run(self.path):
-            yield
+    def lock(self) -> AbstractContextManager[object]:
+        """Lock the run against other processes during a block; raises `OutputError` if one has locked it already."""
+        return lock_run(self.path)
 
     def remove_partial_files(self) -> None:
         """Remove partially written files of a killed process; call it only while the run is locked."""
@@ -167,7 +170,7 @@ class RunDirectory:
 
     def write_config(self, config: RunConfig) -> None:
         """Save the resolved configuration, with comments."""
-        self._write("config.toml", dump_toml(config).encode())
+        self.write_file("config.toml", dump_toml(config).encode())
 
     def write_data(self, dataset: DecodedDataset) -> None:
         """Save the split of every image, its group if any, and the files that could not be read with reasons."""
@@ -178,12 +181,12 @@ class RunDirectory:
             for p, split, group in used
         ]
         lines += [{"path": r.path, "reason": r.reason} for r in dataset.unreadable]
-        self._write("data.jsonl", jsonio.dump_lines(lines))
+        self.write_file("data.jsonl", jsonio.dump_lines(lines))
 
     def write_patch(self, source: str) -> None:
         """Save a copy of the patch at path `source`, unless that is empty."""
         if source:
-            self._write("patch.jsonl", _io.read_regular(_io.expand_home(source), PATCH_LIMIT))
+            self.write_file("patch.jsonl", _io.read_regular(_io.expand_home(source), PATCH_LIMIT))
 
     @property
     def patch(self) -> Path | None:
@@ -206,9 +209,9 @@ class RunDirectory:
 
     def write_leakage(self, leaks: Sequence[Leak], small: SmallImages | None) -> None:
         """Save the leakage between splits, and the small images used to detect it."""
-        self._write("leakage.jsonl", jsonio.dump_lines([leak.to_dict() for leak in leaks]))
+        self.write_file("leakage.jsonl", jsonio.dump_lines([leak.to_dict() for leak in leaks]))
         if small is not None:
-            self._write("thumbnails.npz", small.save)
+            self.write_file("thumbnails.npz", small.save)
 
     def read_leaks(self) -> tuple[Leak, ...]:
         """Return the groups of images in more than one split; empty if they were never searched for."""
@@ -223,12 +226,12 @@ class RunDirectory:
     def write_history(self, history: Sequence[EpochRecord]) -> None:
         """Save the epochs so far as JSON lines and as CSV."""
         rows = [asdict(r) for r in history]
-        self._write("history.jsonl", jsonio.dump_lines(rows))
+        self.write_file("history.jsonl", jsonio.dump_lines(rows))
         if rows:
             text = io.StringIO()
             cells = [[escape_cell(value) for value in row.values()] for row in rows]
             CsvWriter(text).write_rows([list(rows[0]), *cells])
-            self._write("history.csv", jsonio.encode_text(text.getvalue()))
+            self.write_file("history.csv", jsonio.encode_text(text.getvalue()))
 
     def read_history(self) -> tuple[EpochRecord, ...]:
         """Return the epochs so far."""
@@ -293,7 +296,7 @@ class RunDirectory:
                 **(values or {}),
             )
 
-        self._write(f"eval/{split}/predictions.npz", save)
+        self.write_file(f"eval/{split}/predictions.npz", save)
 
     def read_predictions(self, split: str) -> LabeledPredictions | None:
         """Return the predictions for the images of one split; None if it was not evaluated."""
@@ -369,11 +372,11 @@ class RunDirectory:
 
     def write_report(self, html: str) -> Path:
         """Save the report."""
-        return self._write("report.html", html.encode(errors="backslashreplace"))
+        return self.write_file("report.html", html.encode(errors="backslashreplace"))
 
     def write_label_issues(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Save the likely label errors, worst first."""
-        self._write("label_issues.jsonl", jsonio.dump_lines(lines))
+        self.write_file("label_issues.jsonl", jsonio.dump_lines(lines))
 
     def write_figure(self, name: str, files: Mapping[str, bytes]) -> None:
         """Save a figure under ``figures/``: the content of its files by suffix, such as ``png`` and ``svg``."""
@@ -382,16 +385,13 @@ class RunDirectory:
         for old in folder.glob(f"{name}.*"):  # never mix files of two figures
             _io.remove(old)
         for suffix, content in files.items():
-            self._write(f"figures/{name}.{suffix}", content)
-
-    def write_file(self, name: str, content: bytes) -> None:
-        """Save a file that another module reads and writes, such as ``network.json``."""
-        self._write(name, content)
+            self.write_file(f"figures/{name}.{suffix}", content)
 
     def _write_json(self, name: str, value: Any) -> None:
-        self._write(name, jsonio.encode_text(jsonio.dumps(value, indent=2) + "\n"))
+        self.write_file(name, jsonio.encode_text(jsonio.dumps(value, indent=2) + "\n"))
 
-    def _write(self, name: str, content: bytes | Callable[[IO[bytes]], Any]) -> Path:
+    def write_file(self, name: str, content: bytes | Callable[[IO[bytes]], Any]) -> Path:
+        """Save a file below the run, such as ``network.json``, and return its path."""
         return _io.write_atomic(self.path / name, content, root=self.path)
 
 
