@@ -63,14 +63,14 @@ class HierarchyMetrics:
     depths: tuple[DepthMetrics, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class HierarchyResult(EvaluationResult):
     """The metrics of the leaves and of the tree, see `compute_metrics`."""
 
     headlines = ("top_1", "accuracy_level_1", "hierarchical_f1")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class HierarchyReport(EvaluationReport):
     """The evaluation of a hierarchical classifier; thresholds and decisions apply to the predicted nodes."""
 

@@ -29,7 +29,7 @@ from sightline.evaluation.label_thresholds import (
 from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label_metrics
 from sightline.evaluation.ood import OODResult
-from sightline.evaluation.results import Metric, TaskResult
+from sightline.evaluation.results import Metric, TaskResult, describe_report
 from sightline.evaluation.scoring import find_accuracy_interval
 from sightline.inference.results import Thresholds
 from sightline.intervals import Interval
@@ -37,7 +37,7 @@ from sightline.intervals import Interval
 MAX_PAIRS = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class MultiLabelResult(TaskResult):
     """The metrics of a multi-label classifier on labeled images.
 
@@ -99,6 +99,8 @@ class MultiLabelReport:
         """Return the content of ``metrics.json``."""
         values = jsonio.fields_to_dict(self, skip=["evaluation", "energies"])
         return {"task": "multi_label"} | self.evaluation.to_dict() | values
+
+    __repr__ = describe_report
 
 
 def build_report(

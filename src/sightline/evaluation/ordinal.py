@@ -17,7 +17,7 @@ from sightline.inference.decisions import compute_expected_grades
 QWK, MAE, WITHIN_ONE = "quadratic_weighted_kappa", "mean_absolute_error", "within_one_grade"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class OrdinalResult(EvaluationResult):
     """The metrics of a classifier of grades, whose `classes` are in order: the usual ones, and those of distances."""
 

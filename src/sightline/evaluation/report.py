@@ -21,7 +21,7 @@ from sightline.evaluation.conformal import SetCoverage
 from sightline.evaluation.error_analysis import ErrorAnalysis, analyze_errors
 from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.ood import OODResult
-from sightline.evaluation.results import EvaluationResult
+from sightline.evaluation.results import EvaluationResult, describe_report
 from sightline.evaluation.scoring import compute_evaluation
 from sightline.evaluation.selective import RiskCoverageCurve, SelectiveResult, Threshold
 from sightline.evaluation.shift import SplitShift
@@ -106,6 +106,8 @@ class EvaluationReport:
         """Return the content of ``metrics.json``: the metrics of the evaluation, and all analyses beside them."""
         skipped = ["evaluation", "energies", "slice_masks"]
         return self.evaluation.to_dict() | jsonio.fields_to_dict(self, skip=skipped)
+
+    __repr__ = describe_report
 
 
 def build_report(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from sightline import jsonio
 from sightline.data.types import MissingImages, TrainingOverlap, UnreadableImage
+from sightline.errors import plural
 from sightline.intervals import Interval
 
 if TYPE_CHECKING:  # annotations only: the command line's help must not wait for NumPy
@@ -21,6 +22,13 @@ if TYPE_CHECKING:  # annotations only: the command line's help must not wait for
 
 TaskReport: TypeAlias = "EvaluationReport | MultiLabelReport | SegmentationReport"
 """The evaluation of any task: a `TaskResult`, and the analyses beside it."""
+
+
+def describe_report(report: TaskReport) -> str:
+    """Return a line for a report: its metrics, and the names of its analyses, whose values would fill pages."""
+    names = (f.name for f in fields(report) if f.name not in {"evaluation", "split"})
+    analyses = ", ".join(name for name in names if getattr(report, name) is not None)
+    return f"{type(report).__name__}({report.split}, {report.evaluation.describe()}; {analyses})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +82,7 @@ class Metric:
         return f"{self.value:.4g}" + ("" if i is None else f" (95% interval {i.low:.4g} to {i.high:.4g})")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TaskResult:
     """The result of evaluating any task: its metrics on labeled images.
 
@@ -111,6 +119,15 @@ class TaskResult:
         """The classes without any evaluated image."""
         return tuple(c.label for c in self.per_class if not c.support)
 
+    def describe(self) -> str:
+        """Return the number of images, the accuracy, and the metrics that a run reports first, on one line."""
+        first = {name: self.metrics[name] for name in self.headlines if name in self.metrics}
+        values = {"accuracy": Metric(self.accuracy, self.accuracy_interval), **first}
+        return f"{plural(self.count, 'image')}: " + ", ".join(f"{name} {metric}" for name, metric in values.items())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.describe()})"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as JSON values, without the arrays of each image."""
         return {
@@ -143,7 +160,7 @@ class TaskResult:
         return summary if self.leaked is None else summary | {"leaked": self.leaked.summarize()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class EvaluationResult(TaskResult):
     """The metrics of a classifier on images with one label each, `labels` int32 [N].
 

@@ -18,7 +18,7 @@ from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.mask_decisions import MaskDecisions
 from sightline.evaluation.mask_outputs import MaskOutputs
 from sightline.evaluation.report import CalibrationReport
-from sightline.evaluation.results import TaskResult
+from sightline.evaluation.results import TaskResult, describe_report
 from sightline.evaluation.scoring import find_accuracy_interval
 from sightline.evaluation.segmentation_metrics import MaskClassMetrics
 from sightline.evaluation.selective import RiskCoverageCurve, Threshold
@@ -29,7 +29,7 @@ from sightline.tasks.protocol import EvaluationInputs
 MAX_PAIRS = 10
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class SegmentationResult(TaskResult):
     """The metrics of masks on images with a mask each.
 
@@ -103,6 +103,8 @@ class SegmentationReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``metrics.json``."""
         return {"task": "segmentation"} | self.evaluation.to_dict() | jsonio.fields_to_dict(self, skip=["evaluation"])
+
+    __repr__ = describe_report
 
 
 def list_image_metrics(result: SegmentationResult, thresholds: Thresholds | None = None) -> Iterator[dict[str, Any]]:
