@@ -375,6 +375,10 @@ def test_assignment_reaches_into_lists_and_unsets() -> None:
         ("=5", "--set expects KEY=VALUE such as train.epochs=5, not '=5'."),
         ("train..epochs=5", "--set expects KEY=VALUE such as train.epochs=5, not 'train..epochs=5'."),
         ("seed.x=1", "There is no setting 'seed.x': 'seed' is a value, not a table."),
+        ("epochz=unset", "There is no setting 'epochz'."),
+        ("train.epochz=unset", "There is no setting 'train.epochz'. Did you mean 'train.epochs'?"),
+        ("data.columns.lable=unset", "There is no setting 'data.columns.lable'. Did you mean 'data.columns.label'?"),
+        ("train.stages.0.epochz=unset", "There is no setting 'train.stages.0.epochz'. Did you mean"),
         ("train.stages.1.epochs=1", "There is no setting 'train.stages.1.epochs': '1' is not one of the 1 entries"),
         ("train.stages.x.epochs=1", "There is no setting 'train.stages.x.epochs': 'x' is not one of the 1 entries"),
         ("train.stages.².epochs=1", "There is no setting 'train.stages.².epochs': '²' is not one of the 1 entries"),
@@ -387,7 +391,7 @@ def test_assignment_reaches_into_lists_and_unsets() -> None:
             "recipe is the base of all settings, and --set cannot change it: choose it with --recipe.",
         ),
     ],
-    ids=range(12),
+    ids=range(16),
 )
 def test_a_wrong_assignment_is_reported(expression: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -90,7 +90,11 @@ def resolve_config(
             int(keys[1]) for keys in stages if keys[1].isascii() and keys[1].isdecimal() and keys[2:] == ["epochs"]
         }
         stage_epochs.scale_stage_epochs(values["train"], fixed, unsolved)
-    return parse.from_dict(RunConfig, values)
+    config = parse.from_dict(RunConfig, values)
+    for name, _, text in (expression.partition("=") for expression in assignments):
+        if text.strip() == "unset":  # a name that is not removed from `values` was not checked
+            parse.check_name(RunConfig, name.strip())
+    return config
 
 
 def _table_keys(table: Any) -> set[str]:

@@ -60,6 +60,17 @@ def from_dict(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     return cls(**kwargs)
 
 
+def check_name(table: Any, name: str, prefix: str = "") -> None:
+    """Raise `ConfigError` if `table`, a dataclass or a list of them, has no setting `name` (``stages.0.epochs``)."""
+    key, _, rest = name.partition(".")
+    is_list = get_origin(table) is tuple
+    inner = get_args(table)[0] if is_list else get_type_hints(table).get(key)
+    if inner is None:
+        from_dict(table, {key: None}, prefix)  # raises the error
+    if rest:
+        check_name(inner, rest, f"{prefix}{key}.")
+
+
 def find_settings(cls: type[Any], name: str) -> list[str]:
     """Return the full names of the settings of the dataclass `cls` that end in `name`, except those in lists.
 

@@ -277,7 +277,7 @@ def list_source(
 
 def _list_path(path: Path, prefix: str, options: DataConfig, *, lenient: bool) -> SourceListing:
     """List a folder or a file on this machine."""
-    if holds_model(path):
+    if holds_model(path) or path.suffix.lower() == ".onnx":
         raise DataError(
             f"{path} is a model, not labeled images: `sightline evaluate {quote_path(path)}` and "
             f"`sightline predict {quote_path(path)} IMAGES` use it, and `sightline resume` continues a run; "

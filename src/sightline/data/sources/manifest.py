@@ -107,8 +107,11 @@ def read_rows(
 
     Paths are those in the store of `finder`; without it, relative to ``data.root``, else to the current directory.
     """
-    labels = _choose_columns(build_table(rows, name), finder or _open_root(Path(), name, options), options)
-    return list_from_table(labels, options, prefix)
+    if finder is None:
+        finder = _open_root(Path(), name, options)
+        if not options.root:  # the name of the current directory says nothing about the images
+            finder.store.name = "dataframe"
+    return list_from_table(_choose_columns(build_table(rows, name), finder, options), options, prefix)
 
 
 def _open_root(default: Path, name: str, options: DataConfig) -> FileFinder:
