@@ -14,7 +14,7 @@ import sightline as sl
 from command import COLORS, Command, Outcome, draw_classes
 from damaged_runs import HEAVY, LIGHT, UNREAD, Invoke, WholeRun, find_faults
 from drawn_scenes import draw_scenes
-from sightline.api.model_card import write_model_card
+from sightline.api.report_writer import write_model_card
 from sightline.inference.results import Thresholds
 from visited_server import run_visited, run_visited_here
 from watched_log import write_log

@@ -40,8 +40,9 @@ def test_the_card_is_in_the_bundle_and_says_what_the_run_says(
     values = header(outcome.out)
     assert values["pipeline_tag"] == "image-classification"
     assert values["library_name"] == "sightline"
+    assert "datasets" not in values, "Hugging Face takes its names for data sets on the Hub"
     assert isinstance(values["license"], str)
-    for name in ("tags", "datasets", "metrics"):
+    for name in ("tags", "metrics"):
         assert values[name]
         assert all(isinstance(item, str) for item in values[name])
     (entry,) = values["model-index"]
@@ -84,11 +85,11 @@ def test_files_of_others_in_the_bundle_are_not_lost(
 
 def test_names_cannot_break_the_card() -> None:
     names = ('a: "b"', "- c", "<script>", "d | e", "# f\n---", "图")
-    manifest = Manifest("net", names, PreprocessingSpec(8, 8), data={"name": '"x": [', "counts": {}})
+    manifest = Manifest('"x": [', names, PreprocessingSpec(8, 8), data={"name": '"x": [', "counts": {}})
     manifest = replace(manifest, precision="float32\n\n<script>\x1b[2J", weights_sha256="0`\n\n<script>")
     text = render_card(manifest, {})
     assert "\x1b" not in text
-    assert header(text)["datasets"] == ['"x": [']
+    assert header(text)["tags"][-1] == '"x": ['
     assert "model-index" not in header(text), "Hugging Face rejects an index without results"
     assert "<script>" not in text
     assert "\n---" not in text.split("---\n", 2)[2]

@@ -349,6 +349,6 @@ class Classifier(ImageModel):
         Raises:
             ModelError: For a model without its run, and for a run without a bundle.
         """
-        from sightline.api.model_card import write_model_card
+        from sightline.api.report_writer import write_model_card
 
         return write_model_card(self.model_path)[0]

@@ -23,10 +23,9 @@ from sightline.api.loading import load
 from sightline.callbacks import Callback
 from sightline.errors import ModelError, OutputError, SightlineError, UsageError, first_line, plural, require
 from sightline.inference import bundle
-from sightline.inference.bundle import CARD_FILE, MANIFEST_FILE, MAX_BUNDLE_BYTES, MAX_MANIFEST_BYTES, Bundle
+from sightline.inference.bundle import CARD_FILE, MANIFEST_FILE, MAX_BUNDLE_BYTES, MAX_MANIFEST_BYTES
 from sightline.progress import show_progress
 from sightline.report import model_card
-from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import require_bundle
 
 if TYPE_CHECKING:  # annotations only: pulling a bundle must not import training code
@@ -184,22 +183,11 @@ def _prepare_files(
     }
     manifest = whole.manifest if include_images else replace(whole.manifest, reference_examples=())
     uploaded = bundle.make(manifest, whole.model, included)
-    card = _render_card(uploaded, run, tuple(figures), license_id, repository)
+    card = model_card.render_card(
+        uploaded.manifest, {} if run is None else run.info, tuple(figures), license_id=license_id,
+        repository=f"hf:{repository}",
+    )  # fmt: skip
     return {**bundle.to_files(uploaded), CARD_FILE: card.encode(), **figures}
-
-
-def _render_card(
-    uploaded: Bundle, run: RunDirectory | None, figures: tuple[str, ...], license_id: str, repository: str
-) -> str:
-    info = {} if run is None else run.info
-    try:
-        return model_card.render_card(
-            uploaded.manifest, info, figures, license_id=license_id, repository=f"hf:{repository}"
-        )
-    except KeyError as error:
-        raise ModelError(
-            f"The manifest of the bundle lacks {error}, which the model card needs: export it again."
-        ) from error
 
 
 @check_types

@@ -1,14 +1,16 @@
-"""Write the report of a run from its files, and the figures of a run that has just been trained."""
+"""Write the report and the model card of a run from its files, and the figures of one that was just trained."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sightline.errors import ModelError
-from sightline.report import html_report, sentences
+from sightline.inference import bundle
+from sightline.report import html_report, model_card, sentences
 from sightline.runs.directory import RunDirectory
-from sightline.runs.failures import explain_incomplete
+from sightline.runs.failures import explain_incomplete, require_bundle
 from sightline.runs.predictions import list_image_values
 from sightline.runs.report_images import write_examples
 from sightline.runs.run_report import find_reported_split, read_report
@@ -74,3 +76,19 @@ def refresh_report(run: RunDirectory) -> None:
 
 def _write_page(run: RunDirectory) -> Path:
     return run.write_report(html_report.render_html(read_report(run)))
+
+
+def write_model_card(path: str | Path) -> tuple[str, Path]:
+    """Write the model card of a run, with its confusion matrix, into its bundle; return its text and path.
+
+    Raises `ModelError` if `path` is not a run or the run has no bundle, `OutputError` if other files are in its folder.
+    """
+    run = RunDirectory.open(Path(path))
+    folder = require_bundle(run, "to write the model card to")
+    loaded_bundle, _ = bundle.load(folder)
+    bundle.refuse_foreign_files(folder, bundle.to_files(loaded_bundle))
+    confusion_figure = run.read_figure("confusion.png")
+    figures = {} if confusion_figure is None else {"figures/confusion.png": confusion_figure}
+    text = model_card.render_card(loaded_bundle.manifest, run.info, tuple(figures))
+    run.write_bundle(replace(loaded_bundle, files={**loaded_bundle.files, **figures, bundle.CARD_FILE: text.encode()}))
+    return text, folder / bundle.CARD_FILE

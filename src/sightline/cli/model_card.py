@@ -13,7 +13,7 @@ def model_card(
     run: Annotated[str, typer.Argument(help="A run directory.")], output_format: FormatOption = OutputFormat.text
 ) -> None:
     """Write a model card in Hugging Face format into a run's bundle, and print it."""
-    from sightline.api.model_card import write_model_card
+    from sightline.api.report_writer import write_model_card
 
     text, path = write_model_card(run)
     if output_format == OutputFormat.json:

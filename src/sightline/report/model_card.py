@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sightline import jsonio
-from sightline.errors import plural
+from sightline.errors import ModelError, plural
 from sightline.escaping import printable
 from sightline.inference.manifest import Manifest
 from sightline.inference.results import Thresholds
@@ -42,9 +42,16 @@ def render_card(
 
     `run` is the content of ``run.json``, empty without one, and `figures` are the names of PNG files in the bundle.
     `license_id` is one of Hugging Face's ids, and `repository` the source to pull from, such as ``hf:user/name``.
+
+    Raises `ModelError` if the manifest lacks a metric that the card needs.
     """
-    body = _body(manifest, run, figures, repository)
-    return "\n\n".join([_header(manifest, license_id), *body]) + "\n"
+    try:
+        sections = [_header(manifest, license_id), *_body(manifest, run, figures, repository)]
+    except KeyError as error:
+        raise ModelError(
+            f"The manifest of the bundle lacks {error}, which the model card needs: train or export it again."
+        ) from error
+    return "\n\n".join(sections) + "\n"
 
 
 def _header(manifest: Manifest, license_id: str) -> str:
@@ -56,7 +63,6 @@ def _header(manifest: Manifest, license_id: str) -> str:
         "library_name": "sightline",
         "pipeline_tag": task_type,
         "tags": [task_type, "onnx", "sightline", manifest.model],
-        "datasets": [data],
         "metrics": [*(["accuracy"] if _states_accuracy(manifest) else []), *_get_metric_names(manifest)],
         "model-index": [
             {
