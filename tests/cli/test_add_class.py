@@ -124,6 +124,13 @@ def add(
     return sightline("add-class", model, name, images, *options, "--format", form)
 
 
+def test_arguments_in_another_order_are_answered_with_the_order(sightline: Command, run: Path, black: Path) -> None:
+    for arguments in ((run, black / "new", "black"), ("black", run, black / "new")):
+        result = sightline("add-class", *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert "The arguments come in this order: `sightline add-class runs/cats fox foxes/`." in result.err
+
+
 @pytest.mark.parametrize("suffix", [".zip", ".onnx"])
 def test_a_bundle_needs_reference_images(
     suffix: str, sightline: Command, run: Path, colors: Path, black: Path, tmp_path: Path

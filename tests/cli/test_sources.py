@@ -138,6 +138,13 @@ def test_mistakes_in_reading_options_are_reported(
     assert (result.code, message in result.err) == (2, True), result.err
 
 
+def test_a_file_of_a_model_is_not_taken_for_images(sightline: Command, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    result = sightline("train", tmp_path / "model.onnx")
+    assert result.code == 2
+    assert "model.onnx is a model, not labeled images: `sightline evaluate" in result.err
+
+
 @pytest.mark.parametrize("command", ["compress", "evaluate", "export"])
 def test_commands_that_take_only_settings_of_the_data_say_so(sightline: Command, command: str) -> None:
     text = " ".join(sightline(command, "--help").out.split())

@@ -134,6 +134,7 @@ def test_bad_input_gets_one_clear_message(sightline: Command, colors: Path, spac
             ((colors, tmp_path / "no.toml"), ["no.toml"]),
             ((tmp_path / "nothing", space), ["There is no folder"]),
             ((colors, space, "--storage", "nonsense"), ["journal:FILE"]),
+            (("transfer-table", colors), ["in this order: `sightline sweep photos/ transfer-table --trials 8`."]),
         )
     ):
         result = sightline("sweep", *arguments, "--out", tmp_path / f"o{number}")

@@ -138,6 +138,7 @@ def test_what_cannot_be_watched_is_refused(sightline: Command, watched: Path, tm
         ((packed, model), "it is compressed: unpack it first"),
         ((watched / "quiet.log", model, "--level", "1"), "between 0 and 1"),
         ((watched / "quiet.log", model, "--figure", "a.svg"), ".png"),
+        ((model, watched / "quiet.log"), "The arguments come in this order: `sightline watch cats.log runs/cats`."),
     ):
         result = sightline("watch", *arguments)
         assert (result.code, result.out) == (2, "")

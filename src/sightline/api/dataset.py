@@ -65,8 +65,8 @@ class Dataset:
         for text in self.settings:
             if not text.startswith(DATA_TABLES):
                 raise UsageError(
-                    f"A Dataset accepts settings of how images are read, e.g. data.class_level=2, not {text!r}: give "
-                    "others to train."
+                    f"--set accepts only settings that begin with {' or '.join(DATA_TABLES)} here, e.g. "
+                    f"data.class_level=2, not {text!r}: give others to train."
                 )
         self._config = resolve_config(assignments=self.settings)  # fails on an unknown setting
         self._index: Index | None = None
@@ -326,8 +326,8 @@ class Dataset:
         data = Dataset.wrap(self, column=column, set=[*to_assignments(set), *data_assignments(None, allow)])
         with show_progress(progress, callback) as display:
             return doctor(
-                data.sources, html=html, fix=write_fixes, patch=patch, folders=write_folders,
-                options=data.config.data, input_config=data.config.input, task=data.config.model.task, callback=display,
+                data.sources, html=html, fix=write_fixes, patch=patch, folders=write_folders, config=data.config,
+                callback=display,
             )  # fmt: skip
 
     def preview(

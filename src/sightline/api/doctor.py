@@ -12,7 +12,7 @@ from typing import Any
 from sightline import _io
 from sightline.api.record_list import RecordList, format_html_table
 from sightline.callbacks import Callback
-from sightline.config import DataConfig, InputConfig
+from sightline.config import RunConfig
 from sightline.data import label_patch as patches
 from sightline.data.checks import fixes
 from sightline.data.checks.audit import Audit, audit_images
@@ -83,29 +83,26 @@ def _finding_row(finding: Finding) -> dict[str, Any]:
     return dict(zip(FINDING_COLUMNS, cells, strict=True))
 
 
-def doctor(  # noqa: PLR0913  # one keyword argument per option of the command
+def doctor(
     sources: Sources,
     *,
     html: Path | str | None,
     fix: Path | str | None,
     patch: Path | str | None,
     folders: Path | str | None,
-    options: DataConfig,
-    input_config: InputConfig,
-    task: str,
+    config: RunConfig,
     callback: Callback,
 ) -> DoctorReport:
     """Check every image of `sources` and return the findings.
 
     `html` is a report to write, with thumbnails. `fix` is a patch file of proposed corrections to write, which
     `train --patch` applies. `patch` is applied first; if `fix` is the same file, its lines are kept. `folders` is a
-    folder to write, with a link to each image in one folder per class and split, see `write_class_folders`. `options`
-    control how sources are read, `input_config` how images are decoded, and `task` is the value of ``model.task``: with
-    several labels per image, a row without a label is an image of none of the classes. The images themselves are never
-    modified. Raises `DataError` for a source without images, `OutputError` if a file cannot be written, `UsageError` if
-    `fix` has lines and is not `patch`.
+    folder to write, with a link to each image in one folder per class and split, see `write_class_folders`. `config`
+    says how sources are read and decoded: with several labels per image, a row without a label is an image of none of
+    the classes. The images themselves are never modified. Raises `DataError` for a source without images, `OutputError`
+    if a file cannot be written, `UsageError` if `fix` has lines and is not `patch`.
     """
-    raise_for_errors((), options.allow_findings)  # rejects unknown kinds
+    raise_for_errors((), config.data.allow_findings)  # rejects unknown kinds
     html, fix, folders = (None if path is None else _io.output_path(path) for path in (html, fix, folders))
     patch = None if patch is None else _io.expand_home(patch)
     if html is not None:
@@ -114,11 +111,11 @@ def doctor(  # noqa: PLR0913  # one keyword argument per option of the command
         if fix is not None:
             _check_no_lines_lost(fix, patch)
         index = build_index(
-            sources, callback.on_progress, options=options, lenient=True, unlabeled=patch is not None,
-            targets=find_task(task).targets,
+            sources, callback.on_progress, options=config.data, lenient=True, unlabeled=patch is not None,
+            targets=find_task(config.model.task).targets,
         )  # fmt: skip
         index = patches.load_and_apply_patch(index, patch)
-        preprocess, sample_range = inspection_preprocess(input_config, index, callback.on_progress)
+        preprocess, sample_range = inspection_preprocess(config.input, index, callback.on_progress)
         result_audit, duplicates, image_stats = audit_images(index, callback.on_progress, sample_range, preprocess)
         result_audit = replace(
             result_audit, findings=(*result_audit.findings, *_missing_font_findings(result_audit.classes))

@@ -10,6 +10,7 @@ import typer
 from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line
 from sightline.cli.predict import Images, list_images
 from sightline.cli.sources import FileLimit
+from sightline.cli.verbs import state_order
 from sightline.errors import plural
 from sightline.escaping import printable
 from sightline.progress import ProgressDisplay
@@ -46,10 +47,10 @@ def add_class(
     """
     from sightline import api
 
-    items = list_images(images, set)
-    classifier = api.load(model)
-    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
-        added = classifier.add_class(
+    quiet = output_format == OutputFormat.json
+    with ProgressDisplay(quiet=quiet) as display, state_order("add-class", swapped=Path(name).exists()):
+        items = list_images(images, set)
+        added = api.load(model).add_class(
             name, items, reference=reference, out=out, force=force, set=set or (), callback=display
         )
     if output_format == OutputFormat.json:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,16 +11,14 @@ import typer
 from sightline.api.options import data_assignments
 from sightline.cli.output import Cell, RawCsv, TableFormat, csv_format, print_csv, print_json, print_line, print_table
 from sightline.cli.sources import Allow, Column, ReadSettings, Sources
-from sightline.errors import UsageError, plural
+from sightline.errors import plural
 from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.api.doctor import DoctorReport
-    from sightline.config import RunConfig
     from sightline.data.checks.finding import Finding
 
 EXAMPLES, ERROR_EXAMPLES = 2, 5  # shown per finding
-TABLES = ("data.", "input.", "model.task=")  # settings for reading images
 
 
 def doctor(
@@ -46,20 +44,12 @@ def doctor(
     raw_csv: RawCsv = False,
 ) -> None:
     """Check a data set for problems before training; the images are never changed."""
-    from sightline.api.doctor import doctor as look
+    from sightline.api.dataset import Dataset
 
     with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
-        settings = _resolve_settings(column, allow, set)
-        checkup = look(
-            data,
-            html=html,
-            fix=write_fixes,
-            patch=patch,
-            folders=write_folders,
-            options=settings.data,
-            input_config=settings.input,
-            task=settings.model.task,
-            callback=display,
+        dataset = Dataset(data, set=[*(set or ()), *data_assignments(column, allow)])
+        checkup = dataset.check(
+            html=html, write_fixes=write_fixes, patch=patch, write_folders=write_folders, callback=display
         )
     if output_format == TableFormat.json:
         print_json(checkup.to_dict())
@@ -68,25 +58,9 @@ def doctor(
         print_csv(columns, (row for finding in checkup.audit.findings for row in _csv_rows(finding)), raw=raw_csv)
     else:
         print_findings(checkup)
-    if strict and any(
-        f.severity == "error" and f.kind not in settings.data.allow_findings for f in checkup.audit.findings
-    ):
+    allowed = dataset.config.data.allow_findings
+    if strict and any(f.severity == "error" and f.kind not in allowed for f in checkup.audit.findings):
         raise typer.Exit(1)
-
-
-def _resolve_settings(
-    column: Sequence[str] | None, allow: Sequence[str] | None, settings: Sequence[str] | None
-) -> RunConfig:
-    """Return the settings; raise `UsageError` for one that does not affect how images are read."""
-    from sightline.config import resolve_config
-
-    for text in settings or ():
-        if not text.startswith(TABLES):
-            raise UsageError(
-                f"--set accepts only settings that begin with {' or '.join(TABLES)} here, e.g. data.class_level=2, "
-                f"not {text!r}."
-            )
-    return resolve_config(assignments=[*(settings or ()), *data_assignments(column, allow)])
 
 
 def print_findings(checkup: DoctorReport) -> None:

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from sightline.api.options import data_assignments
 from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line
 from sightline.cli.sources import Column, Sources, set_option
 from sightline.progress import ProgressDisplay
@@ -32,13 +31,12 @@ def preview(
     output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Draw a labeled grid of images, original or augmented as in training."""
-    from sightline.api.preview import preview_images
+    from sightline.api.dataset import Dataset
 
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
-        result = preview_images(
-            data, out=out, count=count, seed=seed, augmented=augment, recipe=recipe,
-            set=[*(set or ()), *data_assignments(column)], callback=display,
-        )  # fmt: skip
+        result = Dataset(data).preview(
+            out, augment=augment, recipe=recipe, count=count, seed=seed, column=column, set=set or (), callback=display
+        )
     if output_format == OutputFormat.json:
         print_json(asdict(result))
     else:

@@ -37,7 +37,7 @@ def resume(
 
     With --epochs, train a complete run for more epochs.
     """
-    from sightline.api.engines import resume_run
+    from sightline.api.resuming import resume_run
 
     with ProgressDisplay() as display:
         result = resume_run(

@@ -11,6 +11,7 @@ from sightline.cli.evaluation_view import format_interval
 from sightline.cli.output import RawCsv, TableFormat, csv_format, print_csv, print_json, print_line, print_table
 from sightline.cli.sources import Allow, Column, Sources, set_option
 from sightline.cli.train import CpusPerWorker, Engine, RayAddress
+from sightline.cli.verbs import state_order
 from sightline.errors import ModelError
 from sightline.progress import ProgressDisplay
 
@@ -52,7 +53,8 @@ def sweep(
     """
     from sightline.sweeps import sweep as search
 
-    with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
+    quiet = output_format != TableFormat.text
+    with ProgressDisplay(quiet=quiet) as display, state_order("sweep", swapped=Path(space).is_dir()):
         result = search(
             data, space, out=out, trials=trials, storage=storage, column=column, allow=allow or (), set=set or (),
             cache=not no_cache, engine=engine, num_workers=num_workers, cpus_per_worker=cpus_per_worker,

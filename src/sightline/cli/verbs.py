@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from itertools import pairwise, takewhile
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from sightline.cli.output import print_text
 from sightline.config import RunConfig
 from sightline.config.parse import find_settings
-from sightline.errors import UsageError, suggest
+from sightline.errors import DataError, ModelError, UsageError, suggest
 
 VERBS = {
     "demo": ("Train, evaluate and predict on synthetic images.", "demo"),
@@ -88,6 +89,18 @@ ARGUMENTS = ("--data", "--data-dir", "--dataset", "--image", "--images", "--inpu
 def epilog(name: str) -> str:
     """Return the example at the end of a command's help."""
     return f"\b\nExample:\n  sightline {VERBS[name][1]}"
+
+
+@contextmanager
+def state_order(name: str, *, swapped: bool) -> Iterator[None]:
+    """Add an example of the command `name` to errors in the block, if its arguments seem to be `swapped`."""
+    try:
+        yield
+    except (DataError, ModelError, UsageError) as error:
+        if not swapped:
+            raise
+        example = f"The arguments come in this order: `sightline {VERBS[name][1]}`."
+        raise UsageError(f"{error.message.rstrip('.')}. {example}") from error
 
 
 def explain_unknown_verb(name: str) -> str:

@@ -10,6 +10,7 @@ import typer
 from sightline.cli.output import Cell, RawCsv, TableFormat, csv_format, print_csv, print_json, print_line, print_table
 from sightline.cli.predict import Model
 from sightline.cli.sources import FileLimit
+from sightline.cli.verbs import state_order
 from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
@@ -44,8 +45,10 @@ def watch(
     label first. Exits with 1 if they have drifted.
     """
     from sightline import api
+    from sightline.api.loading import is_model
 
-    classifier = api.load(model)
+    with state_order("watch", swapped=is_model(log)):
+        classifier = api.load(model)
     with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
         report = classifier.watch(
             log, reference=reference, level=level, top=top, figure=figure, set=set or (), callback=display
