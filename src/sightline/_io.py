@@ -261,6 +261,19 @@ def replacing_folder(folder: Path, subject: str) -> Iterator[Path]:
         raise OutputError(f"{subject} cannot be written: {error.strerror or error}.") from error
 
 
+def create_folder(folder: Path, content: str) -> Path:
+    """Create a folder for the files called `content`, unless it exists, and return its path; raises `OutputError`."""
+    folder = output_path(folder)
+    refuse_links_in_run(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {folder} for {content} cannot be created: {error.strerror or error}. Choose another."
+        ) from error
+    return folder
+
+
 def replace_folder(new: Path, folder: Path) -> None:
     """Rename the folder `new` to `folder`; an existing one moves to `new`, or to ``old`` next to it, to be deleted.
 

@@ -153,7 +153,7 @@ def test_only_drawings_of_its_own_are_replaced(sightline: Command, tmp_path: Pat
         (("quick", "--classes", "1"), "two classes"),
         (("quick", "--diagram", "net.pdf"), ".png or .svg"),
         (("quick", "--schedule", "rate"), ".png or .svg"),
-        (("quick", "--diagram", "no/such/folder/net.png"), "cannot be written"),
+        (("quick", "--diagram", "no/such/folder/net.png"), "There is no folder"),
         (("transfer", "--set", "train.effort=fast", "--schedule", "rate.png"), "is solved"),
         (("quick", "--set", "model.nam=vgg16"), "model.nam"),
         (("mobilenetv2", "--schedule", "rate.png"), "no learning rate"),

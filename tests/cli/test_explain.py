@@ -93,7 +93,7 @@ def test_images_of_the_same_name_have_separate_plots(
     (tmp_path / "out" / names[0]).write_bytes(half.read_bytes())
     refused = sightline(*arguments)
     assert refused.code == 2
-    assert "was not written by Sightline: choose another folder with --out." in refused.err
+    assert "was not written by Sightline: move it, or choose another folder." in refused.err
     assert (tmp_path / "out" / names[0]).read_bytes() == half.read_bytes()
 
 

@@ -234,6 +234,9 @@ def test_formats_of_keras_need_a_keras_model_on_tensorflow(
     result = sightline("export", alone, "--to", form, *out)
     assert result.code == 2
     assert f"{form} requires a Keras model, which {alone} does not contain" in join_lines(result.err)
+    assert "requires a Keras model" in join_lines(sightline("export", alone, "--to", form).err), (
+        "the place is no matter"
+    )
     monkeypatch.setattr("sightline.backend.name", lambda: "jax")
     result = sightline("export", "nowhere", "--to", form, *out)
     assert result.code == 2

@@ -22,7 +22,7 @@ from PIL import Image
 import sightline as sl
 from drawn_scenes import BAR, DISK, draw_scene
 from sightline import Dataset, UsageError
-from sightline.api import common_masks, comparison
+from sightline.api import common_images, comparison
 from sightline.data.indexing import build_index
 from sightline.data.label_patch import load_and_apply_patch
 from sightline.evaluation.segmentation import SegmentationResult
@@ -361,7 +361,7 @@ def test_runs_that_cannot_be_compared_say_why(mask_run: sl.Run, run: sl.Run, tmp
     ],
 )
 def test_every_reason_not_to_compare_is_in_the_language_of_the_page(note: str) -> None:
-    source = inspect.getsource(comparison) + inspect.getsource(common_masks)
+    source = inspect.getsource(comparison) + inspect.getsource(common_images)
     assert f'"{note.replace("test", "{split}")}"' in source, "the studio knows the sentences by heart"
     translated = messages.translate_note(note, messages.select("zh"))
     assert not translated.isascii()

@@ -16,7 +16,6 @@ from PIL import Image
 import sightline as sl
 from browser import NO_BROWSER, find_browser
 from held_requests import Held
-from sightline.api.stored_thresholds import save_in_run
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
 from sightline.studio import messages
@@ -160,9 +159,8 @@ def test_the_decision_about_a_chosen_photo_is_that_of_the_thresholds(
     quantile = 1 - (second + third) / 2 if kind == "set" else None
     shutil.copytree(run.path, tmp_path / "a")
     copy = sl.Run(tmp_path / "a")
-    save_in_run(
-        copy.directory,
-        Thresholds(12, target_precision=0.9, confidence=confidence, coverage=0.9, conformal_quantile=quantile),
+    copy.directory.write_thresholds(
+        Thresholds(12, target_precision=0.9, confidence=confidence, coverage=0.9, conformal_quantile=quantile)
     )
     names = ", ".join(one.label for one in least.top[:2])
     with open_studio(copy, tmp_path / "fixes.jsonl") as studio, serve(studio) as address:

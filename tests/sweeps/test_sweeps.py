@@ -24,9 +24,11 @@ from PIL import Image
 
 from command import COLORS, TINY_SWEEP, draw_classes
 from damage import damage_file
+from new_runs import create_run
 from sightline import _io, api, jsonio
 from sightline.api import training_process
 from sightline.api.dataset import Dataset
+from sightline.api.options import format_toml
 from sightline.callbacks import Callback, EpochRecord
 from sightline.cli.output import print_csv
 from sightline.config import resolve_config
@@ -42,7 +44,7 @@ from sightline.errors import (
 )
 from sightline.report import comparison_plots, plotting
 from sightline.runs.directory import RunDirectory
-from sightline.sweeps import SweepResult, TrialResult, parameters, results, search_space, study, sweep
+from sightline.sweeps import SweepResult, TrialResult, results, search_space, study, sweep
 from sightline.sweeps.runner import prepare_folder
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
 from task_images import TASKS, write_task
@@ -103,7 +105,7 @@ def test_the_count_is_the_grid_or_what_is_asked_for() -> None:
 def test_a_value_survives_being_written_as_an_assignment(value: Any) -> None:
     import tomllib
 
-    assert tomllib.loads(f"value = {parameters.format_toml(value)}")["value"] == value
+    assert tomllib.loads(f"value = {format_toml(value)}")["value"] == value
 
 
 def test_unset_takes_a_setting_away() -> None:
@@ -343,7 +345,7 @@ class FakeTrainer:
         callback: Callback,
     ) -> TrainResult:
         resolved = resolve_config(assignments=set)
-        run = RunDirectory.create(out, force=force)
+        run = create_run(out, force=force)
         self.calls += 1
         self.before(self.calls)
         self.paths.append(out.name)
@@ -577,7 +579,7 @@ def test_results_of_other_images_are_not_taken_for_those_of_these(
     """Two folders may have the same name, and arrays have none."""
     first, second = (draw_classes(tmp_path / name / "train", COLORS, count) for name, count in (("a", 1), ("b", 2)))
     search(GRID, data=first, trials=2)
-    with pytest.raises(UsageError, match=r"images other than those now in .*b/train: .*--out.*--storage"):
+    with pytest.raises(UsageError, match=r"images other than those now in .*b/train: .*`out`.*`storage`"):
         search(GRID, data=second)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
     search(GRID, data=Dataset.from_arrays(pixels, list("aabb")), out=tmp_path / "arrays", trials=2)
@@ -709,7 +711,7 @@ def test_hyperband_prunes_too(search: Search, trainer: FakeTrainer) -> None:
 def test_a_folder_that_holds_something_else_is_refused(search: Search, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(SightlineError, match="--out"):
+    with pytest.raises(SightlineError, match="`out`"):
         search(GRID, out=tmp_path / "mine")
     search(GRID, out=tmp_path / "taken")
     with pytest.raises(SightlineError, match="contains the sweep s-data, not s-elsewhere: choose another folder"):
@@ -762,7 +764,7 @@ def test_nothing_is_written_through_a_link_in_place_of_the_study(
 
 def test_another_space_does_not_go_on_in_the_same_study(search: Search, tmp_path: Path) -> None:
     search(GRID)
-    with pytest.raises(UsageError, match=r"settings or values other than.*--out"):
+    with pytest.raises(UsageError, match=r"settings or values other than.*`out`"):
         search(GRID.replace("0.3", "0.4"))
     assert (tmp_path / "o" / "space.toml").read_text() == GRID, "that of the trials in the folder"
     assert search(f"# a comment changes nothing\n{GRID}").best is not None

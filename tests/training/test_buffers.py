@@ -121,7 +121,9 @@ def _save_backbone(network: Network, folder: Path) -> Path:
 
 def test_copies_of_networks_share_nothing() -> None:
     network = build_model(SMALL)
-    copied = network_setup.to_single_device_model(network, replace(SMALL, precision="mixed_bfloat16"), Distribution())
+    copied = network_setup.DistributedNetwork(
+        network, replace(SMALL, precision="mixed_bfloat16"), Distribution()
+    ).to_single_device_model()
     smaller = shrink_head.rebuild_with_head(network.model, replace(SMALL.config, pooling="average", hidden_units=()), 0)
     assert_no_shared_buffers(network.model.variables, copied.variables, smaller.model.variables)
 

@@ -1,4 +1,4 @@
-"""The images that two runs were both evaluated on, with each run's predictions."""
+"""The images that two runs were both evaluated on, with each run's predictions, or for masks its mean IoU."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from sightline.evaluation.label_thresholds import cross_fit_limits, list_thresho
 from sightline.evaluation.results import LabeledPredictions
 from sightline.runs import folds
 from sightline.runs.directory import RunDirectory
+from sightline.tasks.protocol import find_task
 
 COMPARED_SPLITS: tuple[Split, ...] = ("test", "validation")
+NOT_EVALUATED = "they were not evaluated on the same split: evaluate both first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,21 @@ class CommonImages:
         return self.first.labels.ndim == 2 or self.second.labels.ndim == 2
 
 
+@dataclass(frozen=True, slots=True)
+class CommonMasks:
+    """The images of one split that two runs were both evaluated on, by content; at least one pixel has a class.
+
+    `paths` are those of the first run, `ious` float64 [N, 2] the mean IoU of each image in each run, and `groups` maps
+    the path of each image to its group, where the first run has groups. `is_whole`: neither split has other images.
+    """
+
+    split: Split
+    paths: tuple[str, ...]
+    ious: NDArray[np.float64]
+    groups: Mapping[str, str]
+    is_whole: bool
+
+
 def find_common_images(first: RunDirectory, second: RunDirectory) -> CommonImages | None:
     """Return the test images that both runs were evaluated on, else the validation images; None without such a split.
 
@@ -65,12 +82,8 @@ def _pair_images(
     # Without hashes, images are paired by path.
     contents = [_content_hashes(rows, split, labels) for rows, labels in zip(images, true, strict=True)]
     have_hashes = all(hashes is not None for hashes in contents)
-    rows_of, other_rows_of = (
-        index_rows(names if have_hashes and names is not None else of.paths, labels)
-        for names, of, labels in zip(contents, predictions, true, strict=True)
-    )
-    pairs = [(row, other_rows_of[key]) for key, row in rows_of.items() if key in other_rows_of]
-    rows = np.array(pairs, np.int64).reshape(-1, 2)
+    keys = [hashes if have_hashes and hashes else of.paths for hashes, of in zip(contents, predictions, strict=True)]
+    rows = _pair_rows(keys, true)
     present = [_find_present(run, split, of) for run, of in zip(runs, predictions, strict=True)]
     first, second = (
         np.array(_name_sets(of.classes, chosen), np.str_)[own_rows]
@@ -118,7 +131,14 @@ def _content_hashes(images: Sequence[ImageRow], split: Split, labels: Sequence[s
     return [row.sha256 for row in rows] if [row.label for row in rows] == labels else None
 
 
-def index_rows(keys: Iterable[str], labels: Sequence[str]) -> dict[tuple[str, str, int], int]:
+def _pair_rows(keys: Sequence[Sequence[str]], labels: Sequence[Sequence[str]]) -> NDArray[np.int64]:
+    """Return the rows of images with the same key and the same true classes in both runs: int64 [N, 2]."""
+    rows_of, other_rows_of = map(_index_rows, keys, labels)
+    pairs = [(row, other_rows_of[key]) for key, row in rows_of.items() if key in other_rows_of]
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+def _index_rows(keys: Iterable[str], labels: Sequence[str]) -> dict[tuple[str, str, int], int]:
     """Return the row of each image by its key, its true classes, and the number of earlier images with the same two."""
     occurrences: Counter[tuple[str, str]] = Counter()
     rows: dict[tuple[str, str, int], int] = {}
@@ -126,3 +146,38 @@ def index_rows(keys: Iterable[str], labels: Sequence[str]) -> dict[tuple[str, st
         rows[*key, occurrences[key]] = row
         occurrences[key] += 1
     return rows
+
+
+def find_common_masks(first: RunDirectory, second: RunDirectory) -> CommonMasks | str:
+    """Return the test images that both runs were evaluated on, else the validation images, or why there are none."""
+    if not all(find_task(run.config.model.task).targets.are_masks for run in (first, second)):
+        return "only one of them predicts masks"
+    for split in COMPARED_SPLITS:
+        of_first, of_second = first.read_predictions(split), second.read_predictions(split)
+        if of_first is None or of_second is None:
+            continue
+        if {*of_first.classes} != {*of_second.classes}:
+            return "their classes differ"
+        if of_first.mask_scores is None or of_second.mask_scores is None:
+            return f"they lack the pixels of each {split} image: evaluate both again with --split {split}"
+        return _pair_masks(split, (first, second), (of_first, of_second))
+    return NOT_EVALUATED
+
+
+def _pair_masks(
+    split: Split, runs: tuple[RunDirectory, RunDirectory], predictions: tuple[LabeledPredictions, LabeledPredictions]
+) -> CommonMasks | str:
+    images = [run.read_data() or () for run in runs]
+    contents = [{row.path: row.sha256 for row in rows} for rows in images]
+    keys = [[hashes.get(path, path) for path in of.paths] for hashes, of in zip(contents, predictions, strict=True)]
+    rows = _pair_rows(keys, [[""] * len(of.paths) for of in predictions])
+    is_whole = len(rows) == len(predictions[0].paths) == len(predictions[1].paths)
+    scores = [of.mask_scores.compute_iou() for of in predictions if of.mask_scores is not None]
+    ious = np.stack([values[own] for values, own in zip(scores, rows.T, strict=True)], 1)
+    rows, ious = rows[np.isfinite(ious).all(1)], ious[np.isfinite(ious).all(1)]
+    if not len(rows):
+        return "they have no image with a class in common"
+    return CommonMasks(
+        split, tuple(predictions[0].paths[row] for row in rows[:, 0]), ious,
+        {row.path: row.group for row in images[0] if row.group}, is_whole,
+    )  # fmt: skip

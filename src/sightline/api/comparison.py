@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from sightline import _io, intervals, jsonio
 from sightline.api import owned_png
-from sightline.api.common_images import CommonImages, find_common_images
-from sightline.api.common_masks import NOT_EVALUATED, find_common_masks
+from sightline.api.common_images import NOT_EVALUATED, CommonImages, find_common_images, find_common_masks
 from sightline.api.record_list import build_frame, format_html_table, format_text_table
 from sightline.callbacks import EpochRecord
 from sightline.config import RunConfig, flatten_config

@@ -35,10 +35,11 @@ from sightline.inference import bundle
 from sightline.inference.results import ThresholdRequest, Thresholds
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.inference.runtimes.onnx import OnnxPredictor
-from sightline.models.build import ModelSpec, build_shapes_only, choose_decoder
+from sightline.models.build import build_shapes_only
 from sightline.models.describe import weights_sha256
 from sightline.runs import calibration, environment, finalize, run_images
 from sightline.runs.directory import RunDirectory
+from sightline.runs.facts import specify_graph
 from sightline.tasks.protocol import Task, find_task
 
 MIN_STEPS = 100  # minimum steps of a fine-tuning, if the number of epochs is not given
@@ -200,11 +201,7 @@ def _build_tuner(
 ) -> FineTuner:  # fmt: skip
     model, train = predictor.model, data.subset("train")
     height, width, channels = model.input.shape[1:]
-    task = find_task(config.model.task)
-    model_spec = ModelSpec(
-        config.model, height, width, channels, len(data.classes), pixel_stats=(127.5, 64.0),
-        activation=task.activation, decoder=choose_decoder(config.model, is_for_masks=task.targets.are_masks),
-    )  # fmt: skip
+    model_spec = specify_graph(config, height, width, channels, len(data.classes))
 
     @cache
     def compute_teacher() -> distill.TeacherLogits:

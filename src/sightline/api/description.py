@@ -8,21 +8,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sightline import _io
+from sightline.api import owned_png
 from sightline.api.argument_types import check_types
 from sightline.api.loading import load
 from sightline.api.options import Settings, to_assignments
-from sightline.api.owned_png import is_owned_png, is_owned_svg
 from sightline.config import RunConfig, recipes, resolve_config
-from sightline.errors import OutputError, UsageError, suggest
+from sightline.errors import UsageError, suggest
 from sightline.inference.runtimes.keras import KerasPredictor
 from sightline.models import registry
-from sightline.models.build import ModelSpec, build_shapes_only, choose_decoder
+from sightline.models.build import build_shapes_only
 from sightline.models.describe import ModelDescription, describe_model
 from sightline.report import lr_plot
 from sightline.report.diagram import parse_format, plot_architecture
 from sightline.runs.directory import RunDirectory
+from sightline.runs.facts import specify_graph
 from sightline.runs.steps import SMALL_SIDE
-from sightline.tasks.protocol import find_task
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +123,7 @@ def _describe_target(target: _Target, size: str | None, classes: int | None) -> 
         classes = 2 if model.head == "sigmoid" else 10 if entry.input_size <= SMALL_SIDE else 1000
     if classes < 2:
         raise UsageError(f"A classifier needs at least two classes, not {classes}.")
-    task = find_task(model.task)
-    spec = ModelSpec(
-        model, height, width, channels, classes, pixel_stats=(127.5, 64.0),  # mean and std, which affect no shape
-        activation=task.activation, decoder=choose_decoder(model, is_for_masks=task.targets.are_masks),
-    )  # fmt: skip
+    spec = specify_graph(replace(config, model=model), height, width, channels, classes)
     return describe_model(build_shapes_only(spec).model, target.name)
 
 
@@ -157,14 +153,8 @@ def _check_outputs(target: _Target, schedule_path: str | None, diagram_path: str
     """Raise, before any work, if the figures could not be written."""
     for option, path in (("--schedule", schedule_path), ("--diagram", diagram_path)):
         if path is not None:
-            is_owned = is_owned_svg if parse_format(path) == "svg" else is_owned_png
-            file = _io.output_path(path)
-            if not file.parent.is_dir():
-                raise OutputError(f"{path} cannot be written: its folder does not exist. Choose another path.")
-            if file.exists() and not is_owned(file):
-                raise OutputError(
-                    f"{path} exists and was not written by Sightline: move it, or choose another with {option}."
-                )
+            parse_format(path)  # raises `UsageError` for another format
+            owned_png.check_output(path, option, may_be_svg=True)
     if schedule_path is not None and not target.has_training:
         raise UsageError(f"{target.name} is a model, which has no learning rate: use --schedule for recipes or runs.")
     if schedule_path is not None and not lr_plot.plan_stages(target.config, 1):

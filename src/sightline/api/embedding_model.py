@@ -83,17 +83,18 @@ class EmbeddingModel(LoadedModel):
             set: As for `predict`.
             callback: Receives the progress events.
         """
-        progress = as_callback(callback).on_progress
         if labeled or isinstance(images, Dataset):
-            data = self.wrap_labeled(cast("Dataset | Sources", images), set)
+            data, progress = (
+                self.wrap_labeled(cast("Dataset | Sources", images), set),
+                as_callback(callback).on_progress,
+            )
             labeled_items = list(list_labeled_items(data, progress))
             batches = stream.embed(self.predictor, labeled_items, self.feature_model_id)
             return track(batches, "embedding", progress, lambda: len(labeled_items), len)
-        items = list_items(images, self.predictor.preprocess.channels, set, callback)
+        channels = self.predictor.preprocess.channels
+        items = list_items(images, channels, set, callback)
         batches = stream.embed(self.predictor, chain(take_first(items), items), self.feature_model_id)
-        return batches if callback is None else track_images(
-            batches, "embedding", images, self.predictor.preprocess.channels, set, progress, len
-        )  # fmt: skip
+        return track_images(batches, "embedding", images, channels, set, callback, len)
 
     def similar(
         self,

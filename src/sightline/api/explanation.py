@@ -16,7 +16,7 @@ from sightline import _io
 from sightline.api import owned_png
 from sightline.api.loaded_model import LoadedModel
 from sightline.callbacks import Progress, no_progress
-from sightline.errors import OutputError, UsageError, suggest
+from sightline.errors import UsageError, suggest
 from sightline.explain import localization
 from sightline.explain.explanation import Explanation, HeatRegion
 from sightline.explain.faithfulness import check_faithfulness
@@ -77,7 +77,7 @@ def explain(
     """
     request = _make_request(model, predictor, method, label, seed)
     if out is not None:
-        out = _create_folder(out)
+        out = _io.create_folder(out, "the figures")
     return _explain_batches(predictor, items, request, _FigureWriter(out), progress)
 
 
@@ -231,18 +231,6 @@ def _scale_region(region: HeatRegion, across: float, down: float) -> HeatRegion:
     return HeatRegion(left, top, max(right, left + 1), max(bottom, top + 1), region.heat_fraction)
 
 
-def _create_folder(folder: Path) -> Path:
-    folder = _io.output_path(folder)
-    _io.refuse_links_in_run(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"The folder {folder} for the figures cannot be created: {error.strerror}. Choose another with --out."
-        ) from error
-    return folder
-
-
 class _FigureWriter:
     """Draws explanations to a folder, each with a unique name; does nothing without a folder."""
 
@@ -255,8 +243,6 @@ class _FigureWriter:
         if self._folder is None or explanation.heat is None:
             return explanation
         path = self._folder / self._name(explanation)
-        if path.exists() and not owned_png.is_owned_png(path):
-            raise OutputError(f"{path} exists and was not written by Sightline: choose another folder with --out.")
         width, height = _display_size(image)
         original = preprocess.with_size(height, width)
         heat_overlay = localization.map_to_original(explanation.heat, preprocess, width, height)

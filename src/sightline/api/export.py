@@ -10,7 +10,7 @@ from typing import Any
 
 from sightline import _io
 from sightline.api.classifier import Classifier
-from sightline.api.export_source import ExportSource, load_source
+from sightline.api.export_source import ExportSource, list_keras_files, load_source
 from sightline.api.loading import load
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
@@ -127,13 +127,13 @@ def export_model(
         raise UsageError(
             f"{path} is stored in {stored}: export it with --precision {stored}, or give the float32 model or its run."
         )
+    may_have_keras = classifier.run is not None or (
+        classifier.manifest is not None and bool(list_keras_files(path, classifier.manifest))
+    )
+    _require_keras(exporter, model, has_keras=may_have_keras)
     target = _resolve_target(classifier, exporter, precision, out)  # before Keras is loaded, which takes seconds
     source = load_source(path, classifier, callback.on_progress)
-    if exporter.source == "keras" and not isinstance(source.reference, KerasPredictor):
-        raise ModelError(
-            f"The format {export_format} requires a Keras model, which {model} does not contain: give the run, or a "
-            "float32 bundle of `sightline compress` next to its model.keras."
-        )
+    _require_keras(exporter, model, has_keras=isinstance(source.reference, KerasPredictor))
     samples, images_description = _comparison_images(source, data, callback)
     return _ExportJob(source, exporter, precision, target, samples, images_description, tolerances, callback).export()
 
@@ -151,6 +151,14 @@ def _find_exporter(name: str, precision: str) -> Exporter:
         check_installed("onnx", purpose=f"Writing {precision}")
     exporter.check_requirements()
     return exporter
+
+
+def _require_keras(exporter: Exporter, model: str | Path, *, has_keras: bool) -> None:
+    if exporter.source == "keras" and not has_keras:
+        raise ModelError(
+            f"The format {exporter.name} requires a Keras model, which {model} does not contain: give the run, or a "
+            "float32 bundle of `sightline compress` next to its model.keras."
+        )
 
 
 def _resolve_target(classifier: Classifier, exporter: Exporter, precision: str, out: str | Path | None) -> Path:

@@ -43,7 +43,7 @@ def load_source(path: Path, classifier: Classifier, progress: Progress) -> Expor
     if run is None:
         path = classifier.path or path
         loaded_bundle = bundle.read(path)
-        reference = _find_keras_model(path, loaded_bundle.manifest) or classifier.predictor
+        reference = _load_keras_model(path, loaded_bundle.manifest) or classifier.predictor
         files = dict(loaded_bundle.files)
         sample = files.pop(bundle.SAMPLE_FILE, None)
         return ExportSource(
@@ -75,13 +75,18 @@ def load_source(path: Path, classifier: Classifier, progress: Progress) -> Expor
     return ExportSource(classifier, run_images, keras.predictor, manifest, loaded_bundle.model, reference_files, sample)
 
 
-def _find_keras_model(path: Path, manifest: Manifest) -> KerasPredictor | None:
-    """Return the Keras model that `compress` saved next to a bundle; None if there is none."""
+def list_keras_files(path: Path, manifest: Manifest) -> list[Path]:
+    """Return the files next to a bundle that may be its Keras model, which `compress` saves there."""
     if any(step.get("step") == ADDED_CLASS for step in manifest.lineage):  # model.keras next to it is the run's
-        return None
-    for file in (path.with_name("model.keras"), path.with_name(f"{path.name}.keras")):
-        if path.is_dir() and manifest.precision == "float32" and file.is_file():
-            predictor = KerasPredictor.load(file, manifest.classes, manifest.preprocess)
-            if weights_sha256(predictor.model) == manifest.weights_sha256:
-                return predictor
+        return []
+    files = (path.with_name("model.keras"), path.with_name(f"{path.name}.keras"))
+    return [file for file in files if path.is_dir() and manifest.precision == "float32" and file.is_file()]
+
+
+def _load_keras_model(path: Path, manifest: Manifest) -> KerasPredictor | None:
+    """Return the Keras model next to a bundle; None if there is none with its weights."""
+    for file in list_keras_files(path, manifest):
+        predictor = KerasPredictor.load(file, manifest.classes, manifest.preprocess)
+        if weights_sha256(predictor.model) == manifest.weights_sha256:
+            return predictor
     return None

@@ -134,9 +134,7 @@ class ImageModel(EmbeddingModel):
     def _report_predictions(
         self, predictions: Iterator[Prediction], images: Any, settings: Settings, callback: Callback
     ) -> Iterator[Prediction]:
-        yield from track_images(
-            predictions, "predicting", images, self.preprocess.channels, settings, callback.on_progress, lambda _: 1
-        )
+        yield from track_images(predictions, "predicting", images, self.preprocess.channels, settings, callback)
         if isinstance(self.predictor, KnnPredictor) and (count := self.predictor.count_own_images()):
             callback.on_message(
                 f"{plural(count, 'image')} to predict {'is' if count == 1 else 'are'} among the reference images too, "
@@ -333,9 +331,7 @@ class ImageModel(EmbeddingModel):
             masks = predict_masks(self.predictor, items, scale, self.thresholds)
         else:
             masks = write_masks(self.predictor, items, Path(out), scale, self.thresholds)
-        return masks if callback is None else track_images(
-            masks, "predicting", images, self.preprocess.channels, set, callback.on_progress, lambda _: 1
-        )  # fmt: skip
+        return track_images(masks, "predicting", images, self.preprocess.channels, set, callback)
 
     def explain(
         self,

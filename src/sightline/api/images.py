@@ -96,12 +96,15 @@ def track_images(
     images: Any,
     channels: int,
     settings: Settings,
-    progress: Progress,
-    measure: Callable[[Batch], int],
+    callback: Callback | None,
+    measure: Callable[[Batch], int] = lambda _: 1,
 ) -> Iterator[Batch]:
-    """Yield the results of `images` with progress like `track`, with the total from `count_images`."""
+    """Yield the results of `images`; `callback` receives their progress, with the total of `count_images`."""
+    if callback is None:
+        yield from batches
+        return
     with count_images(images, channels, settings) as count:
-        yield from track(batches, task, progress, count, measure)
+        yield from track(batches, task, callback.on_progress, count, measure)
 
 
 def list_data(

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from sightline.api import stored_thresholds
 from sightline.api.argument_types import check_method_types
 from sightline.api.dataset import Dataset
 from sightline.api.options import Settings
 from sightline.api.record_list import format_html_table
 from sightline.callbacks import Callback, Progress, no_progress
-from sightline.config import RunConfig
 from sightline.data.indexing import Sources
 from sightline.data.types import Index
 from sightline.errors import ModelError, OutputError, UsageError, plural
+from sightline.inference import bundle, exported_folder
 from sightline.inference.embeddings import identify_manifest, identify_model
 from sightline.inference.knn import KnnPredictor
 from sightline.inference.manifest import Manifest
@@ -34,7 +34,12 @@ from sightline.tasks.protocol import Task, find_task
 
 
 class LoadedModel:
-    """A model and its origin: the `run` that it belongs to, and the `manifest` of its bundle or export, if any."""
+    """A model and its origin: the `run` that it belongs to, and the `manifest` of its bundle or export, if any.
+
+    What predictions need is read when the model is created, since its files may be moved later: the name of its task,
+    its abstention `thresholds` (None before they are fitted), and `tile`, the scale at which masks are predicted in
+    tiles, 0 for the whole image at once.
+    """
 
     def __init_subclass__(cls) -> None:
         check_method_types(cls)
@@ -54,14 +59,16 @@ class LoadedModel:
         self.path = path
         self._keras_predictor: KerasPredictor | None = None  # the Keras model, loaded once gradients are needed
         self.trained_on: Dataset | None = None  # the images of the run, if they are in memory and known
-        self.task_name: str | None = None  # set on first use
-        self._run_weights: str | None = None  # the hash of the run's weights when this model was loaded from it
-
-    def read_run(self) -> None:
-        """Read what predictions need from the run now, since the run may be moved later."""
-        self.task_name = self.run_config.model.task
-        self.thresholds, self.tile = self.thresholds, self.tile
         self._run_weights = self._read_run_weights()
+        if run is not None:
+            config, self.thresholds = run.config, run.read_thresholds()
+            self._network, self.task_name, self.tile = config.model.name, config.model.task, config.input.tile
+        else:
+            stored = None if manifest is None else manifest.thresholds
+            self.thresholds = Thresholds.from_dict(stored) if stored else None
+            self._network, self.task_name, self.tile = "", "single_label", 0.0
+            if manifest is not None:
+                self._network, self.task_name, self.tile = manifest.model, manifest.task, manifest.tile
 
     def check_run_unchanged(self) -> None:
         """Raise `ModelError` if the run is being trained, or its weights have changed since this model was loaded.
@@ -91,29 +98,14 @@ class LoadedModel:
         info = {} if self.run is None else self.run.info
         return (info.get("result") or {}).get("weights_sha256")
 
-    @cached_property
-    def run_config(self) -> RunConfig:
-        """The settings of the run; raises `ModelError` for a model without one."""
-        if self.run is None:
-            raise ModelError("This classifier was not loaded from a run: use sightline.load.")
-        return self.run.config
-
     def __getstate__(self) -> dict[str, Any]:
         """Return the state of a copy or a pickle, which predicts the same in any process and working directory.
 
-        The run's path becomes absolute; its thresholds are included.
+        Its paths become absolute.
         """
         run = None if self.run is None else RunDirectory(self.run.path.absolute())
         path = None if self.path is None else self.path.absolute()
-        return self.__dict__ | {
-            "run": run,
-            "path": path,
-            "_keras_predictor": None,
-            "trained_on": None,
-            "task_name": self.task.name,
-            "thresholds": self.thresholds,
-            "tile": self.tile,
-        }
+        return self.__dict__ | {"run": run, "path": path, "_keras_predictor": None, "trained_on": None}
 
     @property
     def model_path(self) -> Path:
@@ -138,16 +130,11 @@ class LoadedModel:
         from sightline.models.describe import weights_sha256  # imported here, since a bundle needs no network
 
         weights = weights_sha256(self.predictor.model)
-        return identify_model(self.run_config.model.name, weights, "float32", self.predictor.preprocess)
+        return identify_model(self._network, weights, "float32", self.predictor.preprocess)
 
     @property
     def task(self) -> Task:
         """The task that the model was trained for; raises `UsageError` if it is of a package that is not installed."""
-        if self.task_name is None:
-            if self.run is not None:
-                self.task_name = self.run_config.model.task
-            else:
-                self.task_name = "single_label" if self.manifest is None else self.manifest.task
         try:
             return find_task(self.task_name)
         except UsageError as error:
@@ -160,30 +147,18 @@ class LoadedModel:
 
         Raises `UsageError` for the bundle inside a run, which would then contradict its run.
         """
+        values = None if thresholds is None else thresholds.to_dict()
         if self.run is not None:
             self.check_run_unchanged()
-            stored_thresholds.save_in_run(self.run, thresholds)
+            self.run.write_thresholds(thresholds)
+            if self.run.bundle is not None:
+                self.run.update_manifest(thresholds=values)
         elif self.path is not None and self.manifest is not None:
-            self.manifest = stored_thresholds.save_in_bundle(self.path, self.manifest, thresholds)
+            check_not_in_run(self.path)
+            is_bundle = exported_folder.find(self.path) is None
+            (bundle if is_bundle else exported_folder).update_manifest_file(self.path, thresholds=values)
+            self.manifest = replace(self.manifest, thresholds=values)
         self.thresholds = thresholds
-
-    @cached_property
-    def thresholds(self) -> Thresholds | None:
-        """The fitted abstention thresholds: the run's, else the bundle's; None before they are fitted.
-
-        They are read once, and replaced by `save_thresholds`.
-        """
-        if self.run is not None:
-            return self.run.read_thresholds()
-        stored = None if self.manifest is None else self.manifest.thresholds
-        return Thresholds.from_dict(stored) if stored else None
-
-    @cached_property
-    def tile(self) -> float:
-        """The scale at which masks are predicted in tiles, as in ``input.tile``; 0 predicts the whole image at once."""
-        if self.run is not None:
-            return self.run_config.input.tile
-        return 0.0 if self.manifest is None else self.manifest.tile
 
     def labeled_images(
         self, sources: Sources | None = None, progress: Progress = no_progress, *, index: Index | None = None
@@ -280,3 +255,13 @@ def load_keras_predictor(run: RunDirectory, on_message: Callable[[str], None]) -
         raise ModelError(f"The run {run.path} has no weights yet: {explain_incomplete(run)}.")
     on_message("Loading the Keras model of the run, which takes a few seconds.")
     return KerasPredictor.load(run.path / "model.keras", *run.read_model_spec())
+
+
+def check_not_in_run(path: Path) -> None:
+    """Raise `UsageError` for the bundle inside a run, which must have the thresholds of its run."""
+    folder = path.resolve() if path.is_dir() else path.resolve().parent
+    if folder.name == "bundle" and (folder.parent / "run.json").is_file():
+        raise UsageError(
+            f"{path} belongs to the run {folder.parent} and uses its thresholds: evaluate the run, or a "
+            "copy of the bundle."
+        )

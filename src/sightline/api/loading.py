@@ -17,7 +17,6 @@ from sightline.errors import ModelError, UsageError, suggest
 from sightline.escaping import quote_path
 from sightline.inference import bundle, exported_folder
 from sightline.inference.device_choice import Device
-from sightline.inference.manifest import Manifest
 from sightline.inference.predictor import Predictor
 from sightline.progress import show_progress
 from sightline.runs.directory import RunDirectory
@@ -95,12 +94,12 @@ def load(
     run = RunDirectory.open(path)
     if engine == "onnx" and (folder := run.bundle) is not None:
         loaded_bundle, predictor = bundle.load(folder, threads, bundle_device)
-        return _make_run_classifier(predictor, run, loaded_bundle.manifest)
+        return Classifier(predictor, run, loaded_bundle.manifest, run.path)
     backend.tune_malloc()
     with show_progress(progress, callback) as display:
         keras_predictor = load_keras_predictor(run, display.on_message)
     _check_device(keras_predictor, device, path)
-    return _make_run_classifier(keras_predictor, run)
+    return Classifier(keras_predictor, run, path=run.path)
 
 
 def _check_device(predictor: Predictor, device: Device | None, path: Path) -> None:
@@ -113,12 +112,6 @@ def _check_device(predictor: Predictor, device: Device | None, path: Path) -> No
         )
     if device == "cpu" and actual == "gpu":
         raise UsageError(f"{path} runs on the GPU that its framework sees: set CUDA_VISIBLE_DEVICES=-1 to hide it.")
-
-
-def _make_run_classifier(predictor: Predictor, run: RunDirectory, manifest: Manifest | None = None) -> Classifier:
-    classifier = Classifier(predictor, run, manifest, run.path)
-    classifier.read_run()
-    return classifier
 
 
 def _make_bundle_classifier(

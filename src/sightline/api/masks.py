@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 from sightline import _io
-from sightline.api.owned_png import is_owned_png, save_owned_png
+from sightline.api.owned_png import save_owned_png
 from sightline.data.sources.filenames import fold_name
-from sightline.errors import ImageError, OutputError, UsageError
+from sightline.errors import ImageError, UsageError
 from sightline.inference.inputs import InputItem
 from sightline.inference.manifest import MAX_TILE
 from sightline.inference.masks import MaskPrediction, encode_mask, overlay_image, predict_masks
@@ -46,13 +46,7 @@ def write_masks(
     at the first file that cannot be written, or that exists and was not written here. `tile` is described in
     `inference.masks.predict_masks`.
     """
-    folder = _io.output_path(folder)
-    _io.refuse_links_in_run(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"The folder {folder} for masks cannot be created: {error.strerror or error}.") from error
-    return _write_each(predictor, items, folder, tile, thresholds)
+    return _write_each(predictor, items, _io.create_folder(folder, "the masks"), tile, thresholds)
 
 
 def _write_each(
@@ -78,8 +72,8 @@ def _write_each(
             yield MaskPrediction(prediction.path, error=str(error))
             continue
         stem = choose_name(prediction.path, names)
-        _save(folder / f"{stem}.png", encode_mask(prediction.mask, count))
-        _save(folder / f"{stem}{OVERLAY_SUFFIX}", overlay)
+        save_owned_png(folder / f"{stem}.png", encode_mask(prediction.mask, count))
+        save_owned_png(folder / f"{stem}{OVERLAY_SUFFIX}", overlay)
         yield replace(prediction, file=f"{stem}.png")
 
 
@@ -100,9 +94,3 @@ def choose_name(path: str, taken: dict[str, int]) -> str:
     taken[fold_name(stem)] = number
     taken.setdefault(fold_name(name), 1)
     return name
-
-
-def _save(path: Path, png: bytes) -> None:
-    if path.exists() and not is_owned_png(path):
-        raise OutputError(f"{path} exists and was not written by Sightline: choose another folder for the masks.")
-    save_owned_png(path, png)

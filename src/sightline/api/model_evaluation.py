@@ -9,9 +9,9 @@ from pathlib import Path
 from sightline.api.classifier import Classifier
 from sightline.api.evaluation import Evaluation
 from sightline.api.label_issues import find_label_issues
+from sightline.api.loaded_model import check_not_in_run
 from sightline.api.ood_evaluation import DEFAULT_ALLOWED, AllowedImages, OutputReader, evaluate_ood
 from sightline.api.report_writer import refresh_report, save_evaluation
-from sightline.api.stored_thresholds import check_not_in_run, merge_configured
 from sightline.callbacks import Progress
 from sightline.data.indexing import Sources, build_index
 from sightline.data.label_patch import hold_patch, read_entries
@@ -26,6 +26,7 @@ from sightline.inference.results import ThresholdRequest, Thresholds
 from sightline.inference.tta import TTA, VIEWS, TTAPredictor
 from sightline.report import plotting
 from sightline.runs import run_images
+from sightline.runs.directory import RunDirectory
 from sightline.runs.labeled_images import LabeledImages
 from sightline.tasks.protocol import EvaluationInputs
 
@@ -103,7 +104,7 @@ def evaluate_model(
     """
     fits_thresholds = bool(threshold_request)
     thresholds = None if threshold_request.reset else classifier.thresholds
-    threshold_request = merge_configured(classifier.run, threshold_request)
+    threshold_request = _merge_configured(classifier.run, threshold_request)
     positive = threshold_request.positive or _find_positive(classifier, thresholds)
     threshold_request = replace(threshold_request, positive=positive)
     classifier.task.check_request(threshold_request, classifier.classes)
@@ -154,6 +155,14 @@ def evaluate_model(
         result = replace(result, ood=ood_result)
     _save_results(classifier, result, labeled, save_thresholds=fits_thresholds)
     return result
+
+
+def _merge_configured(run: RunDirectory | None, request: ThresholdRequest) -> ThresholdRequest:
+    """Return the request without `reset`; a reset without targets gets the targets of the run's settings."""
+    targets = replace(request, reset=False)
+    if run is None or targets or not request.reset:
+        return targets
+    return ThresholdRequest.from_config(run.config.evaluation)
 
 
 def _find_positive(classifier: Classifier, thresholds: Thresholds | None) -> str:

@@ -33,25 +33,25 @@ def to_assignments(settings: Settings) -> list[str]:
         if isinstance(value, Mapping):
             assignments += to_assignments({f"{key}.{name}": inner for name, inner in value.items()})
         else:
-            assignments.append(f"{key}={'unset' if value is None else _format_value(value)}")
+            assignments.append(f"{key}={'unset' if value is None else format_toml(value)}")
     return assignments
 
 
-def _format_value(value: Any) -> str:
-    """Return a value in TOML syntax, which differs from JSON in tables and in numbers that are not finite.
+def format_toml(value: Any) -> str:
+    """Return a value as TOML on one line, which differs from JSON in tables and in numbers that are not finite.
 
-    An entry of None in a table is omitted and keeps its default.
+    An entry of None in a table is omitted and keeps its default. Raises `UsageError` for what TOML cannot express.
 
-    >>> _format_value([{"name": "invert", "strength": 0.5, "seed": None}])
-    '[{"name" = "invert", "strength" = 0.5}]'
+    >>> format_toml([{"name": "invert", "strength": 0.5, "seed": None}]), format_toml(1e-7), format_toml(True)
+    ('[{"name" = "invert", "strength" = 0.5}]', '1e-07', 'true')
     """
     if hasattr(value, "tolist"):  # a NumPy number or array
         value = value.tolist()
     if isinstance(value, Mapping):
-        cells = (f"{jsonio.dumps(k)} = {_format_value(inner)}" for k, inner in value.items() if inner is not None)
+        cells = (f"{jsonio.dumps(k)} = {format_toml(inner)}" for k, inner in value.items() if inner is not None)
         return f"{{{', '.join(cells)}}}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_format_value, value))}]"
+        return f"[{', '.join(map(format_toml, value))}]"
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     try:

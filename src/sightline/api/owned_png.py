@@ -32,21 +32,24 @@ def is_owned_svg(path: Path) -> bool:
     return False
 
 
-def check_output(path: str | Path, option: str) -> Path:
+def check_output(path: str | Path, option: str, *, may_be_svg: bool = False) -> Path:
     """Return the path of a figure, given as `option`; raises `UsageError` or `OutputError` if it cannot be written."""
     path = _io.output_path(path)
-    if path.suffix.lower() != ".png":
+    is_svg = may_be_svg and path.suffix.lower() == ".svg"
+    if not is_svg and path.suffix.lower() != ".png":
         raise UsageError(f"The figure is a PNG file: give {option} a name that ends with .png, not {path}.")
     if not path.parent.is_dir():
         raise OutputError(f"There is no folder {path.parent} for the figure {path.name}: create it first.")
-    if path.exists() and not is_owned_png(path):
+    if path.exists() and not (is_owned_svg if is_svg else is_owned_png)(path):
         raise OutputError(f"{path} exists and was not written by Sightline: move it, or choose another with {option}.")
     _io.check_writable(path, option)
     return path
 
 
 def save_owned_png(path: Path, png: bytes) -> None:
-    """Write a figure atomically, with the signature that `is_owned_png` checks; raises `OutputError`."""
+    """Write a figure atomically, with the signature of `is_owned_png`; raises `OutputError` for another file there."""
+    if path.exists() and not is_owned_png(path):
+        raise OutputError(f"{path} exists and was not written by Sightline: move it, or choose another folder.")
     signature = PngImagePlugin.PngInfo()
     signature.add_text("Software", SOFTWARE_TAG)
     buffer = io.BytesIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 from sightline import _io, backend
 from sightline._keras.process_state import restore_torch_settings
-from sightline.api import folds
+from sightline.api import folds, ray_training
+from sightline.api.ray_options import resolve_engine
 from sightline.api.report_writer import load_packages, write_first_report
 from sightline.callbacks import Callback
 from sightline.config import DeviceConfig
 from sightline.data.indexing import Sources
-from sightline.distributed.cluster import ClusterSpec
+from sightline.distributed.cluster import ClusterSpec, resolve_cluster
 from sightline.errors import ModelError, UsageError
 from sightline.escaping import quote_path
 from sightline.runs import environment, existing_run, extension, host_session, time_limit
@@ -27,6 +29,35 @@ from sightline.runs.run_images import check_sources, keep_splits
 from sightline.runs.train_request import TrainRequest
 from sightline.training import interrupt
 from sightline.training.result import TrainResult
+
+
+def resume_run(  # noqa: PLR0913  # one keyword argument per option of the command
+    path: Path,
+    sources: Sources | None,
+    *,
+    epochs: int | None,
+    hosts: int | str | None,
+    coordinator: str | None,
+    rank: int | None,
+    engine: str,
+    num_workers: int | None,
+    cpus_per_worker: int | None,
+    ray_address: str | None,
+    callback: Callback,
+) -> TrainResult:
+    """Resume the run at `path`, which needs to exist only on host 0; see `Run.resume`."""
+    run = RunDirectory(path)
+    device = run.config.device if engine == "ray" and run.has_config else DeviceConfig()
+    ray_options = resolve_engine(
+        engine, num_workers=device.num_hosts if num_workers is None and engine == "ray" else num_workers,
+        cpus_per_worker=cpus_per_worker, ray_address=ray_address, devices=device.num_devices,
+        others={"--hosts": hosts, "--coordinator": coordinator, "--rank": rank},
+    )  # fmt: skip
+    arguments: dict[str, Any] = {"path": path, "sources": sources, "epochs": epochs}
+    if ray_options is not None:
+        return ray_training.resume_on_cluster(arguments, ray_options, callback)
+    cluster = resolve_cluster(None if hosts is None else str(hosts), coordinator, rank, os.environ)
+    return resume(**arguments, hosts=cluster, callback=callback)
 
 
 @restore_torch_settings()

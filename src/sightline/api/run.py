@@ -16,11 +16,11 @@ from sightline.api import ray_training, training
 from sightline.api.argument_types import check_method_types, check_types
 from sightline.api.classifier import Classifier
 from sightline.api.dataset import Dataset
-from sightline.api.engines import resume_run
 from sightline.api.loading import load
 from sightline.api.options import Settings, merge_settings, parse_devices, parse_track
 from sightline.api.ray_options import resolve_engine
 from sightline.api.record_list import RecordList, format_html_table, omit_empty_columns
+from sightline.api.resuming import resume_run
 from sightline.callbacks import Callback, EpochRecord
 from sightline.config import RunConfig
 from sightline.data.indexing import Sources

@@ -133,13 +133,18 @@ class Machine:
 
 
 def _specify_network(config: RunConfig, facts: DataFacts) -> ModelSpec:
-    """Return the network of `config` with random weights, since only its graph and its speed matter."""
-    size, task = config.input, find_task(config.model.task)
+    size = config.input
     assert size.height is not None
     assert size.width is not None
     assert size.channels is not None
+    return specify_graph(config, size.height, size.width, size.channels, facts.num_classes)
+
+
+def specify_graph(config: RunConfig, height: int, width: int, channels: int, num_classes: int) -> ModelSpec:
+    """Return the network of `config` with random weights, where only its graph and its speed matter."""
+    task = find_task(config.model.task)
     return ModelSpec(
-        config.model, size.height, size.width, size.channels, facts.num_classes, pixel_stats=(127.5, 64.0),
+        config.model, height, width, channels, num_classes, pixel_stats=(127.5, 64.0),  # mean and standard deviation
         activation=task.activation, decoder=choose_decoder(config.model, is_for_masks=task.targets.are_masks),
     )  # fmt: skip
 

@@ -55,7 +55,11 @@ class DistributedNetwork:
 
     def to_single_device_model(self) -> Any:
         """Return a float32 Keras model on one device: the network itself, or a copy if it trained differently."""
-        return to_single_device_model(self.network, self.spec, self.distribution)
+        if self.spec.precision == "float32" and self.distribution.keras_distribution is None:
+            return self.network.model
+        copy = build.build_model(replace(self.spec, precision="float32", l2=0.0)).model
+        backend.assign_all(copy.weights, self.network.model.get_weights())
+        return copy
 
 
 def prepare_inputs(inputs: RunInputs, progress: Progress = no_progress) -> PreparedRun:
@@ -139,12 +143,3 @@ def build_network(spec: ModelSpec, data: DecodedDataset) -> Network:
         layer, train = registry.get_entry(spec.config.name).whitening_layer, data.subset("train")
         initializers.init_whitening(network.model, layer, len(train), train.take)
     return network
-
-
-def to_single_device_model(network: Network, spec: ModelSpec, distribution: Distribution) -> Any:
-    """Return the network as a float32 model on one device: itself, or a copy if it trained differently."""
-    if spec.precision == "float32" and distribution.keras_distribution is None:
-        return network.model
-    copy = build.build_model(replace(spec, precision="float32", l2=0.0)).model
-    backend.assign_all(copy.weights, network.model.get_weights())
-    return copy

@@ -13,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sightline.api.common_images import find_common_images
-from sightline.api.common_masks import find_common_masks
+from sightline.api.common_images import find_common_images, find_common_masks
 from sightline.api.comparison import IMAGE_IOU, compare_runs, compare_to_first
 from sightline.data.types import SPLITS
 from sightline.errors import SightlineError

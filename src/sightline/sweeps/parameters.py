@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sightline import jsonio
+from sightline.api.options import format_toml
 from sightline.config import RunConfig
 from sightline.errors import ConfigError, suggest
 
@@ -148,20 +148,3 @@ def flatten_settings(table: Mapping[str, Any], prefix: str = "") -> Settings:
     for key, value in table.items():
         flat |= flatten_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def format_toml(value: Any) -> str:
-    """Format `value` as TOML on one line; the text ``unset`` stays a bare word, which removes a setting.
-
-    >>> format_toml([{"name": "head", "unfreeze": 0}]), format_toml(1e-7), format_toml(True), format_toml("unset")
-    ('[{"name" = "head", "unfreeze" = 0}]', '1e-07', 'true', 'unset')
-    """
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{jsonio.dumps(key)} = {format_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(format_toml, value)) + "]"
-    if isinstance(value, str):
-        return value if value == "unset" else jsonio.dumps(value)
-    return repr(value)

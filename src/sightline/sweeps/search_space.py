@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from sightline import _io, jsonio
+from sightline.api.options import format_toml
 from sightline.config import RunConfig, parse, recipes, resolve_config
 from sightline.config.parse import setting
 from sightline.data.targets import Targets
@@ -46,7 +47,6 @@ from sightline.sweeps.parameters import (
     Settings,
     Value,
     flatten_settings,
-    format_toml,
     parse_parameters,
 )
 from sightline.tasks.protocol import find_task
@@ -167,7 +167,7 @@ class SearchSpace:
         for parameter in self.parameters:
             if parameter.name in values:
                 settings |= parameter.settings(values[parameter.name])
-        return [f"{key}={format_toml(value)}" for key, value in settings.items()]
+        return [f"{key}={value if value == 'unset' else format_toml(value)}" for key, value in settings.items()]
 
     def trial_config(self, values: Mapping[str, Value] | None = None, assignments: Sequence[str] = ()) -> RunConfig:
         """Return the configuration of a trial before the images are read; raise `ConfigError` if it is invalid.

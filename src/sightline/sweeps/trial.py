@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from sightline import jsonio
+from sightline.api.options import format_toml
 from sightline.callbacks import Callback, EpochRecord
 from sightline.errors import Interrupted
 from sightline.intervals import Interval
-from sightline.sweeps.parameters import Value, format_toml
+from sightline.sweeps.parameters import Value
 from sightline.sweeps.search_space import SearchSpace
 from sightline.training.result import TrainResult
 
