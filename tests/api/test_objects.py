@@ -127,7 +127,7 @@ def test_a_frame_is_not_named_after_the_current_folder(root: str, name: str, tmp
     folder.mkdir(exist_ok=True)
     Image.fromarray(draw(1)[0][0]).save(folder / "a.png")
     with contextlib.chdir(folder):
-        options = {"root": folder} if root else {}
+        options: dict[str, Any] = {"root": folder} if root else {}
         assert sl.Dataset.from_dataframe(frame, **options).index.name == name
 
 
@@ -341,7 +341,10 @@ def _rows_of_hugging_face() -> Any:
         ),
         (lambda: sl.Dataset.from_dataframe([1, 2]), r"of the type builtins\.list, not a pandas DataFrame\.$"),
         (lambda: sl.Dataset(pandas_frame(["a.png"], ["a"])), r"use Dataset\.from_dataframe\(frame\)"),
-        (lambda: sl.Dataset("photos", set={"train.epochs": 5}), "settings of how images are read"),
+        (
+            lambda: sl.Dataset("photos", set={"train.epochs": 5}),
+            r"accepts only settings that begin with data\. or input\.",
+        ),
         (lambda: sl.Dataset("photos", set="data.class_level=2"), "a dict or a list"),
         (lambda: sl.Dataset("photos", column={"lable": "roast"}), "'lable'"),
         (lambda: sl.train(np.zeros((2, 8, 8, 3), np.uint8)), r"Dataset\.from_arrays"),  # type: ignore[arg-type]
@@ -487,7 +490,7 @@ def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:
             lambda _: untyped.train("photos", learning_rate=float("nan")),
             "train.optimizer.learning_rate must be a finite number, not nan.",
         ),
-        (lambda _: untyped.train("photos", devices=0), "--devices expects a number, at least 1, or all, not 0."),
+        (lambda _: untyped.train("photos", devices=0), "`devices` expects a number, at least 1, or all, not 0."),
         (lambda _: untyped.train("photos", cache="no"), "cache must be True or False, not the string 'no'."),
         (lambda _: untyped.Dataset.from_csv(3), "path must be a string or a path, not 3."),
         (lambda _: untyped.Run(b"runs"), "path must be a string or a path, not a bytes."),
