@@ -70,6 +70,7 @@ def test_a_class_that_only_one_fold_has_is_named() -> None:
     images = [image_record("cat", i) for i in range(40)] + [image_record("dog", 99)]
     (note,) = assign_splits(images, SplitConfig(folds=FOLDS, fold=0), 0).notes
     assert note == "class 'dog' is in one fold only, whose model does not learn it"
+    assert all(not assign_splits(images, SplitConfig(folds=FOLDS, fold=fold), 0).notes for fold in (1, None))
 
 
 def test_folds_without_images_are_counted() -> None:

@@ -224,10 +224,14 @@ def _check_folds(folds: Mapping[str, int], config: SplitConfig, *, grouped: bool
 def _describe_folds(
     units: Sequence[_Unit], folds: Mapping[str, int], config: SplitConfig, *, grouped: bool
 ) -> list[str]:
-    """Return notes on folds without images, and on classes in a single fold, whose model cannot learn them."""
+    """Return notes on folds without images, and on classes in a single fold, whose model cannot learn them.
+
+    Only the first fold has them: they would be the same for the other folds and for the final model.
+    """
+    if config.fold != 0:
+        return []
     notes = []
-    empty = config.folds - len(set(folds.values()))
-    if empty and config.fold == 0:  # noted once, not for each fold
+    if empty := config.folds - len(set(folds.values())):
         count = plural(len(folds), "group" if grouped else "different image")
         notes.append(
             f"{empty} of the {config.folds} folds hold out no image, as there are only {count}: "
