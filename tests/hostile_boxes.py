@@ -402,8 +402,8 @@ LARGE: dict[str, Callable[[], bytes]] = {
     "JPEG 2000 of RGB, 49 megapixels in a tile": lambda: codestream(7000, 7000, 3),
     "JPEG 2000 of RGBA, 49 megapixels in tiles": lambda: codestream(7000, 7000, 4, tile=(1000, 1000)),
     "JPEG 2000 of 16-bit gray, 49 megapixels": lambda: encode(deep_gray(7000), "JPEG2000"),
-    "JPEG 2000 of 31 MB of noise in 4x4 blocks": lambda: encode(
-        noise(4800, 1), "JPEG2000", codeblock_size=(4, 4), tile_size=(512, 512)
+    "JPEG 2000 of 24 MB of noise in 4x4 blocks": lambda: encode(
+        noise(4200, 1), "JPEG2000", codeblock_size=(4, 4), tile_size=(512, 512)
     ),
     "AVIF of RGBA, 49 megapixels": lambda: encode(rgba(7000), "AVIF", speed=10, quality=10, max_threads=1),
     "AVIF of RGB, 4:4:4, 49 megapixels": lambda: encode(

@@ -48,15 +48,27 @@ def test_every_block_of_the_page_runs(
 
 
 @pytest.mark.slow
-def test_the_quickstart_runs_on_photographs(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("methods", ['"float16"', ""], ids=["quick", "as printed"])
+def test_the_quickstart_runs_on_photographs(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, methods: str
+) -> None:
+    """The quick test takes a smaller network, small images and one method of compression: all of it takes minutes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KERAS_HOME", str(shared / "keras"))
     for label in ("cat", "dog"):
         (tmp_path / "photos" / label).mkdir(parents=True)
         for file in sorted((shared / "data" / "cats_vs_dogs" / "train" / label).iterdir())[:40]:
-            shutil.copy(file, tmp_path / "photos" / label)
+            if methods:
+                with Image.open(file) as image:
+                    image.resize((96, 96)).save(tmp_path / "photos" / label / file.name)
+            else:
+                shutil.copy(file, tmp_path / "photos" / label)
     shutil.copy(min((shared / "data" / "cats_vs_dogs" / "test" / "cat").iterdir()), tmp_path / "new.jpg")
-    variables = run_code(QUICKSTART, "examples/quickstart.py")
+    text = QUICKSTART
+    if methods:
+        text = text.replace("max_drop=0)", f"max_drop=0, methods={methods})")
+        text = text.replace('recipe="transfer"', 'recipe="transfer-mobilenetv2"')
+    variables = run_code(text, "examples/quickstart.py")
     assert variables["run"].status == "complete"
     metrics = variables["ev"].metrics
     assert metrics["accuracy"].interval is not None
