@@ -152,5 +152,5 @@ def test_a_method_without_a_meaning_for_masks_is_refused(method: str) -> None:
         resolve_method(method, predictor, are_masks=True)
     content = io.BytesIO()
     Image.fromarray(draw_blobs(*SIZE)).save(content, "PNG")
-    with pytest.raises(UsageError, match="use --method gradcam or occlusion"):
+    with pytest.raises(UsageError, match="use `method` gradcam or occlusion"):
         make_mask_model(*SIZE).explain([content.getvalue()], method=method)

@@ -253,9 +253,9 @@ def test_flipped_views_are_averaged(run: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"coverage": 0.9}, "are for single-label classification: use --target-precision"),
-        ({"positive": "red"}, "are for single-label classification: use --target-precision"),
-        ({"target_precision": 0.9, "target_recall": 0.9}, "for --target-precision or for --target-recall"),
+        ({"coverage": 0.9}, "are for single-label classification: use `target_precision`"),
+        ({"positive": "red"}, "are for single-label classification: use `target_precision`"),
+        ({"target_precision": 0.9, "target_recall": 0.9}, "for `target_precision` or for `target_recall`"),
     ],
 )
 def test_what_is_for_one_label_is_refused(run: Path, options: dict[str, object], message: str) -> None:

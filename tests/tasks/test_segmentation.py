@@ -525,7 +525,7 @@ def test_a_form_of_a_model_that_returns_nan_does_not_agree() -> None:
 def test_what_masks_have_no_meaning_for_is_refused(run: sightline.Run, scenes: Path, tmp_path: Path) -> None:
     image = draw_scene(0)[0]
     for method in ("rise", "gradcam++"):
-        with pytest.raises(UsageError, match="this model predicts masks: use --method gradcam or occlusion"):
+        with pytest.raises(UsageError, match="this model predicts masks: use `method` gradcam or occlusion"):
             run.classifier.explain([image], method=method)
     with pytest.raises(UsageError, match="are for labels of whole images"):
         run.classifier.evaluate(coverage=0.9)
