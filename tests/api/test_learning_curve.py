@@ -101,9 +101,9 @@ def test_images_with_several_labels_have_a_curve_of_mean_average_precision(scene
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"recipe": "quick"}, r"from random weights.*--recipe transfer"),
+        ({"recipe": "quick"}, r"from random weights.*`recipe` transfer"),
         ({"more": [0]}, "at least 1 each, not"),
-        ({"figure": "curve.jpg"}, r"give --figure a name that ends with \.png"),
+        ({"figure": "curve.jpg"}, r"give `figure` a name that ends with \.png"),
     ],
 )
 def test_what_makes_no_curve_is_an_error(scenes: Path, options: dict[str, object], message: str) -> None:

@@ -162,7 +162,7 @@ def test_thresholds_are_chosen_on_the_out_of_fold_predictions(run: sl.Run, tmp_p
     ("options", "message"),
     [
         ({"folds": 1}, "at least 2 folds"),
-        ({"time_limit": "1m"}, "leave out --time-limit"),
+        ({"time_limit": "1m"}, "leave out `time_limit`"),
         ({"set": {"split.folds": 3, "split.fold": 3}, "folds": None}, "and a lower fold"),
     ],
 )
