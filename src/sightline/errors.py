@@ -61,15 +61,19 @@ def name_arguments(message: str, names: Collection[str]) -> str:
 
     >>> name_arguments("Replace it with --force, use --no-cache, or see `sightline help --all`.", ["force", "cache"])
     'Replace it with `force`, use `cache=False`, or see `sightline help --all`.'
+    >>> name_arguments("Choose one with --set input.page=N.", ["set"])
+    'Choose one with `set=["input.page=N"]`.'
     """
 
     def replace(match: re.Match[str]) -> str:
-        name = (match[1] or "").replace("-", "_")
-        if (positive := name.removeprefix("no_")) in names:
-            return f"`{positive}`" if positive == name else f"`{positive}=False`"
-        return match[0]
+        name, value = (match[1] or "").replace("-", "_"), match[2]
+        if (positive := name.removeprefix("no_")) not in names:
+            return match[0]
+        if value:
+            return f'`{name}=["{value}"]`'
+        return f"`{positive}`" if positive == name else f"`{positive}=False`"
 
-    return re.sub(r"`[^`]*`|--([a-z][a-z-]*)", replace, message)
+    return re.sub(r"`[^`]*`|--([a-z][a-z-]*)(?: ([a-z_.]+=(?:\.\.\.|[^\s`]*[^\s`.,;:)])))?", replace, message)
 
 
 class UsageError(SightlineError):
