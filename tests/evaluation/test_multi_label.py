@@ -210,6 +210,21 @@ def test_a_block_is_ranked_as_its_images_are() -> None:
     assert set(np.bincount(many.blocks).tolist()) == {4, 6}
 
 
+def test_a_nearly_perfect_model_has_the_intervals_of_its_images_in_blocks() -> None:
+    """Scores of many images of a class share a cell, where ties would make the interval twice too wide."""
+    rng = np.random.default_rng(0)
+    y = np.arange(20_000) < 8000
+    scores = rng.normal(5 * y)
+    blocks = BlockBootstrap.draw(len(y), 1, Resampling(), "ranking")
+    blocks = replace(blocks, weights=blocks.weights[:201])
+    ranks = blocks.rank_classes(scores[:, None], y[:, None])[0]
+    weights = np.array_split(blocks.weights, 10)
+    expected = np.concatenate([metrics.auroc_and_ap(scores, y, rows[:, blocks.blocks]) for rows in weights], axis=1)
+    np.testing.assert_allclose(ranks[:, 0], expected[:, 0])
+    ends, expected_ends = (np.percentile(of, [2.5, 97.5], axis=1) for of in (ranks, expected))
+    np.testing.assert_allclose(np.diff(ends, axis=0), np.diff(expected_ends, axis=0), rtol=0.1)
+
+
 def test_a_perfect_model_has_no_interval_in_blocks_either(monkeypatch: pytest.MonkeyPatch) -> None:
     _, y = draw(200)
     monkeypatch.setattr(block_bootstrap, "MAX_BLOCKS", 50)

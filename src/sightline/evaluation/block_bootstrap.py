@@ -5,12 +5,14 @@ randomly divided into up to a thousand blocks, which are resampled with replacem
 over such blocks equals that over images (the random groups of Wolter, 2007, Introduction to Variance Estimation,
 chapter 2). A block is a histogram of its images' scores, and one matrix product computes the histograms of all
 resamples. The edges of its cells are scores of images that have the class, and each of these scores is a cell of its
-own, so AUROC and average precision are exact for up to `MAX_EDGES` of them. For more, they are approximate, but only
-their changes are used.
+own, so AUROC and average precision are exact for up to `MAX_EDGES` of them. For more, cells between them have images
+with the class and without it, whose order within the cell is taken to be that of all images on average; and only the
+changes of the metrics are used. Ties within a cell would make intervals of nearly perfect models twice too wide.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -86,23 +88,50 @@ class BlockBootstrap:
         if len(blocks) == self.weights.shape[1]:  # each block is one image
             batches = np.array_split(self.weights[:, blocks], 1 + self.weights.size // bootstrap.CHUNK)
             return np.concatenate([metrics.auroc_and_ap(scores, positive, rows) for rows in batches], axis=1)
-        edges = np.unique(np.quantile(scores[positive], np.linspace(0, 1, MAX_EDGES), method="nearest"))
-        shape = self.weights.shape[1], 2 * len(edges) + 1
-        cells = shape[1] - 1 - np.searchsorted(edges, scores) - np.searchsorted(edges, scores, side="right")
-        at = blocks * shape[1] + cells  # the highest scores are in cell 0, those of an edge in cells of odd numbers
-        weights = self.weights.astype(np.float32)  # counts below 2 ** 24 are exact
-        hits, total = (
-            (weights @ np.bincount(of, minlength=shape[0] * shape[1]).reshape(shape).astype(np.float32)).astype(float)
-            for of in (at[positive], at)
-        )
-        misses, above, ranked = total - hits, np.cumsum(hits, 1), np.cumsum(total, 1)
-        wrong = (hits * (ranked - above - misses / 2)).sum(1)  # ties count half
-        with np.errstate(divide="ignore", invalid="ignore"):
-            area = 1 - wrong / (above[:, -1] * (ranked[:, -1] - above[:, -1]))
-            precision = np.divide(above, ranked, out=np.zeros_like(above), where=ranked > 0)
-            values = np.stack([area, (hits * precision).sum(1) / above[:, -1]])
+        values = self._rank_cells(scores, positive, blocks)
         exact = np.concatenate(metrics.auroc_and_ap(scores, positive, np.ones((1, len(scores)))))[:, None]
         return np.concatenate([exact, np.clip(exact + values[:, 1:] - values[:, :1], 0, 1)], axis=1)
+
+    def _rank_cells(
+        self, scores: NDArray[np.float64], positive: NDArray[np.bool_], blocks: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return AUROC and average precision, [2, 1 + R], as if each cell had the order of all its images."""
+        own, others = np.sort(scores[positive]), np.sort(scores[~positive])
+        edges = np.unique(np.quantile(own, np.linspace(0, 1, MAX_EDGES), method="nearest"))
+        shape = self.weights.shape[1], 2 * len(edges) + 1
+
+        def find_cells(of: NDArray[np.float64]) -> NDArray[np.int64]:
+            """Return cells of the highest scores first; those of an edge have odd numbers."""
+            return 2 * len(edges) - np.searchsorted(edges, of) - np.searchsorted(edges, of, side="right")
+
+        at = blocks * shape[1] + find_cells(scores)
+        counts = (np.bincount(at[rows], minlength=math.prod(shape)).reshape(shape) for rows in (positive, ~positive))
+        weights = self.weights.astype(np.float32)  # sums below 2 ** 24 are exact
+        hits, misses = ((weights @ of.astype(np.float32)).astype(np.float64) for of in counts)
+        hits_above, misses_above = np.cumsum(hits, 1) - hits, np.cumsum(misses, 1) - misses
+        cells = find_cells(own)
+
+        def find_fraction(
+            ranked: NDArray[np.number[Any]], above: NDArray[np.float64], inside: NDArray[np.float64]
+        ) -> NDArray[np.float64]:
+            """Return the mean fraction of the images `inside` each cell that precede a hit.
+
+            `ranked` are all images that precede each hit, those in the cells `above` among them.
+            """
+            preceding, pairs = np.bincount(cells, ranked, shape[1]) - hits[0] * above[0], hits[0] * inside[0]
+            fraction: NDArray[np.float64] = np.divide(preceding, pairs, out=np.zeros(shape[1]), where=pairs > 0)
+            return fraction
+
+        # in a resample, the images of a cell are ranked like all of them; tied ones are one threshold, or count half
+        not_below = len(others) - np.searchsorted(others, own)
+        wrong = (not_below + len(others) - np.searchsorted(others, own, side="right")) / 2
+        at_hit = hits_above + hits * find_fraction(len(own) - np.searchsorted(own, own), hits_above, hits)
+        ranked = at_hit + misses_above + misses * find_fraction(not_below, misses_above, misses)
+        wrong_pairs = (hits * (misses_above + misses * find_fraction(wrong, misses_above, misses))).sum(1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            area = 1 - wrong_pairs / (hits.sum(1) * misses.sum(1))
+            precision = np.divide(at_hit, ranked, out=np.zeros_like(at_hit), where=ranked > 0)
+            return np.stack([area, (hits * precision).sum(1) / hits.sum(1)])
 
 
 def _divide(size: int, number: int, seed: int, name: str) -> NDArray[np.int64]:
