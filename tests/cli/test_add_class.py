@@ -131,6 +131,16 @@ def test_arguments_in_another_order_are_answered_with_the_order(sightline: Comma
         assert "The arguments come in this order: `sightline add-class runs/cats fox foxes/`." in result.err
 
 
+def test_a_folder_with_the_name_of_the_class_does_not_put_the_order_in_doubt(
+    sightline: Command, black: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(black)
+    result = sightline("add-class", "no-model", "new", "new")
+    assert result.code == 2
+    assert "no-model" in result.err
+    assert "order" not in result.err
+
+
 @pytest.mark.parametrize("suffix", [".zip", ".onnx"])
 def test_a_bundle_needs_reference_images(
     suffix: str, sightline: Command, run: Path, colors: Path, black: Path, tmp_path: Path

@@ -84,10 +84,8 @@ class EmbeddingModel(LoadedModel):
             callback: Receives the progress events.
         """
         if labeled or isinstance(images, Dataset):
-            data, progress = (
-                self.wrap_labeled(cast("Dataset | Sources", images), set),
-                as_callback(callback).on_progress,
-            )
+            data = self.wrap_labeled(cast("Dataset | Sources", images), set)
+            progress = as_callback(callback).on_progress
             labeled_items = list(list_labeled_items(data, progress))
             batches = stream.embed(self.predictor, labeled_items, self.feature_model_id)
             return track(batches, "embedding", progress, lambda: len(labeled_items), len)
