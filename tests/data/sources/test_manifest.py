@@ -971,12 +971,21 @@ def test_a_table_for_each_split_states_the_splits(
     assert index.other_files == ()  # the tables are used
 
 
-@pytest.mark.parametrize(("text", "is_labeled"), [("8.png,71\n9.png,72\n", False), ("8.png,dog\n9.png,owl\n", True)])
-def test_a_table_of_the_test_split_without_a_header_may_hold_ids(tmp_path: Path, text: str, is_labeled: bool) -> None:
+@pytest.mark.parametrize(
+    ("text", "held_out"),
+    [
+        ("8.png,71\n9.png,72\n", {}),
+        ("8.png,dog\n9.png,owl\n", {"8.png": "dog", "9.png": "owl"}),
+        ("8.png,Cat\n9.png,Dog\n", {"8.png": "Cat", "9.png": "Dog"}),
+    ],
+    ids=["ids", "labels", "labels that the training split lacks, which is an error in training"],
+)
+def test_a_table_of_the_test_split_without_a_header_may_hold_ids(
+    tmp_path: Path, text: str, held_out: dict[str, str]
+) -> None:
     tables = {"train.csv": "file,label\n1.png,cat\n2.png,dog\n3.png,dog\n", "test.csv": text}
     write_tables(tmp_path, tables, [f"{i}.png" for i in (1, 2, 3, 8, 9)])
     labels = {image.path: image.label for image in build_index(tmp_path).images}
-    held_out = {"8.png": "dog", "9.png": "owl"} if is_labeled else {}
     assert labels == {"1.png": "cat", "2.png": "dog", "3.png": "dog"} | held_out
 
 

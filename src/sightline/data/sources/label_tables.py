@@ -97,10 +97,10 @@ def _list_labels(labels: LabelTable) -> list[str]:
 
 
 def _has_no_class(labels: LabelTable, training: AbstractSet[str]) -> bool:
-    """Return whether a held-out split has a table of paths and other cells than the `training` labels, such as ids."""
+    """Return whether a held-out split has a table of paths and numbers that are no `training` labels, such as ids."""
     cells = [] if labels.table.has_header else _list_labels(labels)
-    is_held_out = labels.finder.split in {"validation", "test"}
-    return is_held_out and bool(training and cells) and training.isdisjoint(cells)
+    is_held_out = labels.finder.split in {"validation", "test"} and bool(training and cells)
+    return is_held_out and training.isdisjoint(cells) and all(map(str.isdecimal, cells))
 
 
 def _is_text(labels: LabelTable) -> bool:
