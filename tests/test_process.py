@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import threadpoolctl
 
 import sightline
 from sightline import backend, process
@@ -294,3 +296,22 @@ def test_the_cores_that_a_scheduler_gave_are_a_limit(monkeypatch: pytest.MonkeyP
     assert process.count_cores() == 1
     process.limit_cores(before + 1)
     assert process.count_cores() == before
+
+
+def test_the_threads_of_matrix_products_are_restored_after_contexts_that_overlap() -> None:
+    """As those of two threads may: the one that begins first ends first."""
+    with process.one_blas_thread():  # loads the libraries, which are limited only then
+        pass
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        first, second = ExitStack(), ExitStack()
+        numbers = []
+        for stack in (first, second):
+            stack.enter_context(process.one_blas_thread())
+        for stack in (first, second):
+            numbers.append(count_blas_threads())
+            stack.close()
+        assert [*numbers, count_blas_threads()] == [{1}, {1}, {2}]
+
+
+def count_blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}

@@ -13,9 +13,10 @@ import os
 import platform
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ _SIGHUP = getattr(signal, "SIGHUP", None)  # missing on Windows
 
 _claimed = False
 _core_limit = 0  # 0: none
+_blas_lock = threading.Lock()
+_blas_limits: list[Any] = []  # the limit of `one_blas_thread`, once for each of its contexts
 
 
 def claim() -> None:
@@ -165,18 +168,32 @@ def count_cores() -> int:
     return max(1, math.ceil(min(count, _cpu_quota(), _core_limit or math.inf)))
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Return a context in which matrix products use one thread: several threads slow small products down.
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let matrix products use one thread within the context: several threads slow small products down.
 
-    Without threadpoolctl and SciPy, which come with scikit-learn, it changes nothing.
+    This affects all threads of the process: where several are in such a context, the last to leave restores the number.
+    Without threadpoolctl and SciPy, which come with scikit-learn, nothing changes.
     """
+    with _blas_lock:
+        _blas_limits.append(_blas_limits[0] if _blas_limits else _limit_blas())
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            limits = _blas_limits.pop()
+            if limits is not None and not _blas_limits:
+                limits.restore_original_limits()
+
+
+def _limit_blas() -> Any:
+    """Let matrix products use one thread; return an object that restores the number, or None if nothing changed."""
     try:
         import scipy.optimize  # noqa: F401  # its own libraries are limited only once they are loaded
         from threadpoolctl import threadpool_limits
     except ImportError:
-        return nullcontext()
-    limits: AbstractContextManager[Any] = threadpool_limits(1, user_api="blas")
-    return limits
+        return None
+    return threadpool_limits(1, user_api="blas")
 
 
 def count_memory() -> float:
