@@ -152,7 +152,7 @@ def limit_connections(maximum: int) -> int:
     In the command line's own process, the limit on open files is first raised, as far as the system allows it.
     """
     others = RESERVED_FILES + FILES_PER_CORE * process.count_cores()
-    process.raise_file_limit(maximum + others)
+    process.raise_file_limit(max(process.MAX_OPEN_FILES, maximum + others))  # each of many models may open a log
     try:
         import resource
     except ImportError:  # Windows has no such limit
