@@ -186,13 +186,14 @@ def test_classes_that_are_measured_values_are_a_warning(tmp_path: Path, labels: 
     ("labels", "paths"),
     [
         (["cat,pet", "dog, pet"], ("cat,pet", "dog, pet")),
+        (["cat, pet", "cat, wild", "dog, pet"], ("cat, pet", "cat, wild", "dog, pet")),
         (["cat,pet", "pet", "dog"], ("cat,pet",)),
         (["tench, Tinca tinca", "goldfish, Carassius auratus", "missile", "projectile, missile"], None),
         (["Smith, John", "Doe, Jane", "cat"], None),
         (["Paris, France", "Lyon, France", "Rome, Italy"], None),
         (["Pepper,_bell___spot", "Pepper,_bell___healthy", "Tomato___spot", "Tomato___healthy", "Grape___rot"], None),
     ],
-    ids=["tags", "one tag", "ImageNet", "people", "places", "PlantVillage"],
+    ids=["tags", "tags with spaces", "one tag", "ImageNet", "people", "places", "PlantVillage"],
 )
 def test_labels_joined_by_commas_are_a_warning(
     tmp_path: Path, labels: list[str], paths: tuple[str, ...] | None

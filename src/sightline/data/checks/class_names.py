@@ -170,13 +170,14 @@ def _joined_names(classes: Sequence[str]) -> list[Finding]:
 
     Those of ImageNet rarely share a part. Two classes of PlantVillage do, ``Pepper,_bell___healthy`` for one, but most
     of its classes have no comma, and none is called ``Pepper``. In single names such as ``Paris, France``, a space
-    follows each comma.
+    follows each comma, and the first part is not shared.
     """
     parts_by_name = {name: {text.strip() for text in name.split(",")} for name in classes}
     counts = Counter(chain.from_iterable(parts_by_name.values()))
     names = [name for name, parts in parts_by_name.items() if len(parts) > 1]
     sharing = [name for name in names if any(text and counts[text] > 1 for text in parts_by_name[name])]
-    joined = [name for name in names if re.search(r",(?! )", name)]
+    firsts = Counter(name.split(",")[0] for name in names)
+    joined = [name for name in names if re.search(r",(?! )", name) or firsts[name.split(",")[0]] > 1]
     are_labels = 2 * len(joined) >= len(classes) or any(parts_by_name[name] & set(classes) for name in sharing)
     return image_finding(
         "joined-class-names", "warning", "class names have commas and parts in common, like several labels",
