@@ -59,7 +59,7 @@ class OutputReader:
             split, include_training=self.allowed.training, allow_missing=self.allowed.missing, cache=self.cache
         )
         outputs = self.classifier.task.collect_outputs(self.classifier.predictor, labeled.subset, self.progress)
-        return labeled, report.add_groups(outputs, labeled)
+        return labeled, report.add_groups(outputs, labeled.subset.paths, labeled.groups)
 
     @property
     def is_folded(self) -> bool:
@@ -95,7 +95,7 @@ class OutputReader:
                 "afterwards: leave it out."
             )
         outputs = folds.read_outputs(run, labeled.subset.paths, labeled.subset.labels)
-        return labeled, report.add_groups(outputs, labeled)
+        return labeled, report.add_groups(outputs, labeled.subset.paths, labeled.groups)
 
     def collect_outputs(self, split: Split, *, strict: bool = False) -> ModelOutputs | None:
         """Return the model outputs for a split; None if it is not available.
@@ -119,7 +119,7 @@ class OutputReader:
         outputs = self.classifier.task.collect_outputs(
             self.classifier.predictor, labeled.subset, self.progress, f"evaluating ({split})"
         )
-        return report.add_groups(outputs, labeled)
+        return report.add_groups(outputs, labeled.subset.paths, labeled.groups)
 
 
 def evaluate_ood(reader: OutputReader, outputs: ModelOutputs, thresholds: Thresholds | None, index: Index) -> OODResult:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline import jsonio, metrics
-from sightline.data.types import LabeledSubset
 from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import binary, calibration, conformal, ood, selective, shift, slices
 from sightline.evaluation.binary import BinaryReport
@@ -345,9 +344,9 @@ def _list_groups(outputs: ModelOutputs) -> NDArray[np.int64]:
     return np.arange(len(outputs.labels), dtype=np.int64) if outputs.groups is None else outputs.groups
 
 
-def add_groups(outputs: ModelOutputs, labeled: LabeledSubset) -> ModelOutputs:
-    """Return the outputs for the images of `labeled` with their groups, as `compare_with_validation` uses them."""
-    return replace(outputs, groups=number_groups(labeled.subset.paths, labeled.groups))
+def add_groups(outputs: ModelOutputs, paths: Sequence[str], groups: Mapping[str, str]) -> ModelOutputs:
+    """Return the outputs for the images at `paths` with their groups, as `compare_with_validation` uses them."""
+    return replace(outputs, groups=number_groups(paths, groups))
 
 
 def evaluate_sets(

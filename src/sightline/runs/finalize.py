@@ -149,7 +149,10 @@ def _complete_outputs(
     if other is not None:
         rest: dict[Split, ModelOutputs] = {k: v for k, v in outputs_by_split.items() if k != "validation"}
         outputs_by_split = {"validation": other, **rest}
-    return {split: add_groups(outputs, labeled[split]) for split, outputs in outputs_by_split.items()}
+    return {
+        split: add_groups(outputs, labeled[split].subset.paths, labeled[split].groups)
+        for split, outputs in outputs_by_split.items()
+    }
 
 
 def _fit_thresholds(
