@@ -34,6 +34,7 @@ def spec(name: str, decoder: Decoder, size: tuple[int, int] = (32, 48)) -> Model
         ("fcn", "fcn32", (32, 32)),
         ("efficientnet-lite0", "bilinear", (45, 60)),
         ("vgg16", "fcn32", (32, 64)),
+        pytest.param("vgg16", "fcn16", (32, 64), marks=pytest.mark.slow),
         pytest.param("vgg16", "fcn8", (64, 32), marks=pytest.mark.backends),
     ],
 )
@@ -153,11 +154,18 @@ def test_fcn_starts_as_bilinear_upsampling_whatever_initializes_the_backbone(ini
     assert not np.array_equal(kernels[0], kernels[1]), "these scores start as all other layers"
 
 
-@pytest.mark.backends
-def test_a_step_changes_every_score_and_every_transposed_convolution() -> None:
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        pytest.param("fcn32", marks=pytest.mark.slow),
+        pytest.param("fcn16", marks=pytest.mark.slow),
+        pytest.param("fcn8", marks=pytest.mark.backends),
+    ],
+)
+def test_a_step_changes_every_score_and_every_transposed_convolution(decoder: Decoder) -> None:
     import keras
 
-    model = build_model(spec("vgg16", "fcn8", (32, 32))).model
+    model = build_model(spec("vgg16", decoder, (32, 32))).model
     trained = keras.Model(model.input, model.output["logits"])
     trained.compile(keras.optimizers.SGD(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     rng = np.random.default_rng(0)
@@ -168,7 +176,7 @@ def test_a_step_changes_every_score_and_every_transposed_convolution() -> None:
     for weight in model.weights:
         assert np.isfinite(np.asarray(weight)).all()
         assert not np.array_equal(np.asarray(weight), before[weight.path]), weight.path
-    assert sum(path.startswith(("score", DENSE_LAYER)) for path in before) == 3 * len(FCN["fcn8"][0])
+    assert sum(path.startswith(("score", DENSE_LAYER)) for path in before) == 3 * len(FCN[decoder][0])
 
 
 @pytest.mark.parametrize("factor", [2, 4])

@@ -93,6 +93,7 @@ def test_nothing_is_measured_where_it_hardly_matters(train: TrainConfig, own_cac
     [
         pytest.param("fast-small", marks=pytest.mark.backends),
         pytest.param("mobilenetv2", marks=[pytest.mark.backends, pytest.mark.slow]),
+        pytest.param("resnet50", marks=pytest.mark.slow),
     ],
 )
 def test_a_float32_network_computes_in_bfloat16_within_the_context(name: str) -> None:
