@@ -486,10 +486,16 @@ def test_a_folder_of_tfrecord_files_says_that_they_are_not_read(tmp_path: Path) 
     assert message in error_message(tmp_path)
 
 
-def test_class_folders_given_one_by_one_are_to_be_named_by_the_folder_that_holds_them(tmp_path: Path) -> None:
-    write_files(tmp_path, {"cat/1.png": encode_png(1), "dog/2.png": encode_png(2)})
-    with pytest.raises(DataError, match=r"one folder per class, and name the folder that holds these"):
-        build_index([tmp_path / "cat", tmp_path / "dog"])
+def test_class_folders_given_one_by_one_are_classes(tmp_path: Path) -> None:
+    write_files(tmp_path, {"cat/IMG_1.png": encode_png(1), "dog/IMG_1.png": encode_png(2)})
+    index = build_index([tmp_path / "cat", tmp_path / "dog"])
+    assert [(image.path, image.label) for image in index.images] == [("cat/IMG_1.png", "cat"), ("dog/IMG_1.png", "dog")]
+
+
+def test_folders_that_are_parts_of_a_set_are_not_classes(tmp_path: Path) -> None:
+    write_files(tmp_path, {"part1/IMG_1.png": encode_png(1), "part2/IMG_1.png": encode_png(2)})
+    with pytest.raises(DataError, match=r"is not in a class folder\. Sort the images into one folder per class"):
+        build_index([tmp_path / "part1", tmp_path / "part2"])
 
 
 def test_images_without_class_folders_say_so(tmp_path: Path) -> None:

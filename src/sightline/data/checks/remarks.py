@@ -136,8 +136,8 @@ REMARK_FINDINGS = {
     ),
     "labels-from-names": RemarkFinding(
         "note",
-        "class is read from file names",
-        "classes are read from file names",
+        "class is read from file or folder names",
+        "classes are read from file or folder names",
         "If that is wrong, sort the images into class folders, or set --set data.label_pattern.",
     ),
     "guessed-encoding": RemarkFinding(

@@ -62,25 +62,25 @@ def read_container_files(
     return join_tables(join_parts(keys, listings, prefix))
 
 
-def _label_flat_archives(names: Sequence[str], listings: Sequence[SourceListing]) -> Sequence[SourceListing]:
-    """Return the listings of archives without folders with the names of the archives as classes, if they are such."""
+def _label_flat_parts(names: Sequence[str], listings: Sequence[SourceListing]) -> Sequence[SourceListing]:
+    """Return the listings of parts without folders with the names of the parts as classes, if they are such."""
     stems = [strip_suffix(Path(name)).name for name in names]
     are_flat = all(image.reason == NOT_IN_CLASS_FOLDER for listing in listings for image in listing.unusable)
     are_unlabeled = are_flat and not any(listing.items for listing in listings)
-    if not (are_unlabeled and all(map(is_archive, names)) and _are_class_names(stems)):
+    if not (are_unlabeled and _are_class_names(stems)):
         return listings
     return [_label_images(listing, stem) for listing, stem in zip(listings, stems, strict=True)]
 
 
 def _are_class_names(names: Collection[str]) -> bool:
-    """Return whether archives are named like classes: ``cat`` and ``dog``, not ``shard-0``, ``part_a`` or ``train``."""
+    """Return whether parts are named like classes: ``cat`` and ``dog``, not ``shard-0``, ``part_a`` or ``train``."""
     are_different = len({re.sub(r"\d+", "", name) for name in names}) > 1 or all(map(is_wordnet_id, names))
     are_parts = are_numbered(names) or any(map(_names_other_folder, names))
     return are_different and len(set(names)) > 1 and not are_parts
 
 
 def _label_images(listing: SourceListing, label: str) -> SourceListing:
-    """Return the listing of an archive without folders, with this label for all images."""
+    """Return the listing of an archive or folder without folders, with this label for all images."""
     items = [replace(item, label=normalize_label(label)) for item in listing.to_label]
     notes = [SourceNote("labels-from-names", item.label, f"such as {item.path}") for item in items[:1]]
     paths = {item.path for item in items}
@@ -91,11 +91,11 @@ def _label_images(listing: SourceListing, label: str) -> SourceListing:
 def join_parts(names: Sequence[str], listings: Sequence[SourceListing], prefix: str = "") -> list[SourceListing]:
     """Return the listings of the parts of one set, called `names`, with the splits that these names state.
 
-    Archives without a folder inside, such as ``cat.zip`` and ``dog.zip``, are classes. A part without classes beside
-    one that has some, as ``test1.zip`` of Kaggle, is left out if there are splits or a table; else its only folder may
-    be a class, as in ``bus.zip`` and ``train.zip``.
+    Archives and folders without a folder inside, such as ``cat.zip`` and ``dog/``, are classes. A part without classes
+    beside one that has some, as ``test1.zip`` of Kaggle, is left out if there are splits or a table; else its only
+    folder may be a class, as in ``bus.zip`` and ``train.zip``.
     """
-    listings = _label_flat_archives(names, listings)
+    listings = _label_flat_parts(names, listings)
     splits = [find_folder_split(name) for name in names]
     if not all(splits):
         splits = find_source_splits([Path(name).name for name in names])
