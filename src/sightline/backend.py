@@ -11,7 +11,7 @@ import importlib.util
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,8 @@ class _Pending:
 
 _pending: _Pending | None = None
 _preferred = "auto"  # the backend that the settings request, until `configure` is called
+_precision_lock = threading.Lock()
+_precision_restores: list[Callable[[], None]] = []  # what `full_precision` calls at its end, once for each block
 _importing = threading.RLock()  # another thread might otherwise get an incomplete module
 
 
@@ -277,7 +279,8 @@ def full_precision() -> Iterator[None]:
 
     By default, NVIDIA GPUs since Ampere round the factors to a 10-bit mantissa (TF32), and TPUs to 7 bits (bfloat16);
     all three backends do so in convolutions. Probabilities then differ by 4e-4 from those of an exported file that
-    runs in full float32. In TensorFlow and PyTorch the setting applies to the whole process, in JAX to the thread.
+    runs in full float32. In TensorFlow and PyTorch the setting applies to the whole process, in JAX to the thread: where
+    several threads are in such a block, the last to leave restores it.
 
     A TensorFlow function keeps the precision in effect when it was compiled: compile inside the block whatever the
     block calls. Layers with a lower-precision `dtype_policy` keep it.
@@ -289,11 +292,20 @@ def full_precision() -> Iterator[None]:
         with jax.default_matmul_precision("highest"):
             yield
         return
-    restore = tf32.disable_in_tensorflow(tensorflow()) if which == "tensorflow" else tf32.disable_in_torch()
+    with _precision_lock:
+        _precision_restores.append(_precision_restores[0] if _precision_restores else _disable_tf32(which))
     try:
         yield
     finally:
-        restore()
+        with _precision_lock:
+            restore = _precision_restores.pop()
+            if not _precision_restores:
+                restore()
+
+
+def _disable_tf32(which: Backend) -> Callable[[], None]:
+    """Disable TF32 in the backend `which`; return a function that restores it."""
+    return tf32.disable_in_tensorflow(tensorflow()) if which == "tensorflow" else tf32.disable_in_torch()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

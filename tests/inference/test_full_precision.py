@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -92,3 +93,17 @@ def test_an_error_puts_the_setting_back() -> None:
     with pytest.raises(ZeroDivisionError), backend.full_precision():
         fail()
     assert is_tf32_enabled() is before
+
+
+@pytest.mark.skipif("backend.name() == 'jax'", reason="the setting of JAX applies to a thread")
+def test_the_last_of_overlapping_blocks_restores_the_setting() -> None:
+    """As those of two threads may: the one that begins first ends first."""
+    before = is_tf32_enabled()
+    first, second = ExitStack(), ExitStack()
+    states = []
+    for stack in (first, second):
+        stack.enter_context(backend.full_precision())
+    for stack in (first, second):
+        states.append(is_tf32_enabled())
+        stack.close()
+    assert [*states, is_tf32_enabled()] == [False, False, before]
