@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from pixel_predictor import REACH, PixelPredictor, draw_blobs, encode_blobs, make_mask_model
 from sightline.errors import ConfigError, ModelError, UsageError
 from sightline.inference import tiling
 from sightline.inference.manifest import Manifest
 from sightline.inference.mask_quality import estimate_iou
+from sightline.inference.predictor import NOT_FINITE_REASON
 from sightline.inference.tiling import TiledMask, divide_axis, predict_tiled
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs.train_request import TrainRequest
@@ -42,7 +44,6 @@ def test_a_tiled_answer_is_the_whole_one_away_from_the_edges(height: int, width:
     whole = PixelPredictor(PreprocessingSpec(height, width)).probabilities(pixels[None])[0]
     complete = predict_tiled(tile.probabilities, pixels, tile.preprocess, 3)
     inner = (slice(REACH, -REACH), slice(REACH, -REACH))  # a smaller image is mirrored, a larger one ends
-    assert complete is not None
     tiled = complete.mask
     assert complete.quality == pytest.approx(estimate_iou(whole), abs=0.02)
     assert tiled.shape == (height, width)
@@ -109,6 +110,20 @@ def test_a_scale_that_makes_an_image_too_large_is_an_error_of_its_row() -> None:
     first, second = model.predict_masks([draw_blobs(600, 600), draw_blobs(20, 20)], tile=2)
     assert first.error == "too large for tiles: 1200x1200 pixels at the scale 2, limit 1 megapixels"
     assert second.error is None
+
+
+def test_an_image_with_a_tile_that_gives_infinity_has_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compute(self: PixelPredictor, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        probabilities = np.full((*pixels.shape[:3], 3), 1 / 3, np.float32)
+        probabilities[pixels[..., 0] == 255, 1] = -np.inf
+        return probabilities
+
+    monkeypatch.setattr(PixelPredictor, "probabilities", compute)
+    images = np.zeros((2, 40, 60, 3), np.uint8)
+    images[0, 39, 59] = 255
+    bad, good = make_mask_model(16, 16).predict_masks(list(images), tile=1)
+    assert (bad.mask, bad.error) == (None, NOT_FINITE_REASON)
+    assert good.mask is not None
 
 
 def test_scales_that_have_no_meaning_are_refused() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from sightline.data.batches import iterate_slices
 from sightline.data.masks import VOID
+from sightline.errors import ImageError
 from sightline.inference.inputs import InputItem
 from sightline.inference.mask_colors import make_palette
 from sightline.inference.mask_quality import decide_mask, estimate_iou
@@ -116,9 +117,12 @@ def _predict_in_tiles(
 ) -> Iterator[MaskPrediction]:
     preprocess, size = predictor.preprocess, choose_batch_size(predictor.preprocess.shape)
 
-    def compute(tiles: NDArray[np.uint8]) -> NDArray[np.float32]:
-        batches = (tiles[rows] for rows in iterate_slices(len(tiles), size))
-        return np.concatenate([call_padded(predictor.probabilities, of, min(size, len(tiles))) for of in batches])
+    def compute(tiles: NDArray[np.uint8]) -> Iterator[NDArray[np.float32]]:
+        for rows in iterate_slices(len(tiles), size):
+            probabilities = call_padded(predictor.probabilities, tiles[rows], min(size, len(tiles)))
+            if not np.isfinite(probabilities).all():
+                raise ImageError(NOT_FINITE_REASON)
+            yield from probabilities
 
     decode = partial(_decode_scaled, preprocess, scale)
     with closing(decode_images(items, decode, 1, 1)) as images:  # whole images are large
@@ -127,9 +131,10 @@ def _predict_in_tiles(
             if sized is None:
                 yield MaskPrediction(path, error=image.error)
                 continue
-            tiled = predict_tiled(compute, sized.pixels, preprocess, len(predictor.classes))
-            if tiled is None:
-                yield MaskPrediction(path, error=NOT_FINITE_REASON)
+            try:
+                tiled = predict_tiled(compute, sized.pixels, preprocess, len(predictor.classes))
+            except ImageError as error:
+                yield MaskPrediction(path, error=str(error))
                 continue
             mask = resize_mask(tiled.mask, sized.width, sized.height)
             yield describe_mask(path, mask, tiled.quality, predictor.classes, thresholds)

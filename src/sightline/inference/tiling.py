@@ -122,23 +122,21 @@ class TiledMask:
         complete = end - start
         self._mask[start:end] = self._scores[:complete].argmax(-1)
         self._quality.add(self._scores[: max(0, min(complete, self._shape[0] - start)), : self._shape[1]])
-        self._scores = np.concatenate([self._scores[complete:], np.zeros_like(self._scores[:complete])])
+        self._scores[:-complete] = self._scores[complete:]
+        self._scores[-complete:] = 0
 
 
 def predict_tiled(
-    compute: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    compute: Callable[[NDArray[np.uint8]], Iterable[NDArray[np.float32]]],
     pixels: NDArray[np.uint8],
     preprocess: PreprocessingSpec,
     num_classes: int,
-) -> TiledMask | None:
-    """Return the complete mask of `pixels` uint8 [H, W, C]; None if a probability is not finite.
+) -> TiledMask:
+    """Return the complete mask of `pixels` uint8 [H, W, C].
 
-    `compute` returns the probabilities [T, h, w, K] of tiles [T, h, w, C].
+    `compute` returns or yields the probabilities float32 [h, w, K] of each of the tiles uint8 [T, h, w, C].
     """
     tiled = TiledMask(pixels, preprocess, num_classes)
     for row in tiled.rows:
-        probabilities = compute(tiled.cut_row(row))
-        if not np.isfinite(probabilities).all():
-            return None
-        tiled.add_row(row, probabilities)
+        tiled.add_row(row, compute(tiled.cut_row(row)))
     return tiled
