@@ -81,6 +81,18 @@ def _compute_scale(kernel: NDArray[np.float32], *, depthwise: bool) -> NDArray[n
     return positive_scale
 
 
+def create_session(file: bytes, **options: Any) -> Any:
+    """Create an ONNX Runtime session for a file on the CPU that logs nothing.
+
+    `options` are attributes of ``onnxruntime.SessionOptions``.
+    """
+    onnxruntime = imports.import_onnx_runtime()
+    session_options = onnxruntime.SessionOptions()
+    for name, value in ({"log_severity_level": 4} | options).items():
+        setattr(session_options, name, value)
+    return onnxruntime.InferenceSession(file, session_options, providers=["CPUExecutionProvider"])
+
+
 def measure_values(
     model: Any, operations: Collection[str], layers: Collection[str], images: Iterable[NDArray[np.uint8]]
 ) -> tuple[dict[str, tuple[float, float]], Arrays]:
@@ -90,7 +102,6 @@ def measure_values(
     means of the input of each convolution and dense layer in `layers`: float32 [I].
     """
     onnx = import_onnx()
-    onnxruntime = imports.import_onnx_runtime()
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     graph, weights = probe.graph, {weight.name for weight in model.graph.initializer}
@@ -111,9 +122,7 @@ def measure_values(
     outputs += [add_output(pooled[kind], source) for source, kind in sources.items()]
     if not outputs:
         return {}, {}
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = create_session(probe.SerializeToString())
     runs = [session.run(outputs, {"pixels": rows}) for rows in images]
     extremes = np.array([run[: 2 * len(measured)] for run in runs], np.float32).reshape(len(runs), -1, 2)
     lowest, highest = np.fmin.reduce(extremes[..., 0]), np.fmax.reduce(extremes[..., 1])  # both ignore NaN

@@ -167,13 +167,10 @@ def calibrate_graph(graph: bytes, pixels: NDArray[np.uint8], progress: Progress 
 
 def _fold_constants(graph: bytes, folder: Path) -> bytes:
     """Return the file with batch normalization and constants folded by ONNX Runtime."""
-    onnxruntime = imports.import_onnx_runtime()
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(folder / "folded.onnx")
-    options.log_severity_level = 4
-    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    return (folder / "folded.onnx").read_bytes()
+    level = imports.import_onnx_runtime().GraphOptimizationLevel.ORT_ENABLE_BASIC
+    file = folder / "folded.onnx"
+    int8_scales.create_session(graph, graph_optimization_level=level, optimized_model_filepath=str(file))
+    return file.read_bytes()
 
 
 def _rename_clashing_values(model: Any) -> None:
@@ -259,9 +256,6 @@ def _finalize_file(model: Any) -> bytes:
 
 
 def _compute_logits(onnx_bytes: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    onnxruntime = imports.import_onnx_runtime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+    session = int8_scales.create_session(onnx_bytes)
     batches = (pixels[rows] for rows in iterate_slices(len(pixels), BATCH_SIZE))
     return np.concatenate([session.run([LOGITS], {"pixels": batch})[0] for batch in batches]).astype(np.float64)
