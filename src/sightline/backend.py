@@ -279,8 +279,8 @@ def full_precision() -> Iterator[None]:
 
     By default, NVIDIA GPUs since Ampere round the factors to a 10-bit mantissa (TF32), and TPUs to 7 bits (bfloat16);
     all three backends do so in convolutions. Probabilities then differ by 4e-4 from those of an exported file that
-    runs in full float32. In TensorFlow and PyTorch the setting applies to the whole process, in JAX to the thread: where
-    several threads are in such a block, the last to leave restores it.
+    runs in full float32. The setting of JAX applies to the thread, those of the others to the whole process: the
+    last of several threads to leave such a block restores them.
 
     A TensorFlow function keeps the precision in effect when it was compiled: compile inside the block whatever the
     block calls. Layers with a lower-precision `dtype_policy` keep it.
