@@ -492,6 +492,33 @@ def test_class_folders_given_one_by_one_are_classes(tmp_path: Path) -> None:
     assert [(image.path, image.label) for image in index.images] == [("cat/IMG_1.png", "cat"), ("dog/IMG_1.png", "dog")]
 
 
+def test_an_empty_folder_given_beside_others_is_a_class_without_images(tmp_path: Path) -> None:
+    write_files(tmp_path, {"cat/1.png": encode_png(1), "dog/1.png": encode_png(2), "bird/.keep": b""})
+    assert build_index([tmp_path / "cat", tmp_path / "dog", tmp_path / "bird"]).empty_classes == ("bird",)
+
+
+def test_a_link_given_as_a_source_names_the_class(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a/1.png": encode_png(1), "b/1.png": encode_png(2)})
+    for name, target in {"cat": "a", "dog": "b"}.items():
+        (tmp_path / name).symlink_to(tmp_path / target)
+    index = build_index([tmp_path / "cat", tmp_path / "dog"])
+    assert [(image.path, image.label) for image in index.images] == [("cat/1.png", "cat"), ("dog/1.png", "dog")]
+
+
+def test_the_folders_above_distinguish_sources_of_the_same_name(tmp_path: Path) -> None:
+    write_files(tmp_path, {"old/cat/1.png": encode_png(1), "new/cat/1.png": encode_png(2), "dog/1.png": encode_png(3)})
+    index = build_index([tmp_path / "old/cat", tmp_path / "new/cat", tmp_path / "dog"])
+    paths = ["old/cat/1.png", "new/cat/1.png", f"{tmp_path.name}/dog/1.png"]
+    assert [(i.path, i.label) for i in index.images] == list(zip(paths, ["cat", "cat", "dog"], strict=True))
+
+
+def test_class_folders_of_splits_given_one_by_one_are_in_these_splits(tmp_path: Path) -> None:
+    folders = ["train/cat", "train/dog", "test/cat", "test/dog"]
+    write_files(tmp_path, {f"{folder}/1.png": encode_png(i) for i, folder in enumerate(folders)})
+    index = build_index([tmp_path / folder for folder in folders])
+    assert [f"{image.split}/{image.label}" for image in index.images] == folders
+
+
 def test_folders_that_are_parts_of_a_set_are_not_classes(tmp_path: Path) -> None:
     write_files(tmp_path, {"part1/IMG_1.png": encode_png(1), "part2/IMG_1.png": encode_png(2)})
     with pytest.raises(DataError, match=r"is not in a class folder\. Sort the images into one folder per class"):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, cast
 
 from sightline import _io, jsonio
@@ -222,14 +223,15 @@ def list_sources(
     if not source_list:
         raise DataError(NO_SOURCE)
     _check_once([str(source) for source in source_list if not isinstance(source, SourceListing)])
+    names = _name_sources(source_list)
     listings = [
         s
         if isinstance(s, SourceListing)
-        else list_source(s, f"{_short_name(s)}/" if len(source_list) > 1 else "", options, lenient=lenient)
-        for s in source_list
+        else list_source(s, f"{name}/" if len(source_list) > 1 else "", options, lenient=lenient)
+        for s, name in zip(source_list, names, strict=True)
     ]
     check_settings(listings, options, describe_sources(source_list))
-    return apply_class_tree(join_parts([_short_name(s) for s in source_list], listings), options)
+    return apply_class_tree(join_parts(names, listings), options)
 
 
 def _check_once(sources: Sequence[str]) -> None:
@@ -249,11 +251,27 @@ def describe_sources(sources: Sources) -> str:
     return "+".join(_short_name(s) if isinstance(s, SourceListing) else str(s) for s in list_of_sources(sources))
 
 
+def _name_sources(sources: Sequence[Source | SourceListing]) -> list[str]:
+    """Return the last part of the path of each source, or as many last parts as it takes to tell all paths apart."""
+    parts = [_split_name(source) for source in sources]
+    paths = [each for each in parts if len(each) > 1]
+    longest = max(map(len, parts))
+    depth = next((n for n in range(1, longest) if len({each[-n:] for each in paths}) == len(paths)), longest)
+    return [PurePath(*each[-depth:]).as_posix() for each in parts]
+
+
 def _short_name(source: Source | SourceListing) -> str:
+    return _split_name(source)[-1]
+
+
+def _split_name(source: Source | SourceListing) -> tuple[str, ...]:
+    """Return the absolute path of a source in parts, with links as they are; of others, the name alone."""
     if isinstance(source, SourceListing):
-        return source.items[0].store.name if source.items else NO_ITEMS
+        return (source.items[0].store.name if source.items else NO_ITEMS,)
     text = str(source)
-    return text if named.is_named(text) else Path(text).resolve().name
+    if named.is_named(text):
+        return (text,)
+    return PurePath(os.path.abspath(_io.expand_home(text))).parts  # noqa: PTH100  # `resolve` would follow links
 
 
 def list_source(

@@ -18,7 +18,7 @@ from sightline.data.sources.file_labels import normalize_label
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder import NOT_IN_CLASS_FOLDER
 from sightline.data.sources.folder_layout import UNLABELED_WORDS, WRAPPER_NAMES, are_numbered
-from sightline.data.sources.listing import SourceListing, assign_split, join_tables, leave_out_images
+from sightline.data.sources.listing import ClassFolder, SourceListing, assign_split, join_tables, leave_out_images
 from sightline.data.sources.manifest import read_rows
 from sightline.data.sources.split_names import find_folder_split, find_source_splits, parse_split
 from sightline.data.storage import FileStore
@@ -62,14 +62,15 @@ def read_container_files(
     return join_tables(join_parts(keys, listings, prefix))
 
 
-def _label_flat_parts(names: Sequence[str], listings: Sequence[SourceListing]) -> Sequence[SourceListing]:
+def _label_flat_parts(names: Sequence[str], listings: Sequence[SourceListing], prefix: str) -> Sequence[SourceListing]:
     """Return the listings of parts without folders with the names of the parts as classes, if they are such."""
     stems = [strip_suffix(Path(name)).name for name in names]
     are_flat = all(image.reason == NOT_IN_CLASS_FOLDER for listing in listings for image in listing.unusable)
     are_unlabeled = are_flat and not any(listing.items for listing in listings)
     if not (are_unlabeled and _are_class_names(stems)):
         return listings
-    return [_label_images(listing, stem) for listing, stem in zip(listings, stems, strict=True)]
+    folders = [ClassFolder(prefix + name, normalize_label(stem), None) for name, stem in zip(names, stems, strict=True)]
+    return [_label_images(listing, folder) for listing, folder in zip(listings, folders, strict=True)]
 
 
 def _are_class_names(names: Collection[str]) -> bool:
@@ -79,13 +80,15 @@ def _are_class_names(names: Collection[str]) -> bool:
     return are_different and len(set(names)) > 1 and not are_parts
 
 
-def _label_images(listing: SourceListing, label: str) -> SourceListing:
-    """Return the listing of an archive or folder without folders, with this label for all images."""
-    items = [replace(item, label=normalize_label(label)) for item in listing.to_label]
+def _label_images(listing: SourceListing, folder: ClassFolder) -> SourceListing:
+    """Return the listing of an archive or folder without folders, which is the class `folder`."""
+    items = [replace(item, label=folder.label) for item in listing.to_label]
     notes = [SourceNote("labels-from-names", item.label, f"such as {item.path}") for item in items[:1]]
     paths = {item.path for item in items}
     unusable = [image for image in listing.unusable if image.path not in paths]
-    return replace(listing, items=items, unusable=unusable, to_label=[], notes=[*listing.notes, *notes])
+    return replace(
+        listing, items=items, unusable=unusable, to_label=[], classes=[folder], notes=[*listing.notes, *notes]
+    )
 
 
 def join_parts(names: Sequence[str], listings: Sequence[SourceListing], prefix: str = "") -> list[SourceListing]:
@@ -95,7 +98,7 @@ def join_parts(names: Sequence[str], listings: Sequence[SourceListing], prefix: 
     beside one that has some, as ``test1.zip`` of Kaggle, is left out if there are splits or a table; else its only
     folder may be a class, as in ``bus.zip`` and ``train.zip``.
     """
-    listings = _label_flat_parts(names, listings)
+    listings = _label_flat_parts(names, listings, prefix)
     splits = [find_folder_split(name) for name in names]
     if not all(splits):
         splits = find_source_splits([Path(name).name for name in names])
