@@ -303,6 +303,13 @@ def test_a_complete_run_sends_its_epochs_once(run: sl.Run, run_client: Any) -> N
     assert low < run.test.accuracy <= high
 
 
+def test_a_complete_run_shows_the_epochs_that_it_trained(run: sl.Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "runs" / "a")
+    directory = RunDirectory(tmp_path / "runs" / "a")
+    directory.write_config(replace(directory.config, train=replace(directory.config.train, epochs=9)))
+    assert TrainingRuns(tmp_path / "runs", None, "photos").describe("a")["epochs"] == len(run.history)
+
+
 def test_the_accuracy_of_a_run_with_folds_is_called_out_of_fold(run: sl.Run, tmp_path: Path) -> None:
     shutil.copytree(run.path, tmp_path / "runs" / "a")
     directory = RunDirectory(tmp_path / "runs" / "a")

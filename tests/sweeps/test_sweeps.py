@@ -9,6 +9,7 @@ import io
 import json
 import math
 import random
+import re
 import shutil
 import sqlite3
 import sys
@@ -777,13 +778,15 @@ def test_another_space_does_not_go_on_in_the_same_study(search: Search, tmp_path
         "nosuchsql://user:secret@host/db",
         "nosuchsql://host/db?user=me&password=secret",
         "nosuchsql://host/db?user=me&password=my@secret",
+        "postgresql://user:secret@secret@host:5432/db",
+        "postgresql://user:secret@secret:secret@host:5432/db",
         "sqlite:////no/such/folder/study.db",
     ],
 )
 def test_a_storage_that_cannot_be_had_is_named_without_its_password(search: Search, url: str) -> None:
     with pytest.raises(UsageError, match="journal:FILE") as caught:
         search(GRID, storage=url)
-    assert url.replace(":secret", "").partition("?")[0] in str(caught.value)
+    assert re.sub(":secret.*@", "@", url).partition("?")[0] in str(caught.value)
     assert "secret" not in str(caught.value)
 
 

@@ -107,6 +107,7 @@ class TrainingRuns:
                 planned = sum(stage_epochs.count_epochs(config.train, stage) for stage in stages)
                 values["epochs"] = planned if stages else config.train.epochs
             if status == "complete":
+                values["epochs"] = len(values["history"])  # fine-tuning may be left out, and training may stop early
                 row = describe_run(run.path)
                 values["metrics"] = {"value": row.accuracy, "interval": row.accuracy_interval, "split": row.split}
         except SightlineError as error:  # a damaged file: show what could be read

@@ -154,10 +154,23 @@ def _storage(package: Any, url: str) -> Any:
     if scheme == "grpc":
         host, _, port = rest.removeprefix("//").partition(":")
         return package.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
+    _check_login(url)
     options = {"connect_args": {"timeout": 60}} if scheme.startswith("sqlite") else {"pool_pre_ping": True}
     return package.storages.RDBStorage(
         url, engine_kwargs=options, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=10 * HEARTBEAT_SECONDS
     )
+
+
+def _check_login(url: str) -> None:
+    """Raise `ValueError` for an @ in a password: SQLAlchemy takes what follows for the host, which its errors quote."""
+    from sqlalchemy.engine import make_url
+
+    try:
+        host = make_url(url).host or ""
+    except ValueError:  # quotes what stands in place of the port
+        host = "@"
+    if "@" in host:
+        raise ValueError("an @ in the user name or password is written %40, and the port is a number")
 
 
 def _without_password(url: str) -> str:
