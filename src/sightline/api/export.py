@@ -293,8 +293,9 @@ class _ExportJob:
     def _write_bundle(self, temp_dir: Path, graph: bytes, manifest: Manifest, reference: Any) -> tuple[Parity, bool]:
         predictor = self._predictor(graph)
         unchecked = bundle.make(self._update_references(manifest, predictor), graph, self.source.reference_files)
-        bundle.write_folder(unchecked, temp_dir / "made")
-        loaded, reloaded = bundle.load(temp_dir / "made")
+        file = temp_dir / "unchecked.zip"  # unlike a folder, not synced to disk
+        bundle.write_zip(unchecked, file)
+        loaded, reloaded = bundle.load(file)
         parity_result = self._compare(reference, reloaded, len(loaded.model))
         if not parity_result.is_within(self.tolerance):
             return parity_result, False
