@@ -53,6 +53,8 @@ def open_zip(file: IO[bytes], check_count: Callable[[int], None] | None = None) 
     """
     archive = zipfile.ZipFile(_DirectoryCheck(file, check_count or _check_member_count))
     archive.fp = file
+    if any(info.header_offset < 0 for info in archive.infolist()):
+        raise zipfile.BadZipFile("its beginning is missing, as in the last file of a split archive")
     if check_count is None and (foreign := [i for i in archive.infolist() if i.compress_type not in BOUNDED_METHODS]):
         raise zipfile.BadZipFile(f"{foreign[0].filename!r} is compressed with a method other than deflate")
     return archive

@@ -55,6 +55,15 @@ def test_the_members_of_a_zip_are_counted_before_they_are_listed(
         ZipStore(tmp_path / "many.zip", LimitsConfig(archive_members=29))
 
 
+def test_a_zip_without_its_beginning_is_refused(tmp_path: Path) -> None:
+    """Python reads the list of its members, and the last of them."""
+    path = write_zip(tmp_path / "photos.zip", {f"{number}.png": encode_image(number) for number in range(3)})
+    path.write_bytes(path.read_bytes()[100:])
+    message = r"photos\.zip is not a readable zip archive: its beginning is missing, as in the last file of a split"
+    with pytest.raises(DataError, match=message):
+        ZipStore(path)
+
+
 def extended_header(size: int) -> bytes:
     """The beginning of a tar whose first member has an extended header (PAX) of `size` bytes."""
     info = tarfile.TarInfo("././@PaxHeader")
