@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.data.recorded_images import ImageRow
+from sightline.data.recorded_images import ImageRow, map_groups
 from sightline.data.targets import join_classes
 from sightline.data.types import Split
 from sightline.evaluation.label_thresholds import cross_fit_limits, list_thresholds
@@ -91,7 +91,7 @@ def _pair_images(
     )
     return CommonImages(
         split, *predictions, rows, np.array(true[0], np.str_)[rows[:, 0]], (first, second),
-        {row.path: row.group for row in images[0] if row.group},
+        map_groups(images[0]),
         (present[0], present[1]) if all(of.labels.ndim == 2 for of in predictions) else None,
     )  # fmt: skip
 
@@ -179,5 +179,5 @@ def _pair_masks(
         return "they have no image with a class in common"
     return CommonMasks(
         split, tuple(predictions[0].paths[row] for row in rows[:, 0]), ious,
-        {row.path: row.group for row in images[0] if row.group}, is_whole,
+        map_groups(images[0]), is_whole,
     )  # fmt: skip

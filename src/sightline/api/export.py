@@ -14,6 +14,7 @@ from sightline.api.export_source import ExportSource, list_keras_files, load_sou
 from sightline.api.loading import load
 from sightline.callbacks import Callback
 from sightline.data.indexing import Sources
+from sightline.data.recorded_images import map_groups
 from sightline.data.types import Subset
 from sightline.errors import DataError, ModelError, UsageError, check_installed, plural
 from sightline.export import keras_to_onnx, quantize
@@ -313,7 +314,7 @@ class _ExportJob:
         classifier = self.source.classifier
         if self.images_description != VALIDATION or classifier.run is None:
             return {}
-        groups = {row.path: row.group for row in classifier.run.read_data() or () if row.group}
+        groups = map_groups(classifier.run.read_data() or ())
         return finalize.sample_validation(classifier.task, predictor, self.samples, groups)
 
     def _write_folder(self, temp_dir: Path, graph: bytes, manifest: Manifest, reference: Any) -> tuple[Parity, bool]:

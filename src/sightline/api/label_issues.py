@@ -14,6 +14,7 @@ from sightline.api.classifier import Classifier
 from sightline.api.report_writer import refresh_report
 from sightline.callbacks import Progress, no_progress
 from sightline.data.label_patch import PatchEntry, add_entries, read_entries, write_patch
+from sightline.data.recorded_images import map_groups
 from sightline.data.types import SPLITS, ImageRecord, Split, Subset
 from sightline.evaluation import label_issues
 from sightline.evaluation.bootstrap import number_groups
@@ -64,7 +65,7 @@ def find_label_issues(
     features = np.concatenate([s.outputs.features for s in outputs])
     labels_given = np.concatenate([s.labels for s in outputs])
     rows = () if classifier.run is None else classifier.run.read_data() or ()
-    groups = number_groups([image.path for image in records], {row.path: row.group for row in rows if row.group})
+    groups = number_groups([image.path for image in records], map_groups(rows))
     check = _check_labels(classifier, records, features, labels_given, progress, groups)
     entries = read_entries(patch)
     keep_lines = [

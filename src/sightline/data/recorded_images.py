@@ -73,6 +73,11 @@ class MatchedImages:
         return not self.missing and not self.changed
 
 
+def map_groups(rows: Iterable[ImageRow]) -> dict[str, str]:
+    """Map the path of each image that has a split group to the group."""
+    return {row.path: row.group for row in rows if row.group}
+
+
 def hash_images(images: Iterable[ImageRecord], splits: Iterable[Split | None], *, are_masks: bool = False) -> str:
     """Return a hash of images, labels or masks, and splits, which identifies the data of a search."""
     rows = [

@@ -11,7 +11,7 @@ from sightline.data.class_tree import build_tree
 from sightline.data.dataset import decode_images, encode_labels, list_sizes
 from sightline.data.indexing import Sources, build_index, describe_sources
 from sightline.data.masks import check_masks
-from sightline.data.recorded_images import MatchedImages
+from sightline.data.recorded_images import MatchedImages, map_groups
 from sightline.data.sources.class_name_files import are_numbers
 from sightline.data.targets import CLASS_TARGETS, Targets, strip_zeros
 from sightline.data.types import Index, LabeledSubset, Split, Subset
@@ -108,7 +108,7 @@ class LabeledImages:
             missing=run_images.summarize_missing(matched_split),
             leaked=leaked,
             added=len(matched.added),
-            groups={row.path: row.group for row in matched_split.rows if row.group},
+            groups=map_groups(matched_split.rows),
         )
 
     def _load_others(self, split: Split | None, *, cache: bool) -> LabeledSubset:

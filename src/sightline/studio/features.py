@@ -16,6 +16,7 @@ from sightline.api.run import Run
 from sightline.callbacks import Progress
 from sightline.data import feature_cache
 from sightline.data.cache import release_pages
+from sightline.data.recorded_images import map_groups
 from sightline.data.types import SPLITS, Index, Split
 from sightline.errors import ModelError
 from sightline.evaluation import bootstrap
@@ -71,7 +72,7 @@ class RunModel:
     def number_groups(self, split: Split) -> NDArray[np.int64] | None:
         """Return the group number of each predicted image of a split, from 0; None without ``split.group``."""
         rows, recorded = self.run.directory.read_data() or (), self.find_recorded_split(split)
-        group_by_path = {row.path: row.group for row in rows if row.split == recorded and row.group}
+        group_by_path = map_groups(row for row in rows if row.split == recorded)
         return bootstrap.number_groups(self.predictions[split].paths, group_by_path)
 
     @property
