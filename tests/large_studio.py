@@ -50,7 +50,7 @@ def open_index() -> Index:
 
     hashes = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(IMAGES)]
     images = tuple(ImageRecord(f"photos/IMG-{i:06}.jpg", h, "", None, 640, 480) for i, h in enumerate(hashes))
-    return Index("photos", images, (), 0, read)
+    return Index("photos", images, (), read)
 
 
 def measure_peak(folder: Path) -> int:

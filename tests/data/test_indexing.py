@@ -130,7 +130,7 @@ def test_every_kind_of_source_is_the_same(
     )
     assert summarize(source_index) == expected
     assert source_index.name == path.name
-    assert (source_index.unreadable, source_index.skipped) == ((), 0)
+    assert (source_index.unreadable, source_index.other_files) == ((), ())
     for i, p in enumerate(source_index.images):
         data = source_index.read(i)
         assert isinstance(data, bytes)
@@ -169,7 +169,7 @@ def test_each_file_of_a_hostile_folder_is_classified(hostile_folder: HostileFold
         "ant hill",
         "猫",
     }
-    assert source_index.skipped == hostile_folder.skipped
+    assert len(source_index.other_files) == hostile_folder.skipped
     for p in source_index.images:
         assert p.sha256 == hashlib.sha256((hostile_folder.path / p.path).read_bytes()).hexdigest()
     by_path = {p.path: p for p in source_index.images}
@@ -186,7 +186,7 @@ def test_a_hostile_archive_is_indexed_as_a_hostile_folder(
     source_index = build_index(KINDS[kind](tmp_path, {key: store.read(key) for key in keys}))
     assert summarize(source_index) == summarize(build_index(hostile_folder.path))
     assert Counter(r.reason for r in source_index.unreadable) == Counter(hostile_folder.unreadable.values())
-    assert source_index.skipped == hostile_folder.skipped
+    assert len(source_index.other_files) == hostile_folder.skipped
 
 
 def test_a_damaged_member_of_an_archive_is_one_reject(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_whatever_a_manifest_names_must_be_an_image(tmp_path: Path, columns: str
     source_index = build_index(tmp_path / "list.csv")
     reason = "not an image" if name == "notes.txt" else f"the file is missing (line 3 of {tmp_path / 'list.csv'})"
     assert [(r.path, r.reason, r.label) for r in source_index.unreadable] == [(name, reason, "cat")]
-    assert (len(source_index.images), source_index.skipped) == (2, 0)
+    assert (len(source_index.images), len(source_index.other_files)) == (2, 0)
 
 
 def test_non_images_are_recognized_by_their_name_whatever_their_content(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_non_images_are_recognized_by_their_name_whatever_their_content(tmp_path
     source_index = build_index(write_files(tmp_path, files | {"dog/1.png": encode_png(3)}))
     assert [p.path for p in source_index.images] == ["cat/a", "cat/b.txt", "dog/1.png"]
     assert [(r.path, r.reason) for r in source_index.unreadable] == [("cat/f.TIF", "not an image")]
-    assert source_index.skipped == 3
+    assert len(source_index.other_files) == 3
 
 
 @pytest.mark.parametrize("kind", ["folder", "tar"])

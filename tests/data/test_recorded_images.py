@@ -21,7 +21,7 @@ def make_row(path: str, sha256: str, split: Split, label: str = "cat") -> ImageR
 
 def make_index(*images: tuple[str, str, str, Split | None]) -> Index:
     records = tuple(ImageRecord(path, sha, label, split, 4, 4) for path, sha, label, split in images)
-    return Index("data", records, (), 0, lambda i: records[i].path.encode())
+    return Index("data", records, (), lambda i: records[i].path.encode())
 
 
 def read_with_splits(matched: MatchedImages) -> list[tuple[bytes, Split | None]]:
@@ -124,7 +124,7 @@ def test_a_changed_image_is_not_counted_as_added() -> None:
 
 def test_a_changed_mask_changes_its_image_where_masks_are_recorded() -> None:
     record = ImageRecord("1.png", A, "cat", None, 4, 4, mask=MaskRecord("1-mask.png", B))
-    index = Index("data", (record,), (), 0, lambda _: b"", several_labels="masks")
+    index = Index("data", (record,), (), lambda _: b"", several_labels="masks")
     assert match_images([ImageRow("1.png", A, "cat", "train", mask=B)], index).complete
     assert match_images([ImageRow("1.png", A, "cat", "train")], index).complete, "of an earlier version"
     changed = ImageRow("1.png", A, "cat", "train", mask=C)

@@ -298,7 +298,7 @@ def draw_studio(folder: Path, images: int, classes: int) -> Studio:
         ImageRecord(f"{i % classes}/{i:06}.png", f"{i:064x}", f"class {i % classes}", None, 40, 30)
         for i in range(images)
     )
-    index = Index("many", records, (), 0, lambda _: content)
+    index = Index("many", records, (), lambda _: content)
     corrections = Corrections(folder / "fixes.jsonl", index)
     predictions = {
         i: ImagePrediction(f"class {(i + (i % 7 == 0)) % classes}", (i * 37 % 1000) / 1000, 0.5, float(i % 997))

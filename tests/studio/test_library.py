@@ -33,7 +33,7 @@ def index() -> Index:
         ImageRecord(f"{label}/{i} %_.png", f"{i}", label, split, 10 + (7 * i) % 5, 10)  # type: ignore[arg-type]
         for i, (label, split) in enumerate(zip(LABELS, splits, strict=True))
     )
-    return Index("drawn", images, (), 0, read)
+    return Index("drawn", images, (), read)
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def test_corrections_change_what_is_listed_and_counted(library: Library, correct
 
 def test_a_file_name_that_is_not_utf_8_is_escaped(tmp_path: Path) -> None:
     image = ImageRecord("cat/caf\udce9.png", "0", "cat", None, 1, 1)
-    one = Index("one", (image,), (), 0, read)
+    one = Index("one", (image,), (), read)
     library = Library(one, Corrections(tmp_path / "x.jsonl", one))
     library.set_findings([Finding("blank", "note", 1, "image", "", (image.path,), (image.path,))])
     (row,) = library.describe([0])
@@ -176,7 +176,7 @@ def test_rows_come_in_the_order_asked_for(library: Library) -> None:
 
 
 def test_a_finding_on_images_of_one_path_marks_each_of_them(index: Index, tmp_path: Path) -> None:
-    twice = Index("twice", (index.images[0], index.images[0]), (), 0, read)
+    twice = Index("twice", (index.images[0], index.images[0]), (), read)
     library = Library(twice, Corrections(tmp_path / "x.jsonl", index))
     library.set_findings([Finding("blank", "note", 1, "image", "", ("cat/0 %_.png",), ("all white",))])
     assert [row["findings"] for row in library.describe([0, 1])] == [[{"kind": "blank", "reason": "all white"}]] * 2
@@ -193,7 +193,7 @@ def test_every_order_holds_every_image_once(index: Index, tmp_path: Path, sort: 
     rng = np.random.default_rng(0)
     values = rng.integers(0, 5, count) / 5
     predictions = {i: ImagePrediction("a", float(v), float(v)) for i, v in enumerate(values) if i % 3}
-    many = Index("many", images, (), 0, read)
+    many = Index("many", images, (), read)
     library = Library(many, Corrections(tmp_path / "x.jsonl", many), None, predictions)
     library.set_findings([Finding("all", "note", 1, "", "", tuple(image.path for image in images))])
     assert sorted(library.list_ids(Query(sort=sort, finding="all"))) == list(range(count))

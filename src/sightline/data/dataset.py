@@ -172,7 +172,7 @@ def build_dataset(
         pixels=decoded.pixels.array,
         rows=decoded.rows,
         unreadable=unreadable,
-        skipped=index.skipped,
+        skipped=len(index.other_files),
         notes=(*assignment.notes, *_describe_parents(images, assignment.splits, targets)),
         cache_hit=decoded.pixels.hit,
         groups=() if rule.kind == "none" else assignment.groups,

@@ -43,7 +43,7 @@ from sightline.data.sources.listing import (
     read_as_label_sets,
 )
 from sightline.data.sources.manifest import is_table, read_manifest, read_rows
-from sightline.data.sources.mask_folders import INVALID_MASKS, find_mask_classes
+from sightline.data.sources.mask_folders import find_mask_classes
 from sightline.data.sources.unread_labels import is_spreadsheet
 from sightline.data.sources.unused_settings import check_settings
 from sightline.data.sources.webdataset import list_samples
@@ -124,13 +124,12 @@ def build_index(
     if options.merge_copies:
         images, several_labels = merge_copies(images, several_labels)
     nonempty_classes = {(item.label, item.split) for item, result in results if result is not None}
-    invalid_masks = [SourceNote(INVALID_MASKS, r.path, r.reason) for _, r in results if isinstance(r, InvalidMask)]
+    invalid_masks = [SourceNote("invalid-masks", r.path, r.reason) for _, r in results if isinstance(r, InvalidMask)]
     files = ImageFiles(images)
     index = Index(
-        name="+".join(dict.fromkeys(_short_name(s) for s in source_list)),
+        name="+".join(dict.fromkeys(_split_name(s)[-1] for s in source_list)),
         images=tuple(image for _, image in images),
         unreadable=unreadable,
-        skipped=len(ignored),
         read=files.read,
         other_files=ignored,
         empty_classes=tuple(sorted(c.path for c in listing.classes if (c.label, c.split) not in nonempty_classes)),
@@ -248,7 +247,7 @@ def _check_once(sources: Sequence[str]) -> None:
 
 def describe_sources(sources: Sources) -> str:
     """Return the sources joined for a message, each as the user wrote it."""
-    return "+".join(_short_name(s) if isinstance(s, SourceListing) else str(s) for s in list_of_sources(sources))
+    return "+".join(_split_name(s)[-1] if isinstance(s, SourceListing) else str(s) for s in list_of_sources(sources))
 
 
 def _name_sources(sources: Sequence[Source | SourceListing]) -> list[str]:
@@ -258,10 +257,6 @@ def _name_sources(sources: Sequence[Source | SourceListing]) -> list[str]:
     longest = max(map(len, parts))
     depth = next((n for n in range(1, longest) if len({each[-n:] for each in paths}) == len(paths)), longest)
     return [PurePath(*each[-depth:]).as_posix() for each in parts]
-
-
-def _short_name(source: Source | SourceListing) -> str:
-    return _split_name(source)[-1]
 
 
 def _split_name(source: Source | SourceListing) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from sightline.data.containers import is_archive
 from sightline.data.sources.filenames import holds_unread_images, is_placeholder
 from sightline.data.sources.folder import NOT_IN_CLASS_FOLDER
-from sightline.data.sources.unread_labels import UNREAD_LABELS, advise_on_unread_labels
+from sightline.data.sources.unread_labels import advise_on_unread_labels
 from sightline.data.types import SourceNote, UnreadableImage
 from sightline.errors import plural
 
@@ -61,9 +61,9 @@ def _explain_others(paths: Sequence[str]) -> str:
 
 def _advise_on_labels(notes: Sequence[SourceNote]) -> str:
     """Return advice on images that are in no class folder."""
-    if unread := {note.path: note.reason for note in notes if note.kind == UNREAD_LABELS}:
+    if unread := {note.path: note.reason for note in notes if note.kind == "unread-labels"}:
         path = min(unread, key=lambda path: (not unread[path].startswith("a table"), path))
-        return f" {path} may hold labels ({unread[path]}). {advise_on_unread_labels([unread[path]])}"
+        return f" {path} may hold labels ({unread[path]}).{advise_on_unread_labels(unread[path])}"
     return (
         " Sort the images into one folder per class, and name the folder that holds these, or say where the labels "
         "are: in the file names with --set data.label_pattern=..., or in a table with --set data.labels=FILE."

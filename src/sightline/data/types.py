@@ -95,11 +95,21 @@ def describe_unreadable(files: Sequence[UnreadableImage]) -> str:
     return f"{plural(len(files), 'file')} could not be used, such as {examples}"
 
 
+NoteKind = Literal[
+    "ambiguous-masks", "class-masks", "class-names", "conflicting-rows", "copied-folders", "empty-labels",
+    "guessed-encoding", "invalid-masks", "labels-from-names", "labels-from-table", "mask-folders", "missing-files",
+    "missing-masks", "nested-classes", "numbered-folders", "repeated-members", "split-folders", "split-named-class",
+    "splits-from-lists", "unexpected-folder", "unlabeled-folders", "unread-class-names", "unread-columns",
+    "unread-labels", "unread-splits", "unused-masks",
+]  # fmt: skip
+"""The kinds of findings on how a source is read; `checks.remarks` words them."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceNote:
     """A remark on a source, made while listing it: the `kind` of finding that it becomes, the path, and the reason."""
 
-    kind: str
+    kind: NoteKind
     path: str
     reason: str = ""
 
@@ -108,20 +118,18 @@ class SourceNote:
 class Index:
     """The contents of a data source, before any pixel is decoded.
 
-    `read(i)` returns the encoded bytes of image `i`, or its pixels (uint8 HWC) if the source is an array. `skipped`
-    counts files that are not images (``Thumbs.db``, notes, hidden files); `other_files` names them. `empty_classes`
-    names the class folders that contain neither images nor rejected files. `notes` describe how the source was read and
-    what was left out. `several_labels` is a text on an image with several labels; "" if each has one. `read_mask(i)`
-    returns the encoded mask of image `i`, with values as in `mask_classes`; None for a source without masks.
-    `class_order` is the order of all classes, if stated. `find_file(i)` returns the path of image `i` on this machine;
-    None if it is in an archive, a table or memory. `has_numbers`: classes are the integers of arrays. `has_paths`:
-    classes are nodes of a tree.
+    `read(i)` returns the encoded bytes of image `i`, or its pixels (uint8 HWC) if the source is an array. `other_files`
+    are files that are not images (``Thumbs.db``, notes, hidden files). `empty_classes` names the class folders that
+    contain neither images nor rejected files. `notes` describe how the source was read and what was left out.
+    `several_labels` is a text on an image with several labels; "" if each has one. `read_mask(i)` returns the encoded
+    mask of image `i`, with values as in `mask_classes`; None for a source without masks. `class_order` is the order of
+    all classes, if stated. `find_file(i)` returns the path of image `i` on this machine; None if it is in an archive, a
+    table or memory. `has_numbers`: classes are the integers of arrays. `has_paths`: classes are nodes of a tree.
     """
 
     name: str
     images: tuple[ImageRecord, ...]
     unreadable: tuple[UnreadableImage, ...]
-    skipped: int
     read: Callable[[int], bytes | NDArray[np.uint8]] = field(repr=False, compare=False)
     other_files: tuple[str, ...] = ()
     empty_classes: tuple[str, ...] = ()

@@ -17,7 +17,6 @@ from sightline.data.checks.label_sets import CO_OCCURRENCE, MASKS, SEVERAL_LABEL
 from sightline.data.checks.leakage import Leak
 from sightline.data.dataset import DecodedDataset, check_classes
 from sightline.data.grouping import assign_groups
-from sightline.data.sources.folder_layout import SPLIT_FOLDERS
 from sightline.data.sources.split_names import find_splits, suggest_split
 from sightline.data.types import Index
 from sightline.errors import ConfigError, DataError, plural, suggest
@@ -72,7 +71,7 @@ def _applicable_findings(findings: Sequence[Finding], index: Index, config: RunC
     labels = {p.label for p in index.images}
     if parse_group_rule(config.split.group).kind != "folder" or find_splits(labels) or any(map(suggest_split, labels)):
         return tuple(findings)
-    return tuple(f for f in findings if f.kind != SPLIT_FOLDERS)
+    return tuple(f for f in findings if f.kind != "split-folders")
 
 
 def _report_findings(findings: Sequence[Finding], config: RunConfig, callback: Callback) -> None:

@@ -16,7 +16,7 @@ from strategies import image_record
 
 
 def propose(images: Sequence[ImageRecord], near: dict[str, str]) -> list[tuple[str, str, str]]:
-    return [(fix.action, fix.path, fix.reason) for fix in propose_entries(Index("x", tuple(images), (), 0, read), near)]
+    return [(fix.action, fix.path, fix.reason) for fix in propose_entries(Index("x", tuple(images), (), read), near)]
 
 
 def propose_entries(index: Index, near: dict[str, str]) -> list[PatchEntry]:
@@ -64,7 +64,7 @@ def test_a_copy_that_is_identical_too_is_dropped_once() -> None:
 def test_a_class_takes_the_spelling_of_most_images_also_where_they_have_several_labels() -> None:
     counts = {"Cat;dog": 10, "Cat": 3, "cat": 5, "cat;dog": 2, "Cat;cat": 1}
     images = [image_record(label, f"{label} {i}") for label, count in counts.items() for i in range(count)]
-    index = Index("x", tuple(images), (), 0, read, several_labels="one has")
+    index = Index("x", tuple(images), (), read, several_labels="one has")
     relabeled = {(fix.label, fix.to) for fix in propose_entries(index, {})}
     assert relabeled == {("cat", "Cat"), ("cat;dog", "Cat;dog"), ("Cat;cat", "Cat")}
     assert len(propose_entries(index, {})) == 5 + 2 + 1
@@ -84,7 +84,7 @@ def test_a_setting_is_advised_only_where_it_has_an_effect(source_splits: tuple[S
     near = same_group(images[0], images[1]) | same_group(images[2], images[3])
     advised = duplicates.duplicate_findings(
         duplicates.find_duplicates(images, near),
-        Index("x", (*images, image_record("bee", 9, other)), (), 0, lambda _: b""),
+        Index("x", (*images, image_record("bee", 9, other)), (), lambda _: b""),
     )
     assert [f.kind for f in advised] == ["conflicting-near-duplicates", "near-duplicates"]
     assert all(("split.group=near_duplicates" in f.advice) is (other != "validation") for f in advised)

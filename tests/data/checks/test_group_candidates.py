@@ -87,7 +87,7 @@ def test_groups_across_stated_splits_are_counted() -> None:
         *make_images(lambda i: f"p{i // 5}_{i}.png", split="train"),
         *make_images(lambda i: f"p{i // 5}_9{i}.png", 15, "test"),
     ]
-    (finding,) = find_group_findings(Index("x", tuple(images), (), 0, lambda _: b""))
+    (finding,) = find_group_findings(Index("x", tuple(images), (), lambda _: b""))
     assert finding.paths == (f"split.group={RUNNING}",)
     assert finding.reasons == ("12 groups of up to 10 images, 3 of which span more than one given split",)
     assert f"--set 'split.group={RUNNING}'." in finding.advice

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sightline.data.checks.finding import Finding, Severity, image_finding
-from sightline.data.sources.class_name_files import CLASS_NAMES, UNREAD_CLASS_NAMES
 from sightline.data.sources.filenames import holds_unread_images, is_placeholder
-from sightline.data.sources.folder_layout import NUMBERED_FOLDERS
 from sightline.data.sources.unread_labels import BOXES_ADVICE, TABLE_ADVICE
-from sightline.data.types import Index
+from sightline.data.types import Index, NoteKind
 
 NOT_DOWNLOADED = "not-downloaded"
 """Finding: files that are placeholders for files in a cloud."""
@@ -28,7 +26,7 @@ class RemarkFinding:
     advice: str
 
 
-REMARK_FINDINGS = {
+REMARK_FINDINGS: dict[NoteKind, RemarkFinding] = {
     "repeated-members": RemarkFinding(
         "warning",
         "name occurs more than once in an archive",
@@ -70,7 +68,7 @@ REMARK_FINDINGS = {
         "folders are read as classes but have copies of the images beside them",
         "Remove the copy, or move it elsewhere.",
     ),
-    NUMBERED_FOLDERS: RemarkFinding(
+    "numbered-folders": RemarkFinding(
         "error",
         "folder is read as a class, but is a numbered part of the images in a table",
         "folders are read as classes, but are numbered parts of the images in a table",
@@ -152,13 +150,13 @@ REMARK_FINDINGS = {
         "tables give the labels",
         "If that is wrong, choose another one with --set data.labels=FILE, or move it out of the folder.",
     ),
-    CLASS_NAMES: RemarkFinding(
+    "class-names": RemarkFinding(
         "note",
         "file gives the names of classes that are numbers",
         "files give the names of classes that are numbers",
         "If that is wrong, move it elsewhere.",
     ),
-    UNREAD_CLASS_NAMES: RemarkFinding(
+    "unread-class-names": RemarkFinding(
         "warning",
         "table of the classes has no column of names, so the numbers are kept",
         "tables of the classes have no column of names, so the numbers are kept",
@@ -199,7 +197,7 @@ REMARK_FINDINGS = {
 }
 """The wording for each kind of `SourceNote`."""
 
-SHOWN_IN_TRAINING = frozenset({CLASS_NAMES, "labels-from-names", "labels-from-table", "splits-from-lists"})
+SHOWN_IN_TRAINING = frozenset({"class-names", "labels-from-names", "labels-from-table", "splits-from-lists"})
 """Notes that `train` shows too, so that a misread source is noticed before training."""
 
 

@@ -18,14 +18,8 @@ from sightline.data.sources.split_names import parse_split
 from sightline.data.sources.table import normalize_name
 from sightline.data.storage import FileStore, read_untrusted_file
 from sightline.data.targets import LABEL_SETS, SEPARATOR, join_classes, strip_zeros
-from sightline.data.types import SourceNote
+from sightline.data.types import NoteKind, SourceNote
 from sightline.errors import ImageError
-
-CLASS_NAMES = "class-names"
-"""Finding: a file names the classes, which are numbers."""
-
-UNREAD_CLASS_NAMES = "unread-class-names"
-"""Finding: a table has a row for each class, but no column is recognized as their names."""
 
 FILES = (
     "classes.txt", "class_names.txt", "labels.txt", "synset_words.txt", "LOC_synset_mapping.txt", "words.txt",
@@ -105,7 +99,7 @@ def _apply(listing: SourceListing, class_names: ClassNames) -> SourceListing:
         labels = LABEL_SETS.list_classes(label) if listing.several_labels else (label,)
         return join_classes(class_names.names.get(name, name) for name in labels)
 
-    kind = CLASS_NAMES if class_names.names else UNREAD_CLASS_NAMES
+    kind: NoteKind = "class-names" if class_names.names else "unread-class-names"
     note = SourceNote(kind, class_names.path, class_names.columns)
     return replace(replace_labels(listing, rename), notes=[*listing.notes, note], class_names=None)
 

@@ -16,12 +16,10 @@ from pathlib import PurePosixPath
 from sightline.data.sources.columns import read_splits
 from sightline.data.sources.encoding import decode_text
 from sightline.data.sources.filenames import is_image_name
-from sightline.data.sources.folder_layout import SPLIT_FOLDERS
 from sightline.data.sources.image_lists import ImageList, ImageLists
 from sightline.data.sources.listing import SourceItem, SourceListing
 from sightline.data.sources.split_names import SplitName, find_folder_split, find_splits, parse_split
 from sightline.data.sources.table import may_be_table
-from sightline.data.sources.unread_labels import UNREAD_LABELS
 from sightline.data.sources.unread_tables import describe_unknown_labels, note_unread_tables
 from sightline.data.storage import FileStore, read_file
 from sightline.data.targets import strip_zeros
@@ -48,7 +46,7 @@ def apply_file_lists(listing: SourceListing, store: FileStore, prefix: str, *, i
     labels = {item.key: item.label for item in (listing.items or listing.to_label) if is_image_name(item.key)}
     lists = ImageLists(store, keys, labels)
     note_unread_tables(listing, lists, prefix, is_stated=is_stated)
-    if any(note.kind == SPLIT_FOLDERS for note in listing.notes):  # reported as an error
+    if any(note.kind == "split-folders" for note in listing.notes):  # reported as an error
         return listing
     if any(item.split for item in listing.items):
         return _label_splits(listing, store, prefix, keys)
@@ -187,7 +185,7 @@ def _label_splits(listing: SourceListing, store: FileStore, prefix: str, keys: S
                 listing = _add_labeled(listing, store, prefix, labels, split, key)
                 break
             if reason := describe_unknown_labels(each, images, classes, split):
-                listing.notes.append(SourceNote(UNREAD_LABELS, prefix + key, reason))
+                listing.notes.append(SourceNote("unread-labels", prefix + key, reason))
     return listing
 
 

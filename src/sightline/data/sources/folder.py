@@ -13,24 +13,18 @@ from sightline.data.class_tree import PATH_SEPARATOR
 from sightline.data.sources.class_masks import IMAGE_FOLDERS, MASK_FOLDER_NAMES, find_class_masks
 from sightline.data.sources.file_labels import are_class_names, compile_pattern, normalize_label, parse_label
 from sightline.data.sources.filenames import are_hidden, is_hidden, is_image_name, split_path
-from sightline.data.sources.folder_layout import SPLIT_FOLDERS, FolderLayout, PathParts, infer_layout
+from sightline.data.sources.folder_layout import FolderLayout, PathParts, infer_layout
 from sightline.data.sources.listing import ClassFolder, SourceItem, SourceListing
 from sightline.data.sources.split_names import parse_split_name, suggest_split
-from sightline.data.sources.unread_labels import UNREAD_LABELS, find_unread_labels
+from sightline.data.sources.unread_labels import find_unread_labels
 from sightline.data.storage import FileStore
-from sightline.data.types import NO_LABEL, SourceNote, Split, UnreadableImage
+from sightline.data.types import NO_LABEL, NoteKind, SourceNote, Split, UnreadableImage
 from sightline.errors import DataError, ImageError, list_some, plural
 
 NOT_IN_CLASS_FOLDER, ABOVE_CLASS_FOLDERS = "is not in a class folder", "is above the level of the class folders"
 NO_LABEL_IN_NAME = "has no label in its name"
 NO_CLASS_REASONS = frozenset({NOT_IN_CLASS_FOLDER, ABOVE_CLASS_FOLDERS, NO_LABEL_IN_NAME, NO_LABEL})
 """Reasons for rejecting a file that can be read but has no class."""
-UNEXPECTED_FOLDER = "unexpected-folder"
-MASK_FOLDERS = "mask-folders"
-COPIED_FOLDERS = "copied-folders"
-"""Finding: a class folder is a copy of those next to it. Naming it in `--allow` confirms that it is a class."""
-CLASS_MASKS = "class-masks"
-"""Finding: masks among the images of classes are left out."""
 DEFAULTS = DataConfig()
 LabelParser = Callable[[str], str | None]
 
@@ -49,26 +43,27 @@ def read_class_folders(
     folders, including empty ones. Without class folders, classes are read from file names if those are unambiguous.
     Raises `DataError` for other folders next to the splits, unless `lenient` or allowed by `options`.
     """
-    paths, level, are_masks_allowed = list_visible(store), options.folder_level, MASK_FOLDERS in options.allow_findings
+    paths, level = list_visible(store), options.folder_level
+    are_masks_allowed = "mask-folders" in options.allow_findings
     if options.label_pattern:
         return list_by_file_name(store, prefix, _list_image_paths(paths), compile_pattern(options.label_pattern))
     masks = frozenset[str]() if are_masks_allowed else find_class_masks(paths)
     paths = {key: path for key, path in paths.items() if key not in masks}
     image_paths = _list_image_paths(paths)
-    layout = infer_layout(image_paths, as_classes=SPLIT_FOLDERS in options.allow_findings, level=level is not None)
+    layout = infer_layout(image_paths, as_classes="split-folders" in options.allow_findings, level=level is not None)
     if layout.flat and level is None and (class_names := _infer_classes(image_paths)):
         return list_by_file_name(store, prefix, image_paths, parse_label, class_names)
-    if layout.unexpected and not (lenient or UNEXPECTED_FOLDER in options.allow_findings):
+    if layout.unexpected and not (lenient or "unexpected-folder" in options.allow_findings):
         raise DataError(_unexpected_folders_message(store.name, layout))
     listing = _list_by_folder(store, prefix, layout, folders, level, paths)
     listing.skipped_files[:] = [path for path in listing.skipped_files if path.removeprefix(prefix) not in masks]
     notes = listing.notes
     notes += _note_layout(layout, paths, prefix)
-    notes += [SourceNote(CLASS_MASKS, prefix + key) for key in sorted(masks)]
-    looks_split = any(note.kind == SPLIT_FOLDERS for note in layout.notes)
+    notes += [SourceNote("class-masks", prefix + key) for key in sorted(masks)]
+    looks_split = any(note.kind == "split-folders" for note in layout.notes)
     if looks_split or len({item.label for item in listing.items if is_image_name(item.key)}) < 2:
         unread = find_unread_labels(store.keys())
-        notes += [SourceNote(UNREAD_LABELS, prefix + key, kind) for key, kind in sorted(unread.items())]
+        notes += [SourceNote("unread-labels", prefix + key, kind) for key, kind in sorted(unread.items())]
     if level is None and not looks_split:
         notes += _note_nested_classes(layout, image_paths, prefix)
     notes += _note_copied_folders(listing)
@@ -212,7 +207,7 @@ def _note_layout(layout: FolderLayout, paths: Mapping[str, PathParts], prefix: s
         count = sum(layout.is_unlabeled(p) and p[depth] == top and is_image_name(key) for key, p in paths.items())
         yield SourceNote("unlabeled-folders", parent + top, plural(count, "image"))
     for top in sorted(layout.unexpected):
-        yield SourceNote(UNEXPECTED_FOLDER, parent + top, _describe_unexpected(top))
+        yield SourceNote("unexpected-folder", parent + top, _describe_unexpected(top))
 
 
 def _note_nested_classes(layout: FolderLayout, image_paths: Sequence[PathParts], prefix: str) -> Iterator[SourceNote]:
@@ -232,7 +227,7 @@ def _note_nested_classes(layout: FolderLayout, image_paths: Sequence[PathParts],
         if len(names) > 1 and "" not in names:
             splits = {name.split for each in names if (name := parse_split_name(each)) and name.exact}
             are_splits = len(splits) == len(names) and not layout.splits
-            kind = SPLIT_FOLDERS if are_splits else "nested-classes"
+            kind: NoteKind = "split-folders" if are_splits else "nested-classes"
             reason = f"one class with the subfolders {list_some(sorted(names), 3)}"
             yield SourceNote(kind, prefix + "/".join(folder), reason)
 
@@ -251,7 +246,7 @@ def _note_copied_folders(listing: SourceListing) -> Iterator[SourceNote]:
         if 2 * len(copies) > len(images) and all("/" in path[len(folder.path) + 1 :] for path in images):
             samples = [(items[path], items[twins[path]]) for path in copies[:3]]
             if any(_is_equal(item, twin) for item, twin in samples):  # otherwise the names are equal by chance
-                yield SourceNote(COPIED_FOLDERS, folder.path, f"has {twins[copies[0]]} too")
+                yield SourceNote("copied-folders", folder.path, f"has {twins[copies[0]]} too")
 
 
 def _is_equal(item: SourceItem, twin: SourceItem) -> bool:
@@ -265,7 +260,7 @@ def _note_masks(listing: SourceListing) -> Iterator[SourceNote]:
     images = (item for item in listing.items if is_image_name(item.key) or not PurePosixPath(item.key).suffix)
     labels = {item.label.casefold() for item in images}
     if labels & IMAGE_FOLDERS and labels & MASK_FOLDER_NAMES and labels <= IMAGE_FOLDERS | MASK_FOLDER_NAMES:
-        yield from (SourceNote(MASK_FOLDERS, c.path, f"read as the class {c.label!r}") for c in listing.classes)
+        yield from (SourceNote("mask-folders", c.path, f"read as the class {c.label!r}") for c in listing.classes)
 
 
 def _unexpected_folders_message(name: str, layout: FolderLayout) -> str:
@@ -276,7 +271,7 @@ def _unexpected_folders_message(name: str, layout: FolderLayout) -> str:
     return (
         f"{name} has {', '.join(unexpected)} next to {splits}: expected only splits (train, validation, test) there. "
         f"Rename or move {misspelled[0] if misspelled else repr(unexpected[0])}, ignore such folders with "
-        f"--allow {UNEXPECTED_FOLDER}, or read all of these folders as classes with --allow {SPLIT_FOLDERS}."
+        "--allow unexpected-folder, or read all of these folders as classes with --allow split-folders."
     )
 
 

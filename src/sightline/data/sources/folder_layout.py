@@ -14,17 +14,8 @@ from sightline.errors import list_some
 
 PathParts = tuple[str, ...]
 
-SPLIT_FOLDERS = "split-folders"
-"""Finding: folders read as classes look like splits. Naming it in `--allow` confirms that they are classes."""
-
-SPLIT_NAMED_CLASS = "split-named-class"
-"""Finding: one class folder has the name of a split, as a class may."""
-
 WRAPPER_NAMES = {"images", "image", "imgs", "img", "data", "dataset", "pictures", "photos", "jpg", "jpeg", "png"}
 """Names without a meaning for the only folder below a split."""
-
-NUMBERED_FOLDERS = "numbered-folders"
-"""Finding: folders read as classes are parts of one set of images. Naming it in `--allow` confirms that they are."""
 
 PART_WORDS = WRAPPER_NAMES | {
     "part", "batch", "chunk", "shard", "volume", "vol", "disk", "folder", "archive", "fold", "patient",
@@ -221,9 +212,9 @@ def _note_suspected_splits(
     """Return a note for each class folder that looks like a split, by name or because all contain the same folders."""
     splits = {s.split for s in names.values()}
     if len(splits) > 1 and (len(names) == len(tops) or "train" in splits):
-        return [SourceNote(SPLIT_FOLDERS, top, f"named like the {names[top].split} split") for top in sorted(names)]
+        return [SourceNote("split-folders", top, f"named like the {names[top].split} split") for top in sorted(names)]
     single_notes = [
-        SourceNote(SPLIT_NAMED_CLASS, t, f"read as a class, named like the {n.split} split")
+        SourceNote("split-named-class", t, f"read as a class, named like the {n.split} split")
         for t, n in names.items()
         if n.exact
     ]
@@ -235,4 +226,4 @@ def _note_suspected_splits(
         return single_notes
     reason = f"has the same folders as the others: {list_some(sorted(common), 3)}"
     suggestions = {top: suggest_split(top) for top in sorted(tops)}
-    return [SourceNote(SPLIT_FOLDERS, top, f"did you mean {s!r}?" if s else reason) for top, s in suggestions.items()]
+    return [SourceNote("split-folders", top, f"did you mean {s!r}?" if s else reason) for top, s in suggestions.items()]

@@ -10,7 +10,7 @@ from sightline.data.archives import TarStore, ZipStore
 from sightline.data.remote_folder import RemoteFolder
 from sightline.data.sources.class_name_files import find_class_names
 from sightline.data.sources.file_lists import apply_file_lists, apply_split_lists
-from sightline.data.sources.folder import MASK_FOLDERS, is_flat, list_visible, read_class_folders
+from sightline.data.sources.folder import is_flat, list_visible, read_class_folders
 from sightline.data.sources.folder_layout import WRAPPER_NAMES
 from sightline.data.sources.label_tables import read_label_table, read_numbered_folders, read_tables
 from sightline.data.sources.listing import SourceListing
@@ -45,7 +45,9 @@ def _list_images(
 ) -> SourceListing:
     if options.labels:
         return apply_split_lists(read_label_table(store, options, prefix), store, prefix)
-    states_labels = options.label_pattern or options.folder_level is not None or MASK_FOLDERS in options.allow_findings
+    states_labels = (
+        options.label_pattern or options.folder_level is not None or "mask-folders" in options.allow_findings
+    )
     paths = list_visible(store)
     if not states_labels and (listing := read_mask_folders(store, paths, prefix, folder)) is not None:
         return listing

@@ -15,7 +15,7 @@ from sightline.config import DataConfig
 from sightline.data.sources.file_finder import FileFinder
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder import are_named_by_class
-from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, are_numbered, select_top_files
+from sightline.data.sources.folder_layout import are_numbered, select_top_files
 from sightline.data.sources.listing import SourceItem, SourceListing, assign_split, join_tables
 from sightline.data.sources.manifest import LabelTable, is_table, list_from_table, parse_table, read_content
 from sightline.data.sources.split_names import find_folder_split, parse_split, parse_split_name
@@ -43,7 +43,7 @@ def read_numbered_folders(
     In `listing`, these folders are the classes. None if the folders are of another kind, if the user states that they
     are classes, or if there is no such table.
     """
-    is_stated = options.folder_level is not None or NUMBERED_FOLDERS in options.allow_findings
+    is_stated = options.folder_level is not None or "numbered-folders" in options.allow_findings
     if is_stated or not are_numbered({c.label for c in listing.classes}):
         return None
     labeled = read_tables(store, folder, options, prefix)

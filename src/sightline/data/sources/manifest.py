@@ -46,7 +46,7 @@ from sightline.data.sources.table import (
 from sightline.data.sources.unread_labels import is_spreadsheet
 from sightline.data.storage import FolderStore, read_untrusted_file
 from sightline.data.targets import LABEL_SETS, join_classes
-from sightline.data.types import SourceNote, Split, UnreadableImage
+from sightline.data.types import NoteKind, SourceNote, Split, UnreadableImage
 from sightline.errors import DataError, ImageError, list_some, plural
 from sightline.escaping import quote_path
 
@@ -240,7 +240,9 @@ class _RowReader:
             return replace(self, label_sets=read_rows_as_labels(self.table, self.columns, conflicts[0])).to_listing()
         return listing
 
-    def _leave_out(self, listing: SourceListing, row: Row, label: str, key: str | None, kind: str, reason: str) -> None:
+    def _leave_out(
+        self, listing: SourceListing, row: Row, label: str, key: str | None, kind: NoteKind, reason: str
+    ) -> None:
         """Note why a row is left out, and keep it in the listing if another task can use it."""
         place = self.table.describe_row(row.line)
         path = self._display_path(row, key) or place
@@ -261,7 +263,7 @@ class _RowReader:
 
     def _find_problem(
         self, row: Row, label: str, key: str | None, first_rows: dict[str, tuple[int, str]]
-    ) -> tuple[str, str] | None:
+    ) -> tuple[NoteKind, str] | None:
         """Return the kind and the reason if a row must be left out."""
         place = f"{self.table.describe_row(row.line)} of {self.table.name}"
         if self.columns.mask and self.finder.find(label) is None:

@@ -20,8 +20,6 @@ from sightline.data.storage import FileStore, read_file, read_untrusted_file
 from sightline.data.types import SourceNote, UnreadableImage
 from sightline.errors import DataError, ImageError
 
-MISSING_MASKS, INVALID_MASKS, UNUSED_MASKS = "missing-masks", "invalid-masks", "unused-masks"
-AMBIGUOUS_MASKS = "ambiguous-masks"
 _SUFFIXES = ("", "_mask", "_L", "_gt", "_segmentation")
 """Suffixes of mask names after the image name; ``_L`` is from CamVid's original release, the last from ISIC."""
 _CAMVID_FOLDERS: Mapping[str, Literal["image", "mask"]] = {
@@ -67,16 +65,16 @@ def read_mask_folders(
             path = prefix + key
             if not mask_keys:
                 listing.unusable.append(UnreadableImage(path, "has no mask"))
-                listing.notes.append(SourceNote(MISSING_MASKS, path))
+                listing.notes.append(SourceNote("missing-masks", path))
             elif len(keys) == len(mask_keys) == 1:
                 mask = MaskFile(mask_keys[0], prefix + mask_keys[0], classes)
                 listing.items.append(SourceItem(store, key, path, "", find_folder_split(key), mask=mask))
             else:
                 reason = _describe_ambiguity([prefix + other for other in keys if other != key], prefix, mask_keys)
                 listing.unusable.append(UnreadableImage(path, reason))
-                listing.notes.append(SourceNote(AMBIGUOUS_MASKS, path, reason))
+                listing.notes.append(SourceNote("ambiguous-masks", path, reason))
     unused = sorted(key for pair in masks.keys() - set(pairs.values()) for key in masks[pair])
-    listing.notes.extend(SourceNote(UNUSED_MASKS, prefix + key) for key in unused)
+    listing.notes.extend(SourceNote("unused-masks", prefix + key) for key in unused)
     used = {key for keys in (*images.values(), *masks.values()) for key in keys}
     used.add(table[1].removeprefix(f"{store.name}/"))
     listing.skipped_files.extend(prefix + key for key in store.keys() if key not in used)  # noqa: SIM118  # a method

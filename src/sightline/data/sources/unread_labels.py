@@ -8,23 +8,22 @@ from pathlib import PurePosixPath
 from sightline.data.image_tables import is_image_table
 from sightline.data.sources.filenames import is_hidden, is_image_name
 
-UNREAD_LABELS = "unread-labels"
-"""Finding: files that may contain labels are not read."""
-
 TABLE_ADVICE = "Use a table with --set data.labels=FILE --column label=NAME."
 BOXES_ADVICE = (
     "The boxes of YOLO and Pascal VOC and the files of LabelMe, CVAT and MATLAB are not read: write a table with the "
     "columns path and label, a row for each image, or sort the images into class folders. Label Studio exports such a "
     "table as CSV."
 )
+_SPREADSHEETS = {".xlsx", ".xls", ".xlsm", ".ods", ".numbers"}
+_BOXES = {".txt": "YOLO", ".xml": "Pascal VOC", ".json": "LabelMe"}
+_TOOLS = {".mat": "MATLAB", "annotations.xml": "CVAT", ".json": "JSON"}
 _ADVICE = {
     "spreadsheet": "Save the spreadsheet as CSV.",
     "Parquet": "Write the Parquet or Arrow file as CSV.",
     "a table": TABLE_ADVICE,
+    **dict.fromkeys([*_BOXES.values(), *_TOOLS.values()], BOXES_ADVICE),
 }
-_SPREADSHEETS = {".xlsx", ".xls", ".xlsm", ".ods", ".numbers"}
-_BOXES = {".txt": "YOLO", ".xml": "Pascal VOC", ".json": "LabelMe"}
-_TOOLS = {".mat": "MATLAB", "annotations.xml": "CVAT", ".json": "JSON"}
+"""Advice on a file, by the first words on what it is."""
 
 
 def is_spreadsheet(path: str) -> bool:
@@ -53,7 +52,6 @@ def find_unread_labels(paths: Iterable[str]) -> dict[str, str]:
     return result
 
 
-def advise_on_unread_labels(reasons: Iterable[str]) -> str:
-    """Return advice on label files that are not read, for `reasons`; "" if there are none."""
-    kinds = {next((kind for kind in _ADVICE if reason.startswith(kind)), "") for reason in reasons}
-    return " ".join([*(advice for kind, advice in _ADVICE.items() if kind in kinds), *([BOXES_ADVICE] * ("" in kinds))])
+def advise_on_unread_labels(reason: str) -> str:
+    """Return advice on a label file that is not read for this reason; "" if the reason says what to do."""
+    return next((f" {advice}" for start, advice in _ADVICE.items() if reason.startswith(start)), "")

@@ -9,11 +9,10 @@ from contextlib import suppress
 from dataclasses import replace
 
 from sightline.data.sources.columns import find_by_name
-from sightline.data.sources.folder_layout import NUMBERED_FOLDERS, SPLIT_FOLDERS, are_numbered
+from sightline.data.sources.folder_layout import are_numbered
 from sightline.data.sources.image_lists import ImageList, ImageLists
 from sightline.data.sources.listing import SourceListing
 from sightline.data.sources.table import LIST_SUFFIXES, Table
-from sightline.data.sources.unread_labels import UNREAD_LABELS
 from sightline.data.types import SourceNote, Split
 from sightline.errors import DataError, list_some
 
@@ -29,7 +28,7 @@ def note_unread_tables(listing: SourceListing, lists: ImageLists, prefix: str, *
     number the parts of a data set are an error, unless the user states the class folders (`is_stated`). Text files
     count only if there is at most one class.
     """
-    looks_split = any(note.kind == SPLIT_FOLDERS for note in listing.notes)
+    looks_split = any(note.kind == "split-folders" for note in listing.notes)
     in_doubt = looks_split or len({re.sub(r"\d+", "", label) for label in lists.labels.values()}) < 2
     may_be_incomplete = any(item.split for item in listing.items)  # a table may name the remaining images
     described = {
@@ -41,9 +40,9 @@ def note_unread_tables(listing: SourceListing, lists: ImageLists, prefix: str, *
         if naming is not None:
             key, each = naming
             reason = f"{prefix}{key}, whose columns are {list_some(each.table.columns)}, names its images"
-            notes = [SourceNote(NUMBERED_FOLDERS, folder.path) for folder in listing.classes]
+            notes = [SourceNote("numbered-folders", folder.path) for folder in listing.classes]
             listing.notes.extend([replace(notes[0], reason=reason), *notes[1:]])
-    listing.notes.extend(SourceNote(UNREAD_LABELS, prefix + key, reason) for key, reason in reasons.items())
+    listing.notes.extend(SourceNote("unread-labels", prefix + key, reason) for key, reason in reasons.items())
 
 
 def _describe(lists: ImageLists, key: str, *, in_doubt: bool, may_be_incomplete: bool) -> str:
