@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,13 +24,6 @@ from sightline.data.types import OUT_OF_FOLD, describe_unreadable
 from sightline.errors import plural
 from sightline.evaluation.results import ClassMetrics, EvaluationResult, TaskResult
 from sightline.progress import ProgressDisplay
-
-
-class TestTimeAugmentation(StrEnum):
-    """The views of each image that predictions are averaged over."""
-
-    flip = "flip"
-    flip_shift = "flip-shift"
 
 
 def evaluate(
@@ -88,7 +80,7 @@ def evaluate(
         typer.Option(metavar="PATCH", help="Find likely label errors, and write proposed fixes to this file."),
     ] = None,
     tta: Annotated[
-        TestTimeAugmentation | None,
+        Literal["flip", "flip-shift"] | None,
         typer.Option(
             help="Test-time augmentation: average over views of each image; flip: the image and its mirror image (2x "
             "cost); flip-shift: also slightly shifted copies of both (6x cost)."
@@ -122,9 +114,8 @@ def evaluate(
             positive=positive, target_sensitivity=target_sensitivity, target_specificity=target_specificity,
             target_recall=target_recall, target_fnr=target_fnr, min_iou=min_iou,
             reset_thresholds=reset_thresholds, coverage=coverage, ood=ood,
-            find_label_issues=find_label_issues, tta=None if tta is None else tta.value,
-            include_training=include_training, allow_missing=allow_missing, column=column, set=set or (),
-            cache=not no_cache, callback=display,
+            find_label_issues=find_label_issues, tta=tta, include_training=include_training,
+            allow_missing=allow_missing, column=column, set=set or (), cache=not no_cache, callback=display,
         )  # fmt: skip
     from sightline.evaluation.multi_label import MultiLabelReport
     from sightline.evaluation.segmentation import SegmentationReport
@@ -146,7 +137,7 @@ def evaluate(
             )
     else:
         if tta is not None:
-            print_line(f"{tta.value} test-time augmentation: mean over {evaluation.tta_views} views of each image")
+            print_line(f"{tta} test-time augmentation: mean over {evaluation.tta_views} views of each image")
         is_stored = report.split != "other" and report.evaluation.missing is None and tta is None
         folder = "validation" if report.split == OUT_OF_FOLD else report.split
         file = str(Path(model, "eval", folder, "metrics.json")) if is_stored else ""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,13 +20,6 @@ from sightline.serve.limits import (
 )
 
 _DEFAULTS = Limits()
-
-
-class LogFormat(Enum):
-    """The format of the access log."""
-
-    text = "text"
-    json = "json"
 
 
 def serve(
@@ -98,7 +90,7 @@ def serve(
         list[str] | None, typer.Option(help="An origin of web pages that may use the server; repeatable.")
     ] = None,
     log_format: Annotated[
-        LogFormat | None, typer.Option(help="Log each request to standard error, as text or JSON.")
+        Literal["text", "json"] | None, typer.Option(help="Log each request to standard error, as text or JSON.")
     ] = None,
     log_features: Annotated[
         Path | None,
@@ -126,9 +118,9 @@ def serve(
         model, host, port, max_bytes=max_bytes, on_start=print_line,
         on_message=partial(print_line, stderr=True), models=models, name=name, limits=limits,
         threads=threads, batch_size=batch_size, max_wait=max_wait, tile=tile, workers=workers,
-        device=None if device is None else device.value,
+        device=device,
         reload_interval=reload_interval, grace=grace, ssl_certfile=ssl_certfile, ssl_keyfile=ssl_keyfile,
         token_file=token_file, allowed_hosts=allowed_host or (), cors_origins=cors_origin or (),
-        log_format=None if log_format is None else log_format.value,
+        log_format=log_format,
         log_features=log_features, log_features_bytes=log_features_mb * MEGABYTE,
     )  # fmt: skip

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -47,14 +46,7 @@ FileLimit = Annotated[
 ]
 
 
-class Device(StrEnum):
-    """The device that a model runs on."""
-
-    cpu = "cpu"
-    gpu = "gpu"
-    auto = "auto"
-
-
+Device = Literal["cpu", "gpu", "auto"]  # as in inference.device_choice, which imports NumPy
 DeviceOption = Annotated[
     Device | None,
     typer.Option(
@@ -78,7 +70,7 @@ def load_model(model: str, device: Device | None) -> Classifier:
     """Load a model on a device; with ``auto``, print the chosen device and the reason."""
     from sightline import api
 
-    classifier = api.load(model, device=None if device is None else device.value)
-    if device == Device.auto:
+    classifier = api.load(model, device=device)
+    if device == "auto":
         print_line(printable(classifier.explain_device()), stderr=True)
     return classifier
