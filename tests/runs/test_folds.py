@@ -15,6 +15,7 @@ from strategies import image_record
     [
         ([], (None,), 40, "class 'cat' has only 40 images: with --folds 5, all images are used both for the"),
         ([], (None,), 100, ""),
+        ([], (None,), 1, ""),
         ([], ("train",), 40, "class 'cat' has only 40 images: with --folds 5"),
         ([], (None, "test"), 80, "class 'cat' has only 40 images outside the test split: with --folds 5, all"),
         ([], ("train", "test"), 200, ""),

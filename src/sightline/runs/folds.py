@@ -43,18 +43,17 @@ def is_folded(config: RunConfig) -> bool:
 def mention_folds(images: Sequence[ImageRecord], config: RunConfig) -> list[str]:
     """Return a sentence that recommends folds to a run with few images of a class, and without a validation split.
 
-    A test split of the source is in no fold.
+    A test split of the source is in no fold. Folds cannot evaluate a class with a single image.
     """
     task, splits = find_task(config.model.task), {image.split for image in images}
     if config.split.folds or not task.supports_folds or config.train.time_limit or "validation" in splits:
         return []
     labels = [image.label for image in images if image.split != "test"]
     counts = Counter(chain.from_iterable(list_leaf_classes(task.targets, labels)))
-    if not counts:
+    small = [label for label, count in counts.items() if 1 < count < FEW_IMAGES]
+    if not small:
         return []
-    label = min(counts, key=lambda label: counts[label])
-    if counts[label] >= FEW_IMAGES:
-        return []
+    label = min(small, key=lambda label: counts[label])
     outside = " outside the test split" if "test" in splits else ""
     few = f"class {label!r} has only {plural(counts[label], 'image')}{outside}"
     return [f"{few}: with --folds 5, all images{outside} are used both for the metrics and for training"]
