@@ -440,6 +440,12 @@ def test_a_file_is_replaced_only_if_it_is_a_bundle(sightline: Command, run: Path
         assert out.read_bytes() == before
 
 
+def test_the_bundle_of_a_run_is_answered_with_the_run(sightline: Command, run: Path) -> None:
+    refused = sightline("export", run / "bundle")
+    assert refused.code == 2
+    assert f"give one with --out, or give the run {run.resolve()}." in refused.err
+
+
 def test_the_bundle_of_a_run_is_not_replaced(sightline: Command, run: Path) -> None:
     before = read_files(run)
     for out in (run / "bundle", run / "bundle" / "model.onnx"):

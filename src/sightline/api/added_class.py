@@ -171,10 +171,9 @@ def _read_bundle(classifier: Classifier) -> Bundle:
 def _choose_target(classifier: Classifier, label: str, out: Path | None, *, force: bool) -> Path:
     """Return where to write; raises `OutputError` if something is there that may not be replaced."""
     if out is None:
-        if classifier.run is None:
-            raise UsageError("Only a run has a default folder for a model with one more class: give one with --out.")
-        out = classifier.run.path / f"with-{_io.safe_stem(label)}"
-        _io.refuse_links(classifier.run.path, out.parent)
+        run = classifier.require_run()
+        out = run.path / f"with-{_io.safe_stem(label)}"
+        _io.refuse_links(run.path, out.parent)
     out = _io.output_path(out)
     _io.check_writable(out)
     if _io.is_free(out):

@@ -14,7 +14,7 @@ from sightline.api.class_extension import MIN_IMAGES, REFERENCE_SPLIT, Extension
 from sightline.api.classifier import Classifier
 from sightline.callbacks import Callback, Progress
 from sightline.data.types import Subset
-from sightline.errors import DataError, ModelError, UsageError, plural, suggest
+from sightline.errors import DataError, ModelError, UsageError, list_some, plural, suggest
 from sightline.evaluation.scoring import compute_evaluation
 from sightline.export.extend_head import Head, read_head, replace_head
 from sightline.inference import runner
@@ -118,7 +118,7 @@ def _read_reference(reference: Iterable[Embeddings], classifier: Classifier, cal
                 f"{suggest(label, index)}"
             )
     if missing := [label for label in classifier.classes if label not in names]:
-        listed = ", ".join(map(repr, missing[:MAX_NAMES])) + (", ..." if len(missing) > MAX_NAMES else "")
+        listed = list_some([*map(repr, missing)], MAX_NAMES)
         callback.on_message(
             f"warning: the reference has no image of {plural(len(missing), 'class', 'classes')} of the model "
             f"({listed}): images of {'it' if len(missing) == 1 else 'them'} may be predicted as the new class"

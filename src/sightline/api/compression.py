@@ -29,7 +29,7 @@ from sightline.data.dataset import DecodedDataset, build_dataset
 from sightline.data.indexing import Sources, build_index
 from sightline.data.recorded_images import hash_images
 from sightline.data.types import Index, Split
-from sightline.errors import DataError, Interrupted, UsageError, plural, suggest
+from sightline.errors import DataError, Interrupted, UsageError, list_some, plural, suggest
 from sightline.evaluation import bootstrap
 from sightline.inference import bundle
 from sightline.inference.results import ThresholdRequest, Thresholds
@@ -165,8 +165,8 @@ def _load_data(
     )  # fmt: skip
     if dataset.classes != predictor.classes:
         raise DataError(
-            f"The images of {index.name} have the classes {', '.join(dataset.classes[:8])}, but the model has "
-            f"{', '.join(predictor.classes[:8])}: they must be the same."
+            f"The images of {index.name} have the classes {list_some(dataset.classes, 8)}, but the model has "
+            f"{list_some(predictor.classes, 8)}: they must be the same."
         )
     if not dataset.counts()["validation"]:
         raise DataError(

@@ -28,9 +28,8 @@ def write_decoding_vectors(model: str | Path, out: str | Path | None) -> Path:
     if exported_folder.find(model) is not None:
         raise UsageError(f"{model} is an export in a format other than ONNX: give its run.")
     bundle_path = model if run is None else require_bundle(run, "to take examples from")
-    if run is None and out is None:
-        raise UsageError("A bundle has no default folder for exports: give one with --out.")
-    target = _io.output_path(out) if out is not None else model / "exports" / "vectors"
+    default = classifier.require_run().path / "exports" / "vectors" if out is None else out
+    target = _io.output_path(default)
     _check_replaceable(target)
     loaded_bundle = bundle.read(bundle_path)
     if not loaded_bundle.files:

@@ -174,12 +174,11 @@ def _resolve_target(classifier: Classifier, exporter: Exporter, precision: str, 
                 f"The format {exporter.name} is {' or '.join(filter(None, kinds))}: change --out {target}, or name "
                 f"another format with --to ({', '.join(EXPORTERS.registered_names)})."
             )
-    elif classifier.run is None:
-        raise UsageError("Only a run has a default folder for exports: give one with --out.")
     else:
+        run = classifier.require_run()
         name = exporter.name if precision == "float32" else f"{exporter.name}-{precision}"
-        target = classifier.run.path / "exports" / (f"{name}{exporter.suffixes[0]}" if is_file else name)
-        _io.refuse_links(classifier.run.path, target.parent)
+        target = run.path / "exports" / (f"{name}{exporter.suffixes[0]}" if is_file else name)
+        _io.refuse_links(run.path, target.parent)
     _io.check_writable(target)
     exported_folder.check_replaceable(target)
     return target

@@ -18,7 +18,7 @@ from sightline.callbacks import Batch, Callback, Progress, as_callback, track
 from sightline.data.indexing import Sources
 from sightline.data.remote import is_url
 from sightline.data.sources.arrays import name_class, to_numpy
-from sightline.errors import DataError, ImageError, UsageError, plural, suggest
+from sightline.errors import DataError, ImageError, UsageError, list_some, plural, suggest
 from sightline.explain.explanation import Explanation
 from sightline.inference.background_count import BackgroundCount
 from sightline.inference.embeddings import Embeddings
@@ -209,7 +209,7 @@ def _find_class(label: Any, positions: Mapping[str, int], numbers: Mapping[int, 
             return numbers[label]
         if not numbers:
             raise DataError(
-                f"y holds the number {label}, but the classes are {', '.join([*positions][:8])}: give their names, as "
+                f"y holds the number {label}, but the classes are {list_some([*positions], 8)}: give their names, as "
                 "in np.array(classes)[y]."
             )
     name = name_class(label)

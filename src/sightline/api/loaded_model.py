@@ -17,7 +17,7 @@ from sightline.api.record_list import format_html_table
 from sightline.callbacks import Callback, Progress, no_progress
 from sightline.data.indexing import Sources
 from sightline.data.types import Index
-from sightline.errors import ModelError, OutputError, UsageError, plural
+from sightline.errors import ModelError, OutputError, UsageError, list_some, plural
 from sightline.inference import bundle, exported_folder
 from sightline.inference.embeddings import identify_manifest, identify_model
 from sightline.inference.knn import KnnPredictor
@@ -119,6 +119,14 @@ class LoadedModel:
         if path is None:
             raise ModelError("This classifier was not loaded from a file: use sightline.load.")
         return path
+
+    def require_run(self) -> RunDirectory:
+        """Return the run, whose folder has the default places of results; raises `UsageError` for other models."""
+        if self.run is None:
+            own_run = None if self.path is None else _find_run_of_bundle(self.path)
+            hint = "" if own_run is None else f", or give the run {own_run}"
+            raise UsageError(f"Only a run has a default folder for results: give one with --out{hint}.")
+        return self.run
 
     @cached_property
     def feature_model_id(self) -> str:
@@ -224,10 +232,10 @@ class LoadedModel:
         return f"{type(self).__name__}({place}{self._describe()})"
 
     def _describe(self) -> str:
-        names = ", ".join(self.predictor.classes[:5]) + (", ..." if len(self.predictor.classes) > 5 else "")
         spec = self.predictor.preprocess
         size = f"{spec.height}x{spec.width}x{spec.channels}"
-        return f"{plural(len(self.predictor.classes), 'class', 'classes')}: {names}; {size} images"
+        classes = self.predictor.classes
+        return f"{plural(len(classes), 'class', 'classes')}: {list_some(classes, 5)}; {size} images"
 
     def _repr_html_(self) -> str:
         rows = [{"property": name, "value": value} for name, value in self._properties().items()]
@@ -240,7 +248,7 @@ class LoadedModel:
         return {
             **stored,
             **({"device": device} if device else {}),
-            "classes": ", ".join(self.predictor.classes[:20]) + (", ..." if len(self.predictor.classes) > 20 else ""),
+            "classes": list_some(self.predictor.classes, 20),
             "input": f"{spec.height}x{spec.width}x{spec.channels}, uint8",
             "abstains": "yes, by thresholds of the validation split" if thresholds and thresholds.abstains else "no",
         }
@@ -259,9 +267,13 @@ def load_keras_predictor(run: RunDirectory, on_message: Callable[[str], None]) -
 
 def check_not_in_run(path: Path) -> None:
     """Raise `UsageError` for the bundle inside a run, which must have the thresholds of its run."""
-    folder = path.resolve() if path.is_dir() else path.resolve().parent
-    if folder.name == "bundle" and (folder.parent / "run.json").is_file():
+    if (run := _find_run_of_bundle(path)) is not None:
         raise UsageError(
-            f"{path} belongs to the run {folder.parent} and uses its thresholds: evaluate the run, or a "
-            "copy of the bundle."
+            f"{path} belongs to the run {run} and uses its thresholds: evaluate the run, or a copy of the bundle."
         )
+
+
+def _find_run_of_bundle(path: Path) -> Path | None:
+    """Return the folder of the run whose bundle, or a file of it, is at `path`; None if there is none."""
+    folder = path.resolve() if path.is_dir() else path.resolve().parent
+    return folder.parent if folder.name == "bundle" and (folder.parent / "run.json").is_file() else None

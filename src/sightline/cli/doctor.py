@@ -11,7 +11,7 @@ import typer
 from sightline.api.options import data_assignments
 from sightline.cli.output import Cell, RawCsv, TableFormat, csv_format, print_csv, print_json, print_line, print_table
 from sightline.cli.sources import Allow, Column, ReadSettings, Sources
-from sightline.errors import plural
+from sightline.errors import list_some, plural
 from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
@@ -105,7 +105,7 @@ def _csv_rows(finding: Finding) -> Iterator[list[object]]:
 def _examples(finding: Finding) -> list[str]:
     """Return the first groups, or the first paths with their reasons, one line each."""
     if finding.groups:
-        lines = [", ".join(group[:3]) + (", ..." if len(group) > 3 else "") for group in finding.groups]
+        lines = [list_some(group, 3) for group in finding.groups]
     elif finding.reasons:
         lines = [
             f"{path}: {reason}" if reason else path for path, reason in zip(finding.paths, finding.reasons, strict=True)
