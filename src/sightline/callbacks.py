@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from sightline.errors import UsageError
+from sightline.errors import UsageError, name_arguments
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(task, done, total)`` from any thread, at most a few times a second."""
@@ -139,11 +139,11 @@ def as_callback(callback: Callback | None) -> Callback:
     return callback or Callback()
 
 
-class CallbackList(Callback):
-    """Calls `on_epoch` first, then forwards every event to `inner`."""
+class ForwardingCallback(Callback):
+    """Forwards every event to `inner`."""
 
-    def __init__(self, inner: Callback, on_epoch: Callable[[EpochRecord], None]) -> None:
-        self._inner, self._on_epoch = inner, on_epoch
+    def __init__(self, inner: Callback) -> None:
+        self._inner = inner
 
     def on_message(self, text: str) -> None:
         self._inner.on_message(text)
@@ -158,5 +158,23 @@ class CallbackList(Callback):
         self._inner.on_step_end(epoch, step, loss, accuracy, images_per_second)
 
     def on_epoch_end(self, record: EpochRecord) -> None:
-        self._on_epoch(record)
         self._inner.on_epoch_end(record)
+
+
+class CallbackList(ForwardingCallback):
+    """Calls `on_epoch` first, then forwards every event to `inner`."""
+
+    def __init__(self, inner: Callback, on_epoch: Callable[[EpochRecord], None]) -> None:
+        super().__init__(inner)
+        self._on_epoch = on_epoch
+
+    def on_epoch_end(self, record: EpochRecord) -> None:
+        self._on_epoch(record)
+        super().on_epoch_end(record)
+
+
+class ArgumentNames(ForwardingCallback):
+    """Names Python arguments in messages, in place of options of the command line."""
+
+    def on_message(self, text: str) -> None:
+        super().on_message(name_arguments(text))

@@ -25,18 +25,18 @@ import difflib
 import importlib
 import importlib.util
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
 class SightlineError(Exception):
     """Base class of all errors that the user can fix; the command line prints them without a traceback.
 
-    A `message` names options of the command line. `str` names the `arguments` of a Python function that raised it.
+    A `message` names options of the command line. `str` names arguments instead, once a Python function has raised it.
     """
 
     exit_code = 2
-    arguments: Collection[str] = ()
+    names_arguments = False
 
     @property
     def message(self) -> str:
@@ -44,7 +44,7 @@ class SightlineError(Exception):
         return super().__str__()
 
     def __str__(self) -> str:
-        return name_arguments(self.message, self.arguments)
+        return name_arguments(self.message) if self.names_arguments else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:  # makes every subclass picklable, whatever its constructor accepts
         return _restore_error, (type(self), self.args, self.__dict__)
@@ -56,24 +56,28 @@ def _restore_error(kind: type[SightlineError], args: tuple[Any, ...], state: dic
     return error
 
 
-def name_arguments(message: str, names: Collection[str]) -> str:
-    """Return a message with the arguments `names` in place of the options of the same names, except in commands.
+def name_arguments(message: str) -> str:
+    """Return a message with Python arguments in place of the options of the same names, except in commands.
 
-    >>> name_arguments("Replace it with --force, use --no-cache, or see `sightline help --all`.", ["force", "cache"])
+    >>> name_arguments("Replace it with --force, use --no-cache, or see `sightline help --all`.")
     'Replace it with `force`, use `cache=False`, or see `sightline help --all`.'
-    >>> name_arguments("Choose one with --set input.page=N.", ["set"])
-    'Choose one with `set=["input.page=N"]`.'
+    >>> name_arguments("Choose one with --set input.page=N, or use --folds 5.")
+    'Choose one with `set=["input.page=N"]`, or use `folds=5`.'
     """
 
     def replace(match: re.Match[str]) -> str:
-        name, value = (match[1] or "").replace("-", "_"), match[2]
-        if (positive := name.removeprefix("no_")) not in names:
+        option, assignment, number = match.groups()
+        if option is None:
             return match[0]
-        if value:
-            return f'`{name}=["{value}"]`'
-        return f"`{positive}`" if positive == name else f"`{positive}=False`"
+        name = option.replace("-", "_")
+        if assignment:
+            return f'`{name}=["{assignment}"]`'
+        if number:
+            return f"`{name}={number}`"
+        return f"`{name.removeprefix('no_')}=False`" if name.startswith("no_") else f"`{name}`"
 
-    return re.sub(r"`[^`]*`|--([a-z][a-z-]*)(?: ([a-z_.]+=(?:\.\.\.|[^\s`]*[^\s`.,;:)])))?", replace, message)
+    value = r"([a-z_.]+=(?:\.\.\.|[^\s`]*[^\s`.,;:)]))|(\d+|N)\b"
+    return re.sub(rf"`[^`]*`|--([a-z][a-z-]*)(?: (?:{value}))?", replace, message)
 
 
 class UsageError(SightlineError):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from sightline.callbacks import Callback, EpochRecord, as_callback
+from sightline.callbacks import ArgumentNames, Callback, EpochRecord, as_callback
 from sightline.errors import plural
 from sightline.escaping import printable
 
@@ -60,14 +60,16 @@ def show_progress(progress: bool = True, callback: Callback | None = None) -> It
     """Yield the callback for a long call from Python: `callback` if given, else a display on standard error.
 
     With `progress` False, nothing is shown. In a notebook, bars need ipywidgets; without it, and if standard error is a
-    file, there is a line for each epoch, and one from time to time for each slow task. Raises `UsageError` for a
-    `callback` that is not one.
+    file, there is a line for each epoch, and one from time to time for each slow task. Messages name arguments, except
+    for a `ProgressDisplay`, which is that of the command line. Raises `UsageError` for a `callback` that is not one.
     """
-    if callback is not None or not progress:
-        yield as_callback(callback)
-        return
-    with ProgressDisplay() as display:
-        yield display
+    if isinstance(callback, ProgressDisplay):
+        yield callback
+    elif callback is not None or not progress:
+        yield ArgumentNames(as_callback(callback))
+    else:
+        with ProgressDisplay() as display:
+            yield ArgumentNames(display)
 
 
 class ProgressDisplay(Callback):

@@ -11,7 +11,7 @@ import pickle
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from operator import add
 from pathlib import Path
@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import sightline as sl
+from recording import RecordingCallback
+from sightline.api.argument_types import check_types
 from sightline.api.images import split_images
-from sightline.callbacks import Callback
 from sightline.datasets import coffee_beans
 from sightline.evaluation.learning_curve import LearningCurve
 from sightline.explain.explanation import Explanation
@@ -148,6 +149,23 @@ def test_messages_name_the_arguments_of_python(call: Callable[[], object], messa
     assert str(caught.value).startswith(message)
     assert "--" in caught.value.message, "the command line has options"
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # noqa: S301  # our own
+
+
+def test_errors_of_properties_and_of_iterators_name_arguments(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("file,kind\na.jpg,cat\n")
+    with pytest.raises(sl.DataError, match=re.escape('Name it with `column=["label=NAME"]`')):
+        _ = sl.Dataset(table).classes
+
+    @check_types
+    def count() -> Iterator[int]:
+        yield 1
+        raise sl.UsageError("Leave out --no-cache.")
+
+    numbers = count()
+    assert next(numbers) == 1
+    with pytest.raises(sl.UsageError, match="Leave out `cache=False`"):
+        next(numbers)
 
 
 def test_a_report_is_shown_in_a_line(run: sl.Run) -> None:
@@ -296,11 +314,11 @@ def _rows_of_hugging_face() -> Any:
         ),
         (
             lambda: sl.Dataset.from_dataframe(pandas_frame(["a.png"], ["a"]).rename(columns={"label": "roast"})),
-            r"for the labels: its columns are path, roast\. Name it with column=\{'label': NAME\}\.",
+            r"for the labels: its columns are path, roast\. Name it with `column=\[\"label=NAME\"\]`",
         ),
         (
             lambda: sl.Dataset.from_dataframe(pandas_frame(["a.png"], ["a"])),
-            "relative to with root=FOLDER, or the column",
+            r'relative to with `set=\["data\.root=FOLDER"\]`, or the column',
         ),
         (
             lambda: sl.Dataset.from_arrays(draw(2)[0], [*np.zeros((2, SIDE, SIDE), np.uint8)]),
@@ -941,11 +959,15 @@ def test_progress_is_shown_unless_it_is_silenced(
     with show_progress() as display:  # standard error is a file
         display.on_message("indexing")
     assert "indexing" in capsys.readouterr().err
-    own = Callback()
+    own = RecordingCallback()
     with show_progress(progress=True, callback=own) as callback:
-        assert callback is own
+        callback.on_message("use --folds 5")
+    assert own.lines == ["use `folds=5`"], "a Python function has arguments, not options"
     with show_progress(progress=False) as quiet:
-        assert not isinstance(quiet, ProgressDisplay)
+        quiet.on_message("indexing")
+    with ProgressDisplay() as display, show_progress(callback=display) as of_command:
+        of_command.on_message("use --folds 5")
+    assert capsys.readouterr().err == "use --folds 5\n"
 
 
 def test_results_are_shown_in_a_line_or_a_table(run: sl.Run, beans: sl.Dataset, tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from numbers import Integral, Real
 from os import PathLike
 from types import FunctionType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 
@@ -35,8 +36,8 @@ _KINDS: dict[str, tuple[type[Any] | tuple[type[Any], ...], str]] = {
 def check_types(function: Callable[P, R]) -> Callable[P, R]:
     """Make a function raise `UsageError` for an unknown option, or a value that is of no type in its annotation.
 
-    NumPy numbers are numbers; True is not. Annotations with types that are not in `_KINDS` allow any value. All errors
-    of the function name its arguments instead of the options of the command line.
+    NumPy numbers are numbers; True is not. Annotations with types that are not in `_KINDS` allow any value. Errors of
+    the function, and of an iterator that it returns, name arguments instead of the options of the command line.
     """
     signature = inspect.signature(function)
     parameters = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_POSITIONAL]
@@ -56,20 +57,38 @@ def check_types(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in arguments.items():
             if name in simple:
                 _check_value(name, value, simple[name])
-        try:
-            return function(*args, **kwargs)
-        except SightlineError as error:
-            error.arguments = tuple(kinds)
-            raise
+        with _naming_arguments():
+            result = function(*args, **kwargs)
+        return cast("R", _name_in_errors(result)) if isinstance(result, Iterator) else result
 
     return checked
 
 
+@contextmanager
+def _naming_arguments() -> Iterator[None]:
+    """Let errors of the block name arguments instead of the options of the command line."""
+    try:
+        yield
+    except SightlineError as error:
+        error.names_arguments = True
+        raise
+
+
+def _name_in_errors(values: Iterator[Any]) -> Iterator[Any]:
+    with _naming_arguments():
+        yield from values
+
+
 def check_method_types(cls: C) -> C:
-    """Make all public methods of a class check the types of their arguments; see `check_types`."""
+    """Make all public methods of a class check the types of their arguments, as `check_types` does.
+
+    Errors of properties name arguments, too.
+    """
     for name, member in list(vars(cls).items()):
         if name.startswith("_") and name != "__init__":
             continue
+        if isinstance(member, property) and member.fget is not None:
+            setattr(cls, name, property(_naming_arguments()(member.fget)))
         if isinstance(member, FunctionType):
             setattr(cls, name, check_types(member))
         elif isinstance(member, classmethod):

@@ -124,7 +124,7 @@ class TarStore:
         """Return the content of a file, after `check` has accepted its first bytes."""
         offset, size, sparse = self._members[key]
         if sparse:
-            raise ImageError("stored sparse, so its bytes are not in one piece: make the archive without --sparse")
+            raise ImageError("stored sparse, so its bytes are not in one piece: archive it without `tar --sparse`")
         with self._lock:
             self._file.seek(offset)
             check(self._file.read(min(size, HEADER_BYTES)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -48,5 +47,4 @@ def list_frame_items(frame: Any, options: DataConfig) -> SourceListing:
                 raise DataError(
                     f"The column {name!r} of the DataFrame holds images, not paths: save them as files{stack}."
                 ) from error
-        advice = re.sub(r"--column (\w+)=NAME( \(data\.columns\.\w+\))?", r"column={'\1': NAME}", str(error))
-        raise DataError(advice.replace("--set data.root=FOLDER", "root=FOLDER")) from error  # advice for Python
+        raise
