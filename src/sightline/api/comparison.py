@@ -296,7 +296,7 @@ def compare_runs(paths: Sequence[str | Path]) -> tuple[ComparisonRow, ...]:
     """
     folders = [_io.expand_home(p) for p in paths]
     if len(folders) < 2:
-        raise UsageError("A comparison needs two or more runs: give their folders, as in sightline compare RUN RUN.")
+        raise UsageError("A comparison needs two or more runs: give another one as well.")
     resolved_paths = [folder.resolve() for folder in folders]
     for i, resolved_path in enumerate(resolved_paths):
         if resolved_path in resolved_paths[:i]:

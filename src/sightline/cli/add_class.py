@@ -48,11 +48,11 @@ def add_class(
     from sightline import api
     from sightline.api.loading import is_model
 
+    items = list_images("add-class", images, set)
     quiet = output_format == OutputFormat.json
     place, has_images = Path(name), any(Path(image).exists() for image in images)
     swapped = is_model(place) or (place.exists() and not has_images)  # the folder of a class may have its name
     with ProgressDisplay(quiet=quiet) as display, state_order("add-class", swapped=swapped):
-        items = list_images(images, set)
         added = api.load(model).add_class(
             name, items, reference=reference, out=out, force=force, set=set or (), callback=display
         )

@@ -36,7 +36,7 @@ def embed(
     from sightline.inference import embedding_files
 
     out = embedding_files.check_output(out)
-    items = None if labeled else list_images(images, set)
+    items = None if labeled else list_images("embed", images, set)
     classifier = load_model(model, device)
     inputs = items if items is not None and "-" in images else images  # standard input can be listed only once
     first_failed = ""

@@ -41,7 +41,7 @@ def explain(
     from sightline.explain.heatmaps import resolve_method
     from sightline.inference.inputs import report_notes
 
-    items = list(list_images(images, set))
+    items = list(list_images("explain", images, set))
     failed = False
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
         classifier = api.load(model)

@@ -15,6 +15,7 @@ from sightline.cli import output, segmentation_view
 from sightline.cli.output import RawCsv, TableFormat, measure_text, print_line, results_stream
 from sightline.cli.sources import Device, DeviceOption, FileLimit, TileOption, load_model
 from sightline.cli.streams import read_stdin, refuse_list
+from sightline.cli.verbs import state_order
 from sightline.errors import OutputError, UsageError, plural
 from sightline.escaping import TextFile, printable
 from sightline.inference.results import Decision, Prediction
@@ -125,13 +126,13 @@ def predict(
 
     resolve_engine(engine, ray_address=ray_address)
     to_folder = _check_folder(out, output_format, shard, rows_per_part, engine, masks)
-    if engine == "ray" and device not in (None, Device.cpu):
-        raise UsageError(f"--device {device.value} is for this process, and the workers of --engine ray use CPUs.")
+    if engine == "ray" and device not in (None, "cpu"):
+        raise UsageError(f"--device {device} is for this process, and the workers of --engine ray use CPUs.")
     file = None if out is None or to_folder else _io.output_path(out)
     chosen_format = TableFormat.json if to_folder else _choose_format(output_format, file)
     if file is not None:
         _check_output(file)
-    items = list_images(images, set)
+    items = list_images("predict", images, set)
     classifier = _load(model, knn, reference, device, set)
     inputs: Inputs = items if "-" in images else images  # standard input can be listed only once
     with ProgressDisplay(messages_only=out is None and output.is_terminal()) as display:  # the rows show the progress
@@ -239,14 +240,16 @@ def _check_folder(
     return True
 
 
-def list_images(images: Sequence[str], settings: Sequence[str] | None) -> Iterator[InputItem]:
-    """Return the images that the arguments refer to; raise for a wrong path at once, before a model is loaded."""
+def list_images(verb: str, images: Sequence[str], settings: Sequence[str] | None) -> Iterator[InputItem]:
+    """Return the images that arguments of a command refer to; raise for a wrong path before a model is loaded."""
+    from sightline.data.storage import holds_model
     from sightline.inference.inputs import expand_inputs, parse_file_limits, take_first
 
     refuse_list(images)
     limits = parse_file_limits(settings or ())
     items = expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
-    return chain(take_first(items), items)
+    with state_order(verb, swapped=holds_model(Path(images[0]))):
+        return chain(take_first(items), items)
 
 
 def _load(
