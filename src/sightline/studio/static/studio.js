@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { MOST, askForClass, fillList, listOptions } from "./class-choices.js";
 import { canTakeBack, remember, takeBack } from "./clicks.js";
-import { element } from "./elements.js";
+import { element, percent } from "./elements.js";
 import { Grid } from "./grid.js";
 import { hasMasks, maskAddress, swatch } from "./masks.js";
 import { hideLost, hideMessage, showError, showLookError } from "./message.js";
@@ -36,10 +36,6 @@ const grid = new Grid($("#grid"), $("#canvas"), {
   onOpen: openViewer,
   onError: showError,
 });
-
-function percent(value) {
-  return value === null ? "" : `${(100 * value).toFixed(value > 0.995 && value < 1 ? 1 : 0)}%`;
-}
 
 /** What is shown in place of the label of an image without one. */
 const nameNone = () => (hasSeveralLabels ? texts["no-label"] : texts.unlabeled);
