@@ -23,7 +23,10 @@ def plot_grid(rows: Sequence[Sequence[tuple[NDArray[np.uint8], str]]], title: st
     columns = max(map(len, rows))
     words = any(text for row in rows for _, text in row)
     figure = plotting.make_figure(CELL * columns, (CELL + 0.3 * words) * len(rows) + 0.4 * bool(title))
-    for axes, (pixels, text) in _place_cells(figure.subplots(len(rows), columns, squeeze=False), rows):
+    no_ticks: dict[str, list[float]] = {"xticks": [], "yticks": []}  # invisible ticks take a third of the time
+    for axes, (pixels, text) in _place_cells(
+        figure.subplots(len(rows), columns, squeeze=False, subplot_kw=no_ticks), rows
+    ):
         image = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
         axes.imshow(
             image,
