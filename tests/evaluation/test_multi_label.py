@@ -16,7 +16,7 @@ from sightline.data.types import ImageRecord, LabeledSubset, Subset
 from sightline.errors import DataError
 from sightline.evaluation import block_bootstrap, bootstrap, multi_label_metrics
 from sightline.evaluation.block_bootstrap import BlockBootstrap
-from sightline.evaluation.bootstrap import Resampling
+from sightline.evaluation.bootstrap import NARROW_NOTE, Resampling
 from sightline.evaluation.label_pairs import count_pair_errors
 from sightline.evaluation.label_thresholds import fit_label_thresholds, fit_thresholds
 from sightline.evaluation.multi_label import build_report
@@ -163,6 +163,14 @@ def test_a_class_that_all_images_have_is_ranked_perfectly_and_has_no_auroc() -> 
     values, _ = compute_label_metrics(CLASSES, p, y, HALF)
     assert values["auroc"].note == "every class has all images or none"
     assert values["micro_auroc"].value == pytest.approx(reference.roc_auc_score(y, p, average="micro"))
+
+
+def test_means_over_classes_of_few_images_say_that_their_intervals_are_too_narrow() -> None:
+    means = ["mean_average_precision", "auroc", "macro_f1", "macro_precision", "macro_recall"]
+    for count, names in ((14, means), (60, [])):
+        p, y = draw(count)
+        values, _ = compute_label_metrics(CLASSES, p, y, HALF)
+        assert [name for name, metric in values.items() if NARROW_NOTE in metric.note] == names
 
 
 @pytest.mark.slow
@@ -349,7 +357,7 @@ def test_metrics_without_images_of_an_earlier_split() -> None:
 
 def test_probabilities_that_are_none_are_refused() -> None:
     y = np.ones((2, 2), bool)
-    with pytest.raises(DataError, match="not between 0 and 1, first for 1"):
+    with pytest.raises(DataError, match="probabilities of 1 are not between 0 and 1: "):
         build_report(("a", "b"), np.array([[0, 1], [0, np.nan]], np.float32), label_images(y), "test", None)
 
 

@@ -18,7 +18,7 @@ from sightline import intervals, metrics
 from sightline.data.types import Subset
 from sightline.errors import DataError
 from sightline.evaluation import block_bootstrap, bootstrap
-from sightline.evaluation.bootstrap import Resampling
+from sightline.evaluation.bootstrap import NARROW_NOTE, Resampling
 from sightline.evaluation.results import EvaluationResult
 from sightline.evaluation.scoring import (
     METRICS,
@@ -136,14 +136,22 @@ def test_a_perfect_score_has_no_interval_without_a_width() -> None:
     scores = compute_metrics(sure, (np.arange(45) % 3).astype(np.int32))
     for name in ("macro_f1", "macro_recall", "auroc", "average_precision"):
         assert (scores[name].value, scores[name].interval) == (1, None)
-        assert scores[name].note == "no interval: the same value in every resample"
+        assert "no interval: the same value in every resample" in scores[name].note
     assert scores["weighted_recall"].interval == intervals.wilson_interval(45, 45)
 
 
 def test_the_average_precision_of_two_classes_says_what_it_is() -> None:
     metric = compute_metrics(*draw_predictions(80, 2))["average_precision"]
     assert (metric.note, metric.classes) == ("mean of both classes", 2)
-    assert compute_metrics(*draw_predictions(80, 3))["average_precision"].note == ""
+    for name in ("auroc", "average_precision"):
+        assert compute_metrics(*draw_predictions(80, 3))[name].note == "mean over classes, one against the rest"
+
+
+def test_means_over_classes_of_few_images_say_that_their_intervals_are_too_narrow() -> None:
+    means = ["macro_precision", "macro_recall", "macro_f1", "auroc", "average_precision"]
+    for count, names in ((45, means), (200, [])):
+        scores = compute_metrics(*draw_predictions(count, 10, right=0.6))
+        assert [name for name, metric in scores.items() if NARROW_NOTE in metric.note] == names
 
 
 def test_top_k_is_scikit_learns() -> None:
@@ -228,11 +236,14 @@ def test_one_image_of_each_class_and_a_thousand_classes() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -0.5, 3.0])
-def test_probabilities_that_are_none_are_named(bad: float) -> None:
-    p, _ = draw_predictions(4, 3)
-    p[2, 1] = bad
-    with pytest.raises(DataError, match=r"1 of 4 images .* first for c\.png"):
-        check_probabilities(p, ("a.png", "b.png", "c.png", "d.png"))
+@pytest.mark.parametrize("shape", [(4,), (4, 2, 2)], ids=["images", "masks"])
+def test_probabilities_that_are_none_are_refused_with_their_image(shape: tuple[int, ...], bad: float) -> None:
+    p = np.full((*shape, 4), 0.25, np.float32)
+    check_probabilities(p, ["a.png", "b.png", "c.png", "d.png"])
+    check_probabilities(p[:0], [])
+    p[2].flat[-1] = bad
+    with pytest.raises(DataError, match=r"probabilities of c\.png are not between 0 and 1 or do not sum to 1: "):
+        check_probabilities(p, ["a.png", "b.png", "c.png", "d.png"])
 
 
 def test_an_interval_without_a_width_is_none() -> None:

@@ -23,6 +23,8 @@ ROUNDING = 1e-9  # allowed difference between equal values
 CHUNK = 100_000  # numbers in memory at once, so that they fit the processor's cache
 ONE_IMAGE_NOTE = "one image has no interval"
 ONE_GROUP_NOTE = "no interval: all images are in one group"
+MIN_CLASS_IMAGES = 10  # with fewer in most classes, resamples of a mean over classes vary too little
+NARROW_NOTE = f"interval too narrow: most classes have fewer than {MIN_CLASS_IMAGES} images"
 
 
 def count_resamples(count: int, work: int = 1) -> int:
@@ -90,6 +92,12 @@ def make_metric(
     if interval and not interval.low - ROUNDING <= value <= interval.high + ROUNDING:
         return Metric(value, None, "no interval: too few images for a bootstrap", classes)
     return Metric(value, interval, note if interval else "no interval: too few images of each class", classes)
+
+
+def explain_width(supports: NDArray[np.integer]) -> str:
+    """Return that the interval of a mean over classes is too narrow, from the images of each class [K]; or ""."""
+    present = supports[supports > 0]
+    return NARROW_NOTE if len(present) and np.median(present) < MIN_CLASS_IMAGES else ""
 
 
 def number_groups(paths: Sequence[str], group_by_path: Mapping[str, str]) -> NDArray[np.int64] | None:
@@ -199,12 +207,20 @@ class Resampling:
             yield draw_rows(rng, count, members)
 
     def make_metric(
-        self, value: float, resampled: NDArray[np.float64], count: int, classes: int | None = None
+        self,
+        value: float,
+        resampled: NDArray[np.float64],
+        count: int,
+        classes: int | None = None,
+        note: str = "",
     ) -> Metric:
-        """Return the metric of `count` images with the interval of its resampled values [R], if it has one."""
-        if note := self.explain_absence(count):
-            return Metric(value, None, note, classes)
-        return make_metric(value, resampled, classes)
+        """Return the metric of `count` images with the interval of its resampled values [R] and a `note` on it.
+
+        The note is the reason why there is no interval instead, if there is none.
+        """
+        if reason := self.explain_absence(count):
+            return Metric(value, None, reason, classes)
+        return make_metric(value, resampled, classes, note)
 
     def estimate_proportions(
         self, hits: NDArray[np.bool_], among: NDArray[np.bool_], tail: float = TAIL

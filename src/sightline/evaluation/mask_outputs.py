@@ -23,6 +23,7 @@ from sightline.data.types import Subset
 from sightline.errors import DataError
 from sightline.evaluation import boundaries, calibration, segmentation_metrics
 from sightline.evaluation.error_analysis import MAX_EXAMPLES
+from sightline.evaluation.scoring import check_probabilities
 from sightline.evaluation.validation_sample import ValidationSample
 from sightline.inference.mask_quality import estimate_iou
 from sightline.inference.predictor import ModelOutputs, Outputs, Predictor, find_streams
@@ -147,9 +148,9 @@ class MaskCollector:
 
     def add(self, positions: NDArray[np.int64], outputs: Outputs) -> None:
         """Add the outputs for the images at `positions`, [n, H, W, K]."""
+        check_probabilities(outputs.probabilities, [self._samples.paths[position] for position in positions])
         rows = zip(*outputs.arrays, strict=True)
         for position, (probabilities, logits, features) in zip(positions.tolist(), rows, strict=True):
-            _check_probabilities(probabilities, self._samples.paths[position])
             self._add_image(position, probabilities, logits, features)
 
     def _add_image(
@@ -205,11 +206,3 @@ class MaskCollector:
             means, self._samples.labels, self._confusions, self._boundaries, self._losses, self._reliability,
             self._quality, logits, labels, images, {-position: mask for _, position, mask in self._worst},
         )  # fmt: skip
-
-
-def _check_probabilities(probabilities: NDArray[np.float32], path: str) -> None:
-    if not (np.isfinite(probabilities).all() and np.abs(probabilities.sum(-1) - 1).max(initial=0) <= 1e-2):
-        raise DataError(
-            f"The predicted probabilities of the pixels of {path} are not finite or do not sum to 1: the weights "
-            "are damaged or training diverged; train the model again."
-        )

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from sightline import jsonio
 from sightline.data.targets import join_classes
 from sightline.data.types import LabeledSubset, Subset, UnreadableImage
-from sightline.errors import DataError
 from sightline.evaluation import bootstrap, conformal
 from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.conformal import LabelSetMetrics
@@ -30,7 +29,7 @@ from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.multi_label_metrics import LabelMetrics, compute_label_metrics
 from sightline.evaluation.ood import OODResult
 from sightline.evaluation.results import Metric, TaskResult, describe_report
-from sightline.evaluation.scoring import find_accuracy_interval
+from sightline.evaluation.scoring import check_probabilities, find_accuracy_interval
 from sightline.inference.results import Thresholds
 from sightline.intervals import Interval
 
@@ -176,7 +175,7 @@ def _evaluate(
     samples: Subset,
     unreadable: Sequence[UnreadableImage] = (),
 ) -> MultiLabelResult:
-    _check_probabilities(probabilities, samples.paths)
+    check_probabilities(probabilities, samples.paths, sum_to_one=False)
     labels = samples.labels.astype(bool)
     groups = bootstrap.number_groups(samples.paths, group_by_path)
     of_images = np.reshape([cuts_by_path[path] for path in samples.paths], labels.shape) if cuts_by_path else cuts
@@ -202,16 +201,6 @@ def _evaluate(
         groups=num_groups,
         predicted=predicted,
     )
-
-
-def _check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, ...]) -> None:
-    invalid = np.flatnonzero(~((probabilities >= -1e-5) & (probabilities <= 1 + 1e-5)).all(1))  # also rejects NaN
-    if len(invalid):
-        raise DataError(
-            f"The predicted probabilities of {len(invalid)} of {len(probabilities)} images are not between 0 and 1, "
-            f"first for {paths[invalid[0]]}: the weights are damaged or training diverged; train the model "
-            "again."
-        )
 
 
 def _find_errors(evaluation: MultiLabelResult) -> LabelErrors:

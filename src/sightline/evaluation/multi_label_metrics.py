@@ -135,7 +135,8 @@ def _rank(
         values = ranks[row, column]
         if np.isnan(values[0]):
             return Metric(None, None, undefined, included)
-        return resampling.make_metric(float(values[0]), values[1:], count, included)
+        note = "" if included is None else bootstrap.explain_width(supports)
+        return resampling.make_metric(float(values[0]), values[1:], count, included, note)
 
     neither, uniform = "no image has a class", "every class has all images or none"
     mean_of, mean_of_both = int((supports > 0).sum()), int(((supports > 0) & (supports < count)).sum())
@@ -210,11 +211,13 @@ def estimate_calibration_errors(
 def _count_all(predicted: NDArray[np.bool_], labels: NDArray[np.bool_], resampling: Resampling) -> dict[str, Metric]:
     """Return precision, recall and F1: of the counts of all classes together (micro), and their means (macro)."""
     counts = np.concatenate([predicted & labels, predicted, labels], axis=1).astype(np.float64)
-    supported = labels.sum(0) > 0
+    supports = labels.sum(0)
+    supported = supports > 0
     sums = BlockBootstrap.draw(len(labels), 1, resampling, "counts").resample_sums(counts)
+    of_classes = (int(supported.sum()), bootstrap.explain_width(supports))
     return {
         name: resampling.make_metric(
-            float(row[0]), row[1:], len(labels), None if name.startswith("micro") else int(supported.sum())
+            float(row[0]), row[1:], len(labels), *(of_classes if name.startswith("macro") else ())
         )
         for name, row in zip(COUNTED, _average_counts(sums, supported), strict=True)
     }

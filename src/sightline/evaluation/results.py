@@ -55,7 +55,7 @@ class Metric:
     Attributes:
         value: The metric; None if it cannot be computed.
         interval: Its 95% interval, with `low` and `high`; None if it cannot be computed.
-        note: Why a value or an interval is missing.
+        note: Why a value or an interval is missing or inexact, or what the value is a mean of.
         classes: The number of classes that a mean over classes includes: those with evaluated images.
     """
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sightline import intervals, metrics
 from sightline.data.types import Subset, UnreadableImage
-from sightline.errors import DataError, PluginError
+from sightline.errors import DataError, PluginError, plural
 from sightline.evaluation import bootstrap
 from sightline.evaluation.block_bootstrap import BlockBootstrap
 from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
@@ -52,15 +52,17 @@ def register_metric(name: str) -> Callable[[MetricFunction], MetricFunction]:
     return METRICS.make_decorator(name, lambda function: function)
 
 
-def check_probabilities(probabilities: NDArray[np.float32], paths: tuple[str, ...]) -> None:
-    """Raise `DataError` if the probabilities of an image are not finite, not in [0, 1] or do not sum to 1."""
-    invalid = ~np.isfinite(probabilities).all(1)
-    invalid |= (probabilities < -1e-5).any(1) | (np.abs(probabilities.sum(1) - 1) > 1e-2)
-    if invalid.any():
+def check_probabilities(probabilities: NDArray[np.float32], paths: Sequence[str], *, sum_to_one: bool = True) -> None:
+    """Raise `DataError` if probabilities [N, ..., K] of the images at `paths` are not in [0, 1] or do not sum to 1."""
+    is_valid = np.asarray((probabilities >= -1e-5).all(-1), bool)  # False for NaN
+    is_valid &= np.abs(probabilities.sum(-1) - 1) <= 1e-2 if sum_to_one else (probabilities <= 1 + 1e-5).all(-1)
+    invalid = np.flatnonzero(~is_valid.all(axis=tuple(range(1, is_valid.ndim))))
+    if len(invalid):
+        others = f" and {plural(len(invalid) - 1, 'other image')}" if len(invalid) > 1 else ""
         raise DataError(
-            f"The predicted probabilities of {int(invalid.sum())} of {len(invalid)} images are not between 0 and 1 or "
-            f"do not sum to 1, first for {paths[invalid.argmax()]}: the weights are damaged or training diverged; "
-            "train the model again."
+            f"The predicted probabilities of {paths[invalid[0]]}{others} are not between 0 and 1"
+            f"{' or do not sum to 1' if sum_to_one else ''}: the weights are damaged or training diverged; train the "
+            "model again."
         )
 
 
@@ -204,7 +206,11 @@ def _average_metrics(
         [average(chunk) for chunk in np.array_split(resampled, 1 + len(resampled) * classes // bootstrap.CHUNK)]
     )
     rows = dict(zip(AVERAGES, resampled_averages.T, strict=True))
-    return {name: bootstrap.make_metric(v, rows[name], class_counts[name]) for name, v in values.items()} | same
+    narrow = bootstrap.explain_width(np.bincount(labels))
+    notes = {name: narrow if name.startswith("macro") else "" for name in AVERAGES}
+    return {
+        name: bootstrap.make_metric(v, rows[name], class_counts[name], notes[name]) for name, v in values.items()
+    } | same
 
 
 def _sum_by_group(counted: NDArray[np.int64], by: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
@@ -221,15 +227,21 @@ def _ranking_metrics(
 ) -> dict[str, Metric]:
     """Return macro AUROC and average precision, one-vs-rest; for two classes, AUROC is the same for both."""
     count, classes = probabilities.shape
-    present = np.unique(labels)
+    present, supports = np.unique(labels, return_counts=True)
     if len(present) < 2:
         return {name: Metric(None, note="all images are of one class", classes=0) for name in RANKINGS}
     blocks = BlockBootstrap.draw(count, len(present), resampling, "ranking")
     means = blocks.rank_classes(probabilities[:, present], labels[:, None] == present)[-1]
-    auroc, average = (resampling.make_metric(float(row[0]), row[1:], count, len(present)) for row in means)
-    if classes == len(present) == 2 and not resampling.explain_absence(count):
-        average = replace(average, note="; ".join(["mean of both classes", *filter(None, [average.note])]))
-    return {"auroc": auroc, "average_precision": average}
+    narrow = bootstrap.explain_width(supports)
+    auroc, average = (resampling.make_metric(float(row[0]), row[1:], count, len(present), narrow) for row in means)
+    if resampling.explain_absence(count):
+        return {"auroc": auroc, "average_precision": average}
+    how = "mean of both classes" if classes == 2 else "mean over classes, one against the rest"
+
+    def explain(metric: Metric) -> Metric:
+        return replace(metric, note="; ".join(filter(None, [how, metric.note])))
+
+    return {"auroc": auroc if classes == 2 else explain(auroc), "average_precision": explain(average)}
 
 
 NO_GROUPS: Mapping[str, str] = MappingProxyType({})
