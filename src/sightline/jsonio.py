@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from sightline._io import open_regular
+from sightline._io import open_regular, read_regular
 from sightline.errors import ModelError
 from sightline.escaping import escape_formula
 from sightline.nesting import MAX_DEPTH, is_deep
@@ -133,13 +133,13 @@ def read_object(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     Raises `ModelError`, naming the file, if it cannot be read.
     """
     try:
-        with open_regular(path) as file:
-            text = file.read(max_bytes + 1)
-        value = loads(text) if len(text) <= max_bytes else None
-    except (OSError, ValueError) as error:
+        value = loads(read_regular(path, max_bytes))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
         raise ModelError(f"{path} cannot be read: {error}.") from error
     if not isinstance(value, dict):
-        raise ModelError(f"{path} cannot be read: expected a JSON object of at most {max_bytes >> 20} MiB.")
+        raise ModelError(f"{path} cannot be read: it is not a JSON object.")
     return value
 
 
@@ -175,9 +175,10 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if not isinstance(row, dict):
                     raise ModelError(f"{path} cannot be read: line {number} is not a JSON object.")
                 yield number, row
-    except (OSError, ValueError) as error:
-        where = f"line {number}: " if isinstance(error, ValueError) else ""
-        raise ModelError(f"{path} cannot be read: {where}{error}.") from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise ModelError(f"{path} cannot be read: line {number}: {error}.") from error
 
 
 def build(kind: type[T], values: Any, where: str) -> T:

@@ -34,7 +34,7 @@ def test_a_run_finishes_and_says_what_was_left_out(
     result = sightline("train", colors, *many)
     assert result.code == 0, result.err
     assert "of 3,000 epochs fit into the time limit: " in result.err
-    used = re.search(r"time limit 2s, of which (\S+) were used", result.out)
+    used = re.search(r"time limit 2s; the run took (\S+)\. ", result.out)
     assert used is not None
     info: dict[str, Any] = json.loads((run / "run.json").read_text())
     trained = sl.Run(run)
@@ -45,7 +45,7 @@ def test_a_run_finishes_and_says_what_was_left_out(
     assert time_info["outlook"] in result.out
     assert parse_duration(used[1]) >= round(time_info["seconds"]) + 1, "with the report, which states the time before"
     page = (run / "report.html").read_text()
-    assert re.search(r"<dt>time limit</dt><dd>2s, of which \S+ were used before this report\.", page)
+    assert re.search(r"<dt>time limit</dt><dd>2s; the run took \S+ before this report\.", page)
     assert (run / "bundle" / "model.onnx").is_file(), "the best model so far is finished"
     more = len(trained.history) + 1
     assert len(trained.resume(epochs=more).history) == more, "an extension is not limited"

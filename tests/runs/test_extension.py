@@ -106,7 +106,9 @@ def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, Train
     assert result.epochs == 4
     assert result.weights_sha256 == long[1].weights_sha256
     assert read_history_rows(short) == read_history_rows(long[0])
-    assert listener.messages[0].endswith("continues from epoch 2 to 4: the stage 'training' had 2 epochs and now has 4")
+    assert listener.messages[0].endswith(
+        "continues from epoch 2 to 4: the stage 'training' has run for 2 epochs and now runs for 4"
+    )
     run = RunDirectory.open(short)
     assert run.info["status"] == "complete"
     assert run.info["result"]["epochs"] == run.config.train.epochs == 4
@@ -209,7 +211,7 @@ def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: P
     listener = StoppingCallback()
     result = api.resume(out, epochs=4, callback=listener)
     assert listener.messages[0].endswith(
-        "the stage 'all' had 4 epochs and now has 3; the cosine schedule is recomputed for all of them"
+        "the stage 'all' has run for 1 epoch and now runs for 3; the cosine schedule is recomputed for all of them"
     )
     assert "resuming after 2 epochs" in listener.messages
     assert "all: stopped early, as epoch 1 is still the best after 1 more epoch" in listener.messages

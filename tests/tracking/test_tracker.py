@@ -98,6 +98,23 @@ def test_a_tracker_that_never_started_is_not_finished() -> None:
     assert tracker.events == []
 
 
+def test_ctrl_c_while_trackers_start_closes_only_those_that_have_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_self: TensorBoardTracker, _run: TrackedRun) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TensorBoardTracker, "start", interrupt)
+    messages: list[str] = []
+    first, run = RecordingTracker(), TrackedRun(tmp_path, {})
+    trackers = TrackerList({"first": first, "tensorboard": TensorBoardTracker()}, messages.append)
+    with pytest.raises(KeyboardInterrupt):
+        trackers.start({"first": run, "tensorboard": run}, ())
+    trackers.finish("interrupted")
+    assert [name for name, *_ in first.events] == ["start", "finish"]
+    assert messages == []
+
+
 def test_tensorboard_gets_the_metrics_of_each_epoch_and_the_settings(tmp_path: Path) -> None:
     run = TrackedRun(tmp_path, {"train.epochs": 2, "input.height": 32, "data.sources": ["photos"], "seed": 0})
     trackers = TrackerList({"tensorboard": TensorBoardTracker()}, pytest.fail)

@@ -169,7 +169,7 @@ def print_result(result: TrainResult) -> None:
     )
     if limit := result.details.get("time"):
         used = format_duration(limit["seconds"])
-        print_line(f"time limit {format_duration(limit['limit'])}, of which {used} were used. {limit['outlook']}")
+        print_line(f"time limit {format_duration(limit['limit'])}; the run took {used}. {limit['outlook']}")
     print_line(f"run        {result.run}")
     print_line(f"report     {Path(result.run) / 'report.html'}")
     if result.bundle is not None:

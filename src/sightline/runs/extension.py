@@ -61,13 +61,14 @@ def begin_extension(run: RunDirectory, epochs: int, callback: Callback) -> None:
         )
     name, count = _last_stage(config)
     _check_obstacle(run, last_checkpoint, name)
-    stage_total = last_checkpoint.state["epoch"] + epochs - completed
+    trained = last_checkpoint.state["epoch"]
+    stage_total = trained + epochs - completed
     entry = {"from": completed, "to": epochs, "stage_epochs_before": count, "stage_epochs": stage_total}
     run.update(status="running", extensions=[*previous, entry])
     callback.on_message(
-        f"{run.path} continues from epoch {completed} to {epochs}: the stage {name!r} had {plural(count, 'epoch')} "
-        f"and now has {stage_total}"
-        f"{_schedule_note(config.train.schedule)}"
+        f"{run.path} continues from epoch {completed} to {epochs}: the stage {name!r} has run for "
+        f"{plural(trained, 'epoch')} and now runs for {stage_total}"
+        f"{_schedule_note(config.train.schedule) if trained else ''}"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,8 +78,9 @@ class TrackerList:
 
     def start(self, runs: Mapping[str, TrackedRun], history: Sequence[EpochRecord]) -> dict[str, str]:
         """Start each tracker with its entry in `runs`, write the epochs it lacks, and return the ids by tracker."""
-        self._trackers, self._unstarted = self._unstarted, {}
-        self._call(lambda name, tracker: tracker.start(runs[name]))
+        for name, tracker in self._unstarted.items():
+            if self._succeeds(name, partial(tracker.start, runs[name])):
+                self._trackers[name] = tracker  # only now: a tracker whose start is interrupted cannot be closed
         for tracker in self._trackers.values():
             if tracker.note:
                 self._report(tracker.note)
@@ -90,7 +92,7 @@ class TrackerList:
         """Write the metrics of an epoch, unless already written."""
         metrics = {name: value for name, value in list_epoch_metrics(record).items() if value is not None}
 
-        def log(_name: str, tracker: Tracker) -> None:
+        def log(tracker: Tracker) -> None:
             if record.epoch > tracker.last_epoch:
                 tracker.log_metrics(metrics, record.epoch)
 
@@ -98,22 +100,28 @@ class TrackerList:
 
     def log_result(self, metrics: Mapping[str, float], epoch: int, artifacts: Sequence[Path]) -> None:
         """Write the metrics of the final model, after `epoch` epochs, and store the files and folders."""
-        self._call(lambda _, tracker: tracker.log_result(metrics, epoch, artifacts))
+        self._call(lambda tracker: tracker.log_result(metrics, epoch, artifacts))
 
     def finish(self, status: Status) -> None:
         """Close all trackers."""
-        self._call(lambda _, tracker: tracker.finish(status))
+        self._call(lambda tracker: tracker.finish(status))
         self._trackers.clear()
 
-    def _call(self, function: Callable[[str, Tracker], None]) -> None:
+    def _call(self, function: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):
-            try:
-                function(name, tracker)
-            except Exception as error:  # noqa: BLE001  # raised by the library for a disk, a network, an account
+            if not self._succeeds(name, partial(function, tracker)):
                 del self._trackers[name]
-                self._report(
-                    f"warning: tracking with {name} ended: {first_line(error)[:200]}. Training continues without it."
-                )
+
+    def _succeeds(self, name: str, call: Callable[[], None]) -> bool:
+        """Return whether a call of a tracker raises no error; report an error that it raises."""
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001  # raised by the library for a disk, a network, an account
+            self._report(
+                f"warning: tracking with {name} ended: {first_line(error)[:200]}. Training continues without it."
+            )
+            return False
+        return True
 
 
 def list_epoch_metrics(record: EpochRecord) -> dict[str, float | None]:
