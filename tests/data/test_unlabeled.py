@@ -10,7 +10,7 @@ from sightline.config import DataConfig
 from sightline.data.dataset import check_classes
 from sightline.data.indexing import build_index
 from sightline.data.label_patch import apply_patch, load_and_apply_patch, make_entry, read_patch, write_patch
-from sightline.data.targets import LABEL_SETS
+from sightline.data.targets import CLASS_TARGETS, LABEL_SETS, Targets
 from sightline.data.types import NO_LABEL, Index
 from sightline.errors import DataError
 from synthetic_images import encode_png, write_files
@@ -54,6 +54,13 @@ def test_images_without_a_label_are_listed_on_request(
     else:
         with pytest.raises(DataError, match="is not in a class folder"):
             build_index(root)
+
+
+@pytest.mark.parametrize("targets", [CLASS_TARGETS, LABEL_SETS], ids=["one class", "several labels"])
+def test_an_image_in_a_row_without_a_label_is_not_one_that_no_table_names(tmp_path: Path, targets: Targets) -> None:
+    index = build_index(write_files(tmp_path / "photos", FLAT | {"labels.csv": ROWS}), targets=targets)
+    assert [note.reason for note in index.notes if note.kind == "unlabeled-folders"] == ["1 image"]
+    assert len(index.images) + len(index.unreadable) == 3
 
 
 def test_a_row_of_a_manifest_without_a_label_can_be_given_one(tmp_path: Path) -> None:

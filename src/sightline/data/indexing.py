@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, cast
 
@@ -29,7 +28,6 @@ from sightline.data.sources.class_parents import apply_class_tree
 from sightline.data.sources.container_files import (
     find_container_files,
     join_parts,
-    read_container_files,
     read_image_table,
 )
 from sightline.data.sources.file_finder import FileFinder
@@ -40,6 +38,7 @@ from sightline.data.sources.listing import (
     SourceListing,
     include_unlabeled,
     join_listings,
+    join_tables,
     read_as_label_sets,
 )
 from sightline.data.sources.manifest import is_table, read_manifest, read_rows
@@ -321,8 +320,8 @@ def _list_folder(
     """List the tables or archives in a folder, else its images."""
     locate = store.root.joinpath if isinstance(store, FolderStore) else store.locate
     if keys := find_container_files(store):
-        read = partial(_list_container, options=options, lenient=lenient)
-        listing = read_container_files(((key, locate(key)) for key in keys), read, prefix)
+        parts = [_list_container(locate(key), f"{prefix}{key}/", options, lenient=lenient) for key in keys]
+        listing = join_tables(join_parts(keys, parts, prefix))
         return replace(listing, class_names=find_class_names(listing, store, None))
     folder = store.root if isinstance(store, FolderStore) else None
     return list_folder_or_archive(store, prefix, options, folder, lenient=lenient)

@@ -329,6 +329,7 @@ def test_folders_that_number_parts_are_an_error_where_the_column_of_labels_is_no
     ):
         raise_for_errors(findings, ())
     raise_for_errors(findings, ("numbered-folders",))
+    assert "unread-labels" not in {finding.kind for finding in findings}, "the error names the table"
     named = build_index(tmp_path, options=DataConfig(labels="data.csv", columns=ColumnsConfig(label="result")))
     assert {image.label for image in named.images} == {"0", "1"}
     by_level = build_index(tmp_path, options=DataConfig(class_level=1))

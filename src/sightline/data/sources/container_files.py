@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from sightline.config import DataConfig
 from sightline.data.containers import is_archive, skip_predictions, strip_suffix
@@ -18,13 +17,11 @@ from sightline.data.sources.file_labels import normalize_label
 from sightline.data.sources.filenames import is_hidden, is_image_name
 from sightline.data.sources.folder import NOT_IN_CLASS_FOLDER
 from sightline.data.sources.folder_layout import UNLABELED_WORDS, WRAPPER_NAMES, are_numbered
-from sightline.data.sources.listing import ClassFolder, SourceListing, assign_split, join_tables, leave_out_images
+from sightline.data.sources.listing import ClassFolder, SourceListing, assign_split, leave_out_images
 from sightline.data.sources.manifest import read_rows
 from sightline.data.sources.split_names import find_folder_split, find_source_splits, parse_split
 from sightline.data.storage import FileStore
 from sightline.data.types import SourceNote
-
-T = TypeVar("T")
 
 
 def read_image_table(store: ImageTable, name: str, options: DataConfig, prefix: str = "") -> SourceListing:
@@ -45,21 +42,6 @@ def find_container_files(store: FileStore) -> list[str]:
         return []
     tables = [key for key in keys if is_image_table(key)]
     return tables or list(filter(is_archive, keys))
-
-
-def read_container_files(
-    files: Iterable[tuple[str, T]], read: Callable[[T, str], SourceListing], prefix: str = ""
-) -> SourceListing:
-    """List the images of several tables or archives in a folder, as parts of one set; see `join_parts`.
-
-    `files` are pairs of a relative path and a location; each file is opened before the next pair is requested. `read`
-    lists one file, given its location and the prefix of its keys.
-    """
-    keys, listings = [], []
-    for key, path in files:
-        keys.append(key)
-        listings.append(read(path, f"{prefix}{key}/"))
-    return join_tables(join_parts(keys, listings, prefix))
 
 
 def _label_flat_parts(names: Sequence[str], listings: Sequence[SourceListing], prefix: str) -> Sequence[SourceListing]:

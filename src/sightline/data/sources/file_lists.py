@@ -20,7 +20,7 @@ from sightline.data.sources.image_lists import ImageList, ImageLists
 from sightline.data.sources.listing import SourceItem, SourceListing
 from sightline.data.sources.split_names import SplitName, find_folder_split, find_splits, parse_split
 from sightline.data.sources.table import may_be_table
-from sightline.data.sources.unread_tables import describe_unknown_labels, note_unread_tables
+from sightline.data.sources.unread_labels import describe_unknown_labels, note_unread_tables
 from sightline.data.storage import FileStore, read_file
 from sightline.data.targets import strip_zeros
 from sightline.data.types import SourceNote, Split

@@ -64,9 +64,12 @@ def read_class_folders(
     if looks_split or len({item.label for item in listing.items if is_image_name(item.key)}) < 2:
         unread = find_unread_labels(store.keys())
         notes += [SourceNote("unread-labels", prefix + key, kind) for key, kind in sorted(unread.items())]
+    copies = list(_note_copied_folders(listing))
     if level is None and not looks_split:
-        notes += _note_nested_classes(layout, image_paths, prefix)
-    notes += _note_copied_folders(listing)
+        copied_folders = {note.path for note in copies}
+        nested = _note_nested_classes(layout, image_paths, prefix)
+        notes += [note for note in nested if note.path not in copied_folders]
+    notes += copies
     notes += () if are_masks_allowed else _note_masks(listing)
     return listing
 

@@ -205,12 +205,13 @@ def read_label_table(store: FileStore, options: DataConfig, prefix: str) -> Sour
 
 
 def _add_unlabeled(listing: SourceListing, store: FileStore, prefix: str, tables: Iterable[str]) -> None:
-    """Add the images of the store that no table labels, by folder, and list other files except `tables` as skipped."""
-    used = {item.key for item in listing.items} | set(tables)
+    """Add the images of the store that no table names, by folder, and list other files except `tables` as skipped."""
+    used = {item.path for item in listing.items} | {image.path for image in listing.unusable}
+    used |= {prefix + key for key in tables}
     folders: dict[str, list[str]] = defaultdict(list)
     keys = store.keys()
     for key in keys:
-        if key in used:
+        if prefix + key in used:
             continue
         if is_image_name(key) and not is_hidden(key):
             folders[str(PurePosixPath(key).parent)].append(prefix + key)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -20,9 +20,10 @@ from sightline.data.storage import FileStore, read_file, read_untrusted_file
 from sightline.data.types import SourceNote, UnreadableImage
 from sightline.errors import DataError, ImageError
 
+Role = Literal["image", "mask"]
 _SUFFIXES = ("", "_mask", "_L", "_gt", "_segmentation")
 """Suffixes of mask names after the image name; ``_L`` is from CamVid's original release, the last from ISIC."""
-_CAMVID_FOLDERS: Mapping[str, Literal["image", "mask"]] = {
+_CAMVID_FOLDERS: Mapping[str, Role] = {
     "701_stillsraw_full": "image",
     "labeledapproved_full": "mask",
 }
@@ -30,15 +31,7 @@ _BESIDE_IMAGES = ("annot", "_annot", "_labels", "_masks")
 """Suffixes of mask folders after the name of the image folder next to them: ``train`` and ``trainannot``."""
 
 PairKey = tuple[tuple[str, ...], str]
-
-
-@dataclass(frozen=True, slots=True)
-class _RoledFile:
-    """A file in a folder of images or of masks; `pair` is equal for an image and its mask."""
-
-    key: str
-    role: Literal["image", "mask"]
-    pair: PairKey
+"""Equal for an image and its mask."""
 
 
 def read_mask_folders(
@@ -52,8 +45,7 @@ def read_mask_folders(
     named like splits may be above or below those two. `paths` are the visible files of the store, split into parts.
     Raises `DataError` for a table that cannot be used.
     """
-    files = list(_find_roles(paths))
-    images, masks = (_group_by_pair(file for file in files if file.role == role) for role in ("image", "mask"))
+    images, masks = _group_by_pair(paths)
     pairs = {pair: candidate for pair in images if (candidate := _find_mask(pair, masks)) is not None}
     if not pairs or (table := _find_classes(store, folder)) is None:
         return None
@@ -82,13 +74,6 @@ def read_mask_folders(
     return replace(listing, several_labels=several)
 
 
-def _group_by_pair(files: Iterable[_RoledFile]) -> dict[PairKey, list[str]]:
-    keys: dict[PairKey, list[str]] = {}
-    for file in files:
-        keys.setdefault(file.pair, []).append(file.key)
-    return keys
-
-
 def _describe_ambiguity(others: Sequence[str], prefix: str, mask_keys: Sequence[str]) -> str:
     """Explain why the mask of an image is ambiguous."""
     masks = " and ".join(prefix + key for key in mask_keys)
@@ -97,19 +82,20 @@ def _describe_ambiguity(others: Sequence[str], prefix: str, mask_keys: Sequence[
     return f"has the name of {' and '.join(others)}, so {masks} may be the mask of either"
 
 
-def _find_roles(paths: Mapping[str, PathParts]) -> Iterator[_RoledFile]:
+def _group_by_pair(paths: Mapping[str, PathParts]) -> tuple[dict[PairKey, list[str]], dict[PairKey, list[str]]]:
+    """Return the keys of the images and those of the masks in folders of either."""
     paths = {key: parts for key, parts in paths.items() if is_image_name(key)}
     folders = {parts[:depth] for parts in paths.values() for depth in range(1, len(parts))}
     roles = {parts: _find_role(parts, folders) for parts in {parts[:-1] for parts in paths.values()}}
+    groups: dict[Role, dict[PairKey, list[str]]] = {"image": {}, "mask": {}}
     for key, parts in paths.items():
         if (role_of_folder := roles[parts[:-1]]) is not None:
             role, others = role_of_folder
-            yield _RoledFile(key, role, (others, PurePosixPath(parts[-1]).stem))
+            groups[role].setdefault((others, PurePosixPath(parts[-1]).stem), []).append(key)
+    return groups["image"], groups["mask"]
 
 
-def _find_role(
-    parts: tuple[str, ...], folders: AbstractSet[tuple[str, ...]]
-) -> tuple[Literal["image", "mask"], tuple[str, ...]] | None:
+def _find_role(parts: tuple[str, ...], folders: AbstractSet[tuple[str, ...]]) -> tuple[Role, tuple[str, ...]] | None:
     """Return whether a folder contains images or masks, by the first folder of its path with a role, and a pair key."""
     for depth in range(len(parts)):
         role, folder = _get_role(parts[: depth + 1], folders)
@@ -118,9 +104,7 @@ def _find_role(
     return None
 
 
-def _get_role(
-    folder: tuple[str, ...], folders: AbstractSet[tuple[str, ...]]
-) -> tuple[Literal["image", "mask"] | None, tuple[str, ...]]:
+def _get_role(folder: tuple[str, ...], folders: AbstractSet[tuple[str, ...]]) -> tuple[Role | None, tuple[str, ...]]:
     """Return whether a folder contains images or masks, and its part of the pair key, such as ``train``, if any."""
     *above, name = folder
     lower = name.casefold()
