@@ -384,6 +384,17 @@ def test_file_of_another_network_does_not_fit(vgg16: tuple[Any, Path]) -> None:
         build_model(make_plan("fashion-cnn", options={"weights": vgg16[1]}))
 
 
+def test_a_file_of_a_grayscale_network_does_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "gray.keras"
+    build_model(make_plan("cifar10-deep", channels=1)).model.save(path)
+    with pytest.raises(ModelError) as caught:
+        build_model(make_plan("cifar10-deep", options={"weights": path}))
+    assert str(caught.value) == (
+        f"The weights in {path} do not fit cifar10-deep: the weight conv1/kernel has shape (3, 3, 1, 32), expected "
+        "(3, 3, 3, 32). Expected the layers of cifar10-deep without the top."
+    )
+
+
 @pytest.mark.parametrize("suffix", [".weights.h5", ".keras"])
 def test_a_deeper_network_is_refused_and_one_with_a_top_and_an_optimizer_is_not(suffix: str, tmp_path: Path) -> None:
     """Keras would silently read only the first layers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from importlib.util import find_spec
@@ -123,7 +124,9 @@ def load_weights(backbone: Sequence[Any], head: Sequence[Any], path: Path, entry
         if stored_layers is not None:
             return _assign_arrays(backbone, head_layers, stored_layers)
         convolutions = keras_h5.count_convolutions(_shapes([*backbone, *head]))
-        _load_with_keras(_build_submodel(backbone), path, entry, convolutions)
+        with warnings.catch_warnings():  # Keras finds the layers in `layers`, but misses its own lists by depth
+            warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)
+            _load_with_keras(_build_submodel(backbone), path, entry, convolutions)
     except Exception as error:
         reason = explain_load_error(error).rstrip(".")
         raise ModelError(
