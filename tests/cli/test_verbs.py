@@ -95,6 +95,34 @@ def test_a_wrong_command_is_answered_with_the_right_one(
     assert "Traceback" not in result.err
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize(
+    ("arguments", "closed", "words"),
+    [
+        (("doctor", "photos"), "photos", "Cannot list the folder photos: Permission denied"),
+        (("train", "photos"), "photos/cat", "Cannot list the folder photos/cat: Permission denied"),
+        (("predict", "model", "photos"), "model", "model/manifest.json cannot be opened: Permission denied. Check"),
+    ],
+)
+def test_a_folder_that_may_not_be_read_is_named(
+    sightline: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    closed: str,
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("model", "photos/cat", "photos/dog"):
+        Path(place).mkdir(parents=True)
+    Path("photos/dog/1.png").touch()
+    Path(closed).chmod(0)
+    result = sightline(*arguments)
+    Path(closed).chmod(0o700)
+    assert (result.code, result.out) == (2, "")
+    assert words in result.err
+
+
 @pytest.mark.parametrize(
     ("option", "use"),
     [

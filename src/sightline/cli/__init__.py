@@ -155,8 +155,8 @@ def _report_error(error: BaseException) -> int:
         if isinstance(error, HostError):  # a normal exit waits 100 s for the lost host, then JAX aborts
             os._exit(error.exit_code)
         return error.exit_code
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        print_error(f"No file can have a name as long as {str(error.filename)[:80]!r}...: check the path.")
+    if isinstance(error, OSError) and (message := _explain_path(error)):
+        print_error(message)
         return 2
     if (cause := _find_exit(error)) is not None:  # Ctrl-C, or SIGTERM as handled by `serve`
         return _report_interrupt() if isinstance(cause, KeyboardInterrupt) else 0
@@ -170,6 +170,15 @@ def _report_error(error: BaseException) -> int:
         for row in text.splitlines():
             print_line(row, stderr=True, soft_wrap=True)
     return 3
+
+
+def _explain_path(error: OSError) -> str:
+    """Return the message for a path that cannot be used wherever it was given; "" for other errors."""
+    if error.errno == errno.ENAMETOOLONG:
+        return f"No file can have a name as long as {str(error.filename)[:80]!r}...: check the path."
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"{error.filename} cannot be opened: {error.strerror}. Check its permissions, and its folder's."
+    return ""
 
 
 def _find_exit(error: BaseException | None) -> BaseException | None:

@@ -295,7 +295,7 @@ def _list_path(path: Path, prefix: str, options: DataConfig, *, lenient: bool) -
             f"`sightline predict {quote_path(path)} IMAGES` use it, and `sightline resume` continues a run; "
             "name the images to train on or to check."
         )
-    if path.is_dir() and (files := sorted(p for p in path.iterdir() if p.is_file() and is_idx(p))):
+    if path.is_dir() and (files := sorted(p for p in path.glob("*") if is_idx(p) and p.is_file())):
         return read_idx_files(files, options.limits)
     if path.is_dir():
         return _list_folder(FolderStore(path, options.limits), prefix, options, lenient=lenient)
