@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from sightline.serve.observing import JSONFormatter, set_log_format
+from sightline.serve.observing import RecordFormatter, set_log_format
 from sightline.serve.tracing import SWITCHES, Tracing, start_tracing
 
 TRACE_ID, PARENT_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -201,7 +202,7 @@ def test_spans_reach_the_collector_of_the_environment_when_the_server_stops(
 def test_an_error_is_logged_as_one_line_with_the_ids_of_its_request(tracing: Tracing) -> None:
     stream = io.StringIO()
     handler, logger = logging.StreamHandler(stream), logging.getLogger("uvicorn.error")
-    handler.setFormatter(JSONFormatter())
+    handler.setFormatter(RecordFormatter("json"))
     logger.addHandler(handler)
     try:
         send(
@@ -228,3 +229,13 @@ def test_logs_are_json_while_the_server_runs_and_as_they_were_after_it(capsys: p
         ("warning", "other", "a line"), ("info", "sightline", "another"),
     ]  # fmt: skip
     assert (list(root.handlers), root.level, own.level) == before
+
+
+def test_a_text_log_dates_errors_and_events_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with set_log_format("text"):
+        logging.getLogger("sightline").info("The model cats\n, version 2, is ready.")
+        logging.getLogger("uvicorn.error").error("It failed.", exc_info=ValueError("out of memory"))
+    first, second, *trace = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\S+ info: The model cats\\n, version 2, is ready\.", first)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\S+ error: It failed\.", second)
+    assert trace == ["ValueError: out of memory"]

@@ -137,11 +137,16 @@ def make_log(log_format: LogFormat) -> Callable[[dict[str, Any]], None]:
     return log
 
 
-class JSONFormatter(logging.Formatter):
-    """Writes a server's log records other than requests, such as an error with its traceback, as one line of JSON.
+class RecordFormatter(logging.Formatter):
+    """Writes a server's log records other than requests, such as an error with its traceback, like its access log.
 
-    Fields are named as in the access log: ``time``, ``level``, ``message``, and the ids of the request.
+    As JSON, a record is one line, with the fields ``time``, ``level``, ``message`` and the ids of the request; as text,
+    a traceback follows on lines of its own.
     """
+
+    def __init__(self, log_format: LogFormat) -> None:
+        super().__init__()
+        self._log_format = log_format
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -152,21 +157,25 @@ class JSONFormatter(logging.Formatter):
             "logger": record.name,
             **_REQUEST_IDS.get(),
         }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return jsonio.encode_text(jsonio.dumps(entry)).decode()
+        exception = self.formatException(record.exc_info) if record.exc_info else ""
+        if self._log_format == "json":
+            line = jsonio.dumps(entry | ({"exception": exception} if exception else {}))
+        else:
+            head = (entry["time"], f"{entry['level']}:", printable(entry["message"]), entry.get("request_id"))
+            line = "\n".join(filter(None, (" ".join(filter(None, head)), exception)))
+        return jsonio.encode_text(line).decode()
 
 
 @contextmanager
 def set_log_format(log_format: LogFormat | None) -> Iterator[None]:
-    """Write all logs of the process as JSON lines if the format is ``json``; restore handlers and levels at the end."""
-    if log_format != "json":
+    """Write all logs of the process in a format, if there is one; restore handlers and levels at the end."""
+    if log_format is None:
         yield
         return
     root, own = logging.getLogger(), logging.getLogger("sightline")
     handlers, levels = root.handlers, (root.level, own.level)
     handler = logging.StreamHandler()
-    handler.setFormatter(JSONFormatter())
+    handler.setFormatter(RecordFormatter(log_format))
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     own.setLevel(logging.INFO)
