@@ -429,7 +429,7 @@ def test_exports_agree_on_all_pixels(run: sightline.Run, tmp_path: Path) -> None
     assert mask is not None
     assert other is not None
     assert (mask == other).mean() > 0.999
-    with pytest.raises(UsageError, match="shifted views: use --tta flip"):
+    with pytest.raises(UsageError, match="shifted views: use `tta` flip"):
         keras.with_tta("flip-shift").predict_masks([image])
     flipped = keras.with_tta().predict_masks([image])[0].mask
     mirrored = keras.with_tta().predict_masks([image[:, ::-1]])[0].mask
