@@ -220,6 +220,20 @@ def test_a_process_that_ended_while_idle_is_replaced() -> None:
     run_with_pool(use)
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the threads are listed by Linux")
+def test_a_process_has_one_thread_on_any_number_of_cores() -> None:
+    """Each of the threads that NumPy starts takes some of the address space, which is limited."""
+
+    async def use(pool: DecoderPool) -> None:
+        await pool.warm_up()
+        (decoder,) = pool._running
+        assert decoder._child is not None
+        status = await asyncio.to_thread(Path(f"/proc/{decoder._child.pid}/status").read_text)
+        assert "\nThreads:\t1\n" in status
+
+    run_with_pool(use)
+
+
 def test_a_process_that_was_killed_just_after_its_image_is_replaced() -> None:
     async def use(pool: DecoderPool) -> None:
         await pool.warm_up()

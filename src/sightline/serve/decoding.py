@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import pickle
 import subprocess
 import sys
@@ -214,6 +215,8 @@ class _Decoder:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
+                # each thread of NumPy's matrix products, one per core, would take 40 MB of the limited address space
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,  # Ctrl-C is for the server alone
                 pass_fds=[] if shared is None else [shared.file],
             )
