@@ -429,12 +429,12 @@ def test_stages_that_follow_go_on_from_the_same_features() -> None:
     base = extract_features(built_network, [head, deep], train, config)
     assert base.tensor is stages.find_freeze_boundary(built_network, deep)
     assert base.views == 3
-    same = stage_features.advance_features(built_network, base, deep, config, no_progress, None)
+    same = stage_features.advance_features(built_network, base, deep, config, no_progress, lambda _: None)
     assert same.tensor is base.tensor
     assert len(same.train) == 120
     tasks: list[tuple[str, int, int]] = []
     further = stage_features.advance_features(
-        built_network, base, head, config, lambda *event: tasks.append(event), None
+        built_network, base, head, config, lambda *event: tasks.append(event), lambda _: None
     )
     total = len(further.train) + len(further.validation)
     assert tasks[-1] == ("features of the remaining frozen layers", total, total)

@@ -19,18 +19,17 @@ _patch_lock = threading.RLock()
 MAX_SHARED_DRAW = 1 << 20  # values; larger arrays are drawn by a program of their own
 
 
-def keep_compiled_programs(folder: Path) -> bool:
-    """Make JAX cache compiled programs in `folder`; return whether it will.
+def keep_compiled_programs(folder: Path) -> None:
+    """Make JAX cache compiled programs in `folder`.
 
     JAX reads these variables when it is imported, so programs that have imported JAX before are not affected. Variables
     that are already set do not change. Nothing is cached without the package filelock, which limits the size.
     """
     if importlib.util.find_spec("filelock") is None:
-        return False
+        return
     set_variable("JAX_COMPILATION_CACHE_DIR", str(folder))
     set_variable("JAX_COMPILATION_CACHE_MAX_SIZE", str(CACHE_BYTES))
     set_variable("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", str(MIN_SECONDS))
-    return True
 
 
 @contextmanager

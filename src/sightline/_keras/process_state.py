@@ -14,8 +14,8 @@ from typing import Any
 from sightline import process
 
 
-def tune_malloc() -> bool:
-    """Tune glibc's malloc to reuse freed blocks instead of returning them to the system; return whether it did.
+def tune_malloc() -> None:
+    """Tune glibc's malloc to reuse freed blocks instead of returning them to the system.
 
     Only has an effect in the command line's own process, on at most `process.MAX_SINGLE_ARENA_CORES` cores, with glibc.
     Meant for TensorFlow on a CPU; call it before the first thread starts. By default each thread has its own arena, and
@@ -26,16 +26,15 @@ def tune_malloc() -> bool:
     """
     few_cores = process.count_cores() <= process.MAX_SINGLE_ARENA_CORES
     if not (process.is_claimed() and sys.platform.startswith("linux") and few_cores):
-        return False
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
-        return False
+        return
     trim_threshold, mmap_max, arena_max = -1, -4, -8
     mallopt(arena_max, 1)
     if not process.is_memory_short():
         mallopt(trim_threshold, 1 << 30)
         mallopt(mmap_max, 0)
-    return True
 
 
 @contextmanager

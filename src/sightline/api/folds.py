@@ -12,8 +12,8 @@ from sightline.data.indexing import Sources
 from sightline.errors import Interrupted, UsageError
 from sightline.runs import folds
 from sightline.runs.directory import RunDirectory
-from sightline.runs.existing_run import is_run
 from sightline.runs.failures import record_failure
+from sightline.runs.paths import is_run
 from sightline.runs.pipeline import Job, run_pipeline
 from sightline.runs.resolve import RunInputs
 from sightline.runs.train_request import TrainRequest

@@ -27,8 +27,7 @@ from sightline.distributed import ray_cluster
 from sightline.distributed.cluster import ClusterSpec
 from sightline.errors import HostError, Interrupted, ProcessError
 from sightline.runs.directory import RunDirectory
-from sightline.runs.existing_run import is_run
-from sightline.runs.paths import next_path
+from sightline.runs.paths import is_run, next_path
 from sightline.training import interrupt
 from sightline.training.result import TrainResult
 

@@ -23,6 +23,7 @@ from sightline.runs import environment, existing_run, extension, host_session, t
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import INPUT_ERRORS, record_failure
 from sightline.runs.folds import select_images
+from sightline.runs.paths import is_run
 from sightline.runs.pipeline import Job, run_pipeline
 from sightline.runs.resolve import RunInputs, resolve_request, restore_inputs
 from sightline.runs.run_images import check_sources, keep_splits
@@ -87,7 +88,7 @@ def resume(
     start_time = time.perf_counter()
     callback = callback or Callback()
     original_device = DeviceConfig()
-    if hosts is None or existing_run.is_run(_io.expand_home(path)):  # only host 0 needs the run
+    if hosts is None or is_run(_io.expand_home(path)):  # only host 0 needs the run
         run = RunDirectory.open(Path(path))
         original_device = run.config.device if run.has_config else original_device
     backend.tune_malloc(original_device.backend)  # before the first thread

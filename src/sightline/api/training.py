@@ -24,7 +24,7 @@ from sightline.runs import existing_run, host_session, time_limit
 from sightline.runs.directory import RunDirectory
 from sightline.runs.facts import THIS_MACHINE
 from sightline.runs.failures import record_failure
-from sightline.runs.paths import check_writable, next_path
+from sightline.runs.paths import check_writable, is_run, next_path
 from sightline.runs.pipeline import Job, run_pipeline
 from sightline.runs.resolve import RunInputs, resolve_request
 from sightline.runs.train_request import TrainRequest
@@ -75,7 +75,7 @@ def train(  # noqa: PLR0913  # one keyword argument per option of the command
     with interrupt.raise_on_sigterm(), host_session.open_session(hosts, requested_device, callback) as session:
         if session.team.rank:
             return host_session.train_follower(session, sources, start_time)
-        if run_path is not None and existing_run.is_run(run_path) and not force:
+        if run_path is not None and is_run(run_path) and not force:
             run = RunDirectory.open(run_path)
             with run.lock():
                 inputs = resolve_request(request, sources, callback)
@@ -83,7 +83,7 @@ def train(  # noqa: PLR0913  # one keyword argument per option of the command
             return _reevaluate(run, inputs, callback)  # raises if the run is being trained
         if run_path is not None:
             check_writable(run_path, force=force)
-        if run_path is None or existing_run.is_run(run_path):
+        if run_path is None or is_run(run_path):
             inputs = resolve_request(request, sources, callback)
             THIS_MACHINE.find_initial_weights(inputs.config)  # an old run is removed only once the new one can start
             run_path = run_path or next_path(Path("runs"), f"{inputs.config.recipe}-{_io.safe_stem(inputs.index.name)}")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sightline import jsonio
 from sightline.config import RunConfig, flatten_config
@@ -13,10 +11,8 @@ from sightline.data.recorded_images import describe_difference
 from sightline.errors import OutputError
 from sightline.escaping import quote_path
 from sightline.runs.directory import RunDirectory
+from sightline.runs.resolve import RunInputs
 from sightline.training.result import TrainResult
-
-if TYPE_CHECKING:  # it imports code that builds networks, but `is_run` is also called to load a bundle
-    from sightline.runs.resolve import RunInputs
 
 IGNORED_SETTINGS = {  # settings that do not affect the trained weights
     "evaluation.positive_class",
@@ -31,11 +27,6 @@ AUTO_SETTINGS = {  # auto matches whatever was chosen for it
     *("device.backend", "device.feature_runtime", "model.weights", "input.value_range", "train.precision"),
 }
 AUTO_VALUES = {"auto", "device"}
-
-
-def is_run(path: Path) -> bool:
-    """Return whether `path` is a run directory, of any status."""
-    return (path / "run.json").is_file()
 
 
 def check_same_run(run: RunDirectory, inputs: RunInputs) -> None:

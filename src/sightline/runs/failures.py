@@ -21,8 +21,8 @@ from sightline.errors import (
 )
 from sightline.escaping import quote_path
 from sightline.runs.directory import RunDirectory
-from sightline.runs.existing_run import is_run
 from sightline.runs.folds import get_fold_path
+from sightline.runs.paths import is_run
 
 if TYPE_CHECKING:  # annotations only: a report must not import training code
     from sightline.training.time_budget import TimeBudget

@@ -1,4 +1,4 @@
-"""Where a run can be written: free names, writability checks, and the lock."""
+"""Paths of runs: is there a run, may one be written there, the lock, and free names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from sightline import _io, _locks
 from sightline.errors import ModelError, OutputError, UsageError
 
 LOCK_NAME = "lock"
+
+
+def is_run(path: Path) -> bool:
+    """Return whether `path` is a run directory, of any status."""
+    return (path / "run.json").is_file()
 
 
 def lock_run(path: Path) -> AbstractContextManager[object]:
@@ -26,11 +31,10 @@ def check_writable(path: Path, *, force: bool = False) -> None:
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file: choose a folder that does not exist yet with --out.")
     if path.exists() and any(p.name != LOCK_NAME and not p.name.startswith(".part-") for p in path.iterdir()):
-        is_run = (path / "run.json").is_file()
         if not force:
-            replace = ", or replace the run with --force" if is_run else ""
+            replace = ", or replace the run with --force" if is_run(path) else ""
             raise OutputError(f"{path} exists already and is not empty: choose another folder with --out{replace}.")
-        if not is_run:
+        if not is_run(path):
             raise UsageError(f"{path} is not a run, so --force does not remove it: choose another folder with --out.")
         if path.is_symlink():
             raise OutputError(
@@ -56,7 +60,7 @@ def next_path(base: Path, stem: str) -> Path:
 
 def require_run(path: Path) -> None:
     """Raise `ModelError` for a path that is not a run, stating what it is, and which command accepts it."""
-    if not (path / "run.json").exists():
+    if not is_run(path):
         raise ModelError(_explain_not_a_run(path))
 
 
@@ -65,7 +69,7 @@ def _explain_not_a_run(path: Path) -> str:
         return f"There is no folder {path}: check the path of the run, which may have been moved or deleted."
     bundle = path if path.is_dir() else path.parent
     if (bundle / "manifest.json").is_file():
-        use = f"use the run {bundle.parent}. " if (bundle.parent / "run.json").is_file() else ""
+        use = f"use the run {bundle.parent}. " if is_run(bundle.parent) else ""
         return f"{path} is a bundle, not a run: {use}`sightline evaluate`, `predict` and `explain` take bundles."
     if path.is_file():
         return f"{path} is a file, not a run: use the folder that `sightline train` wrote."

@@ -27,6 +27,7 @@ from sightline.escaping import quote_path
 from sightline.inference.manifest import Manifest
 from sightline.runs.directory import RunDirectory
 from sightline.runs.folds import select_images
+from sightline.runs.paths import is_run
 from sightline.runs.train_request import TrainRequest
 from sightline.tasks.protocol import find_task
 
@@ -235,7 +236,7 @@ def find_source_run(path: Path, manifest: Manifest) -> RunDirectory | None:
     """Return the run whose folder contains a bundle or an export of its weights; None if there is none."""
     weights = {manifest.weights_sha256, *(str(step.get("weights_sha256")) for step in manifest.lineage)}
     for folder in path.resolve().parents:
-        if (folder / "run.json").is_file():
+        if is_run(folder):
             run = RunDirectory(folder)
             return run if (run.info.get("result") or {}).get("weights_sha256") in weights else None
     return None

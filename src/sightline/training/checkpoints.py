@@ -135,7 +135,7 @@ def _write_arrays(file: Any, checkpoint: Checkpoint) -> None:
 
 def load_latest(
     folder: Path,
-    on_message: Callable[[str], None] | None = None,
+    on_message: Callable[[str], None] = lambda _: None,
     check: Callable[[Checkpoint, str], object] | None = None,
 ) -> Checkpoint | None:
     """Return the newest intact checkpoint; None if there is none.
@@ -150,9 +150,7 @@ def load_latest(
             if check is not None:
                 check(candidate, f"The checkpoint {path}")
         except ModelError as error:
-            if on_message is not None:
-                consequence = "There is no earlier one." if path == paths[-1] else "Using the previous one."
-                on_message(f"{error} {consequence}")
+            on_message(f"{error} {'There is no earlier one.' if path == paths[-1] else 'Using the previous one.'}")
         else:
             return candidate
     return None

@@ -60,7 +60,7 @@ def extract_features(
     validation: Subset,
     config: RunConfig,
     progress: Progress,
-    on_message: Callable[[str], None] | None = None,
+    on_message: Callable[[str], None] = lambda _: None,
     early: EarlyFeatures | None = None,
 ) -> StageFeatures | None:
     """Compute both splits' features at the layers that stay frozen in all of `group`; None if there are none.
@@ -175,7 +175,7 @@ def advance_features(
     stage: StageConfig,
     config: RunConfig,
     progress: Progress,
-    on_message: Callable[[str], None] | None,
+    on_message: Callable[[str], None],
 ) -> StageFeatures:
     """Return the features at the freeze boundary of `stage`, computed from `base` at an earlier boundary."""
     tensor = find_freeze_boundary(network, stage)
@@ -194,7 +194,7 @@ def advance_features(
 
 
 def _make_layers(
-    start: Any, end: Any, subset: Subset, config: RunConfig, on_message: Callable[[str], None] | None
+    start: Any, end: Any, subset: Subset, config: RunConfig, on_message: Callable[[str], None]
 ) -> FrozenLayers:
     """Return the layers between two tensors as a function of rows like the rows of `subset`."""
     model, device = backend.keras().Model(start, end), config.device
@@ -203,7 +203,7 @@ def _make_layers(
     layers = build_frozen_layers(
         model, subset.take(slice(0, SAMPLE_ROWS)), device.feature_runtime, device.threads, by_keras, calibration
     )
-    if layers.fallback_reason and on_message is not None:
+    if layers.fallback_reason:
         on_message(f"Keras computes the features of the frozen layers, since {layers.fallback_reason}")
     return layers
 

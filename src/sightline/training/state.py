@@ -99,7 +99,7 @@ class SavedState(TypedDict):
     serial: int
 
 
-def load_latest(folder: Path, on_message: Callable[[str], None] | None = None) -> Checkpoint | None:
+def load_latest(folder: Path, on_message: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
     """Return the newest valid checkpoint in `folder`; None if there is none."""
     return checkpoints.load_latest(folder, on_message, check_state)
 
