@@ -517,6 +517,8 @@ def test_class_folders_of_splits_given_one_by_one_are_in_these_splits(tmp_path: 
     write_files(tmp_path, {f"{folder}/1.png": encode_png(i) for i, folder in enumerate(folders)})
     index = build_index([tmp_path / folder for folder in folders])
     assert [f"{image.split}/{image.label}" for image in index.images] == folders
+    counts = {finding.kind: finding.count for finding in quick_audit(index).findings}
+    assert counts["labels-from-names"] == 2, "classes, not folders"
 
 
 def test_folders_that_are_parts_of_a_set_are_not_classes(tmp_path: Path) -> None:

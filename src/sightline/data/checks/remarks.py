@@ -216,5 +216,7 @@ def remark_findings(index: Index) -> list[Finding]:
     )  # fmt: skip
     for kind, wording in REMARK_FINDINGS.items():
         rows = [(note.path, note.reason) for note in index.notes if note.kind == kind]
+        if kind == "labels-from-names":  # a class is one, however many sources have it
+            rows = list({path: (path, reason) for path, reason in reversed(rows)}.values())[::-1]
         result += image_finding(kind, wording.severity, (wording.singular, wording.plural), wording.advice, rows)
     return result
