@@ -144,7 +144,7 @@ def test_the_average_precision_of_two_classes_says_what_it_is() -> None:
     metric = compute_metrics(*draw_predictions(80, 2))["average_precision"]
     assert (metric.note, metric.classes) == ("mean of both classes", 2)
     for name in ("auroc", "average_precision"):
-        assert compute_metrics(*draw_predictions(80, 3))[name].note == "mean over classes, one against the rest"
+        assert compute_metrics(*draw_predictions(80, 3))[name].note == "mean over classes, one-vs-rest"
 
 
 def test_means_over_classes_of_few_images_say_that_their_intervals_are_too_narrow() -> None:

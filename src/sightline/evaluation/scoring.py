@@ -236,7 +236,7 @@ def _ranking_metrics(
     auroc, average = (resampling.make_metric(float(row[0]), row[1:], count, len(present), narrow) for row in means)
     if resampling.explain_absence(count):
         return {"auroc": auroc, "average_precision": average}
-    how = "mean of both classes" if classes == 2 else "mean over classes, one against the rest"
+    how = "mean of both classes" if classes == 2 else "mean over classes, one-vs-rest"
 
     def explain(metric: Metric) -> Metric:
         return replace(metric, note="; ".join(filter(None, [how, metric.note])))
