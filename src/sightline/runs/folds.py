@@ -85,9 +85,7 @@ def apply_choices(run: RunDirectory, config: RunConfig) -> RunConfig:
         histories.append(fold_run.read_history())
         epochs.append(fold_run.result.get("best_epoch"))
     known = [epoch for epoch in epochs if epoch is not None]
-    early_stopping = replace(
-        config.train.early_stopping, epoch=statistics.median_low(known) if known else None
-    )  # fmt: skip
+    early_stopping = replace(config.train.early_stopping, epoch=statistics.median_low(known) if known else None)
     stages = tuple(
         replace(stage, penalty=_find_median_penalty(histories, stage.name)) if stage.is_solved else stage
         for stage in config.train.stages
