@@ -225,7 +225,8 @@ def test_a_folder_whose_files_may_not_be_looked_up_is_not_a_model(
         ("folder", "cannot be opened: not a regular file"),
         ("pipe.png", "cannot be opened: not a regular file"),  # reading it would wait for ever
         ("huge.png", "too large: 256 MiB, limit 256 (data.limits.file_mb)"),
-        ("a\0b.png", "cannot be opened: embedded null byte"),
+        ("a\0b.png", "cannot be opened: no file can have this name"),
+        ("a\ud800.png", "cannot be opened: no file can have this name"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, key: str, why: str) -> None:

@@ -808,7 +808,7 @@ def test_a_storage_that_fails_in_the_middle_is_one_sentence(
 
     def spoil(call: int) -> None:
         if call == 2 and harm == "foreign":
-            with sqlite3.connect(place) as base:
+            with contextlib.closing(sqlite3.connect(place)) as base, base:
                 base.execute("DROP TABLE trial_user_attributes")
         elif call == 2:
             place.write_bytes(b"no study" * 5000 + b"\n")

@@ -233,8 +233,10 @@ def read_untrusted_file(path: str | Path, limits: LimitsConfig = LIMITS, check: 
             check(start)
             check_file_size(size, limits)
             data = start + file.read(max(size - len(start), 0) + 1) if size else b""  # at most one byte more
-    except (OSError, ValueError) as error:  # ValueError: a path with a null character, from a manifest
-        raise ImageError(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise ImageError(f"cannot be opened: {error.strerror or error}") from error
+    except ValueError as error:  # a null character or half of a surrogate pair, from a manifest
+        raise ImageError("cannot be opened: no file can have this name") from error
     except MemoryError as error:
         raise ImageError("cannot be read: it needs more memory than is available") from error
     if len(data) > size:
