@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from sightline import Dataset
-from sightline.api.pretrained_features import compute_pretrained_features
+from sightline.api.pretrained_features import compute_projected_features
 from sightline.evaluation import active_learning
 from sightline.evaluation.active_learning import (
     EXCLUDED,
@@ -347,20 +347,20 @@ def test_the_interval_holds_the_true_f1_of_drawn_features() -> None:
 def load_real(shared: Path, name: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return the projected features of a data set and its classes, which labeling is to find out."""
     index = Dataset(shared / "data" / name).index
-    features, decoded = compute_pretrained_features(index)
+    features, decoded = compute_projected_features(index)
     assert decoded.all()
     names = sorted({image.label for image in index.images})
-    return project_features(features), np.array([names.index(image.label) for image in index.images])
+    return features, np.array([names.index(image.label) for image in index.images])
 
 
 @pytest.mark.slow
 def test_hidden_label_sets_of_street_scenes(shared: Path) -> None:
     """Frames of a film resemble each other, so that the head is nearly as good with a few of them as with all."""
     index = Dataset(shared / "data" / "camvid" / "labels.csv").index
-    features, decoded = compute_pretrained_features(index, ("model.task=multi_label",))
+    features, decoded = compute_projected_features(index, ("model.task=multi_label",))
     assert decoded.all()
     names = sorted({name for image in index.images for name in index.targets.list_classes(image.label)})
-    labels, features = index.targets.encode([image.label for image in index.images], names), project_features(features)
+    labels = index.targets.encode([image.label for image in index.images], names)
     looks = (48, 96, 144)
     simulated = [simulate_labeling(features, labels, budget=144, looks=looks, seed=s) for s in range(SIMULATIONS)]
     at_one_time, always = count_covered(simulated)

@@ -20,45 +20,28 @@ from sightline.tasks.protocol import find_task
 
 
 def compute_projected_features(
-    index: Index, settings: tuple[str, ...], callback: Callback | None
+    index: Index, settings: tuple[str, ...] = (), callback: Callback | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the projected features of the decoded images (`active_learning.project_features`), and which these are.
+    """Return the projected features of all images of an index, float32 [N, D], and which could be decoded, bool [N].
 
-    float32 [N, D], with a row of NaN for an image that cannot be decoded, and bool [N]; arguments and errors are those
-    of `compute_pretrained_features`. The features themselves, which may be larger, are never in memory twice.
-    """
-    callback = callback or Callback()
-    computed, positions = _compute(index, settings, callback)
-    callback.on_progress("projecting", 0, 0)
-    return _place_rows(project_features(computed), positions, len(index.images), np.nan)
-
-
-def compute_pretrained_features(
-    index: Index, settings: tuple[str, ...] = ()
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return the features float32 [N, F] of all images of an index, and which of them could be decoded, bool [N].
-
-    Both pixels and features come from the cache if it has them. `settings` are assignments such as
-    ``device.threads=2``. Images that cannot be decoded have features of zero.
+    Images that cannot be decoded have a row of NaN. Pixels and features come from the cache if it has them; the
+    features before `active_learning.project_features`, which may be larger, are never in memory twice. `settings` are
+    assignments such as ``device.threads=2``.
 
     Raises:
         DataError: If no image can be decoded.
         MissingExtraError: If the packages of the backend are not installed.
     """
-    computed, positions = _compute(index, settings, Callback())
-    return _place_rows(computed, positions, len(index.images), 0.0)
-
-
-def _place_rows(
-    rows: NDArray[np.float32], positions: list[int], count: int, missing: float
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return `rows` [n, D] at their `positions` among `count` rows filled with `missing`, and where these are, bool."""
-    if positions == list(range(count)):
-        return rows, np.ones(count, bool)
-    decoded = np.zeros(count, bool)
+    callback = callback or Callback()
+    computed, positions = _compute(index, settings, callback)
+    callback.on_progress("projecting", 0, 0)
+    projected = project_features(computed)
+    decoded = np.zeros(len(index.images), bool)
     decoded[positions] = True
-    features = np.full((count, rows.shape[1]), missing, np.float32)
-    features[positions] = rows
+    if decoded.all() and positions == sorted(positions):
+        return projected, decoded
+    features = np.full((len(decoded), projected.shape[1]), np.nan, np.float32)
+    features[positions] = projected
     return features, decoded
 
 
