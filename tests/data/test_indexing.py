@@ -521,6 +521,25 @@ def test_class_folders_of_splits_given_one_by_one_are_in_these_splits(tmp_path: 
     assert counts["labels-from-names"] == 2, "classes, not folders"
 
 
+@pytest.mark.parametrize(
+    ("sources", "splits"),
+    [
+        (("test1/photos", "test2/photos"), (None, None)),
+        (("train1/photos", "train2/photos"), (None, None)),
+        (("train/photos", "eval/photos", "test/photos"), ("train", "validation", "test")),
+        (("a/train", "b/train", "a/test", "b/test"), ("train", "train", "test", "test")),
+    ],
+)
+def test_folders_around_sources_are_splits_if_they_differ(
+    tmp_path: Path, sources: tuple[str, ...], splits: tuple[str | None, ...]
+) -> None:
+    """As if each source had the name of the folder."""
+    for i, source in enumerate(sources):
+        write_files(tmp_path / source, {f"{label}/{i}.png": encode_png(2 * i + (label == "b")) for label in "ab"})
+    index = build_index([tmp_path / source for source in sources])
+    assert [image.split for image in index.images] == [split for split in splits for _ in "ab"]
+
+
 def test_folders_that_are_parts_of_a_set_are_not_classes(tmp_path: Path) -> None:
     write_files(tmp_path, {"part1/IMG_1.png": encode_png(1), "part2/IMG_1.png": encode_png(2)})
     with pytest.raises(DataError, match=r"is not in a class folder\. Sort the images into one folder per class"):

@@ -27,6 +27,7 @@ from sightline.data.sources.class_name_files import apply_class_names, are_numbe
 from sightline.data.sources.class_parents import apply_class_tree
 from sightline.data.sources.container_files import (
     find_container_files,
+    find_container_splits,
     join_parts,
     read_image_table,
 )
@@ -43,6 +44,7 @@ from sightline.data.sources.listing import (
 )
 from sightline.data.sources.manifest import is_table, read_manifest, read_rows
 from sightline.data.sources.mask_folders import find_mask_classes
+from sightline.data.sources.split_names import find_source_splits
 from sightline.data.sources.unread_labels import is_spreadsheet
 from sightline.data.sources.unused_settings import check_settings
 from sightline.data.sources.webdataset import list_samples
@@ -229,7 +231,7 @@ def list_sources(
         for s, name in zip(source_list, names, strict=True)
     ]
     check_settings(listings, options, describe_sources(source_list))
-    return apply_class_tree(join_parts(names, listings), options)
+    return apply_class_tree(join_parts(names, listings, find_source_splits(names)), options)
 
 
 def _check_once(sources: Sequence[str]) -> None:
@@ -321,7 +323,7 @@ def _list_folder(
     locate = store.root.joinpath if isinstance(store, FolderStore) else store.locate
     if keys := find_container_files(store):
         parts = [_list_container(locate(key), f"{prefix}{key}/", options, lenient=lenient) for key in keys]
-        listing = join_tables(join_parts(keys, parts, prefix))
+        listing = join_tables(join_parts(keys, parts, find_container_splits(keys), prefix))
         return replace(listing, class_names=find_class_names(listing, store, None))
     folder = store.root if isinstance(store, FolderStore) else None
     return list_folder_or_archive(store, prefix, options, folder, lenient=lenient)

@@ -21,7 +21,7 @@ from sightline.data.sources.listing import ClassFolder, SourceListing, assign_sp
 from sightline.data.sources.manifest import read_rows
 from sightline.data.sources.split_names import find_folder_split, find_source_splits, parse_split
 from sightline.data.storage import FileStore
-from sightline.data.types import SourceNote
+from sightline.data.types import SourceNote, Split
 
 
 def read_image_table(store: ImageTable, name: str, options: DataConfig, prefix: str = "") -> SourceListing:
@@ -73,17 +73,22 @@ def _label_images(listing: SourceListing, folder: ClassFolder) -> SourceListing:
     )
 
 
-def join_parts(names: Sequence[str], listings: Sequence[SourceListing], prefix: str = "") -> list[SourceListing]:
-    """Return the listings of the parts of one set, called `names`, with the splits that these names state.
+def find_container_splits(keys: Sequence[str]) -> list[Split | None]:
+    """Return the splits of the tables or archives in a folder: those of their subfolders, else of their names."""
+    splits = [find_folder_split(key) for key in keys]
+    return splits if all(splits) else find_source_splits(keys)
+
+
+def join_parts(
+    names: Sequence[str], listings: Sequence[SourceListing], splits: Sequence[Split | None], prefix: str = ""
+) -> list[SourceListing]:
+    """Return the listings of the parts of one set, called `names`, with their `splits`.
 
     Archives and folders without a folder inside, such as ``cat.zip`` and ``dog/``, are classes. A part without classes
     beside one that has some, as ``test1.zip`` of Kaggle, is left out if there are splits or a table; else its only
     folder may be a class, as in ``bus.zip`` and ``train.zip``.
     """
     listings = _label_flat_parts(names, listings, prefix)
-    splits = [find_folder_split(name) for name in names]
-    if not all(splits):
-        splits = find_source_splits([Path(name).name for name in names])
     pairs = zip(listings, splits, strict=True)
     parts = [listing if split is None else assign_split(listing, split) for listing, split in pairs]
     is_certain = any("table" in each.origins or any(item.split for item in each.items) for each in parts)

@@ -84,16 +84,19 @@ def find_splits(names: Collection[str]) -> dict[str, SplitName]:
 
 
 def find_source_splits(names: Sequence[str]) -> list[Split | None]:
-    """Return the split of each source if every one is named as a split, and not all as the same.
+    """Return the split of each source if all, or folders around them, are named as splits, and not all as the same.
 
     >>> find_source_splits(["train.zip", "test1.zip"]), find_source_splits(["train.zip", "bus.zip"])
     (['train', 'test'], [None, None])
+    >>> find_source_splits(["train/cat", "eval/cat"]), find_source_splits(["test1/cat", "test2/cat"])
+    (['train', 'test'], [None, None])
     """
-    stems = [_FILE_SUFFIXES.sub("", name.lower()) for name in names]
-    splits = find_splits(stems)
-    if len(splits) < len(names) or len({s.split for s in splits.values()}) < 2:
-        return [None] * len(names)
-    return [splits[stem].split for stem in stems]
+    folders = [_find_split_folder(name) for name in names]
+    for words in (folders, [_FILE_SUFFIXES.sub("", PurePosixPath(name).name.lower()) for name in names]):
+        splits = find_splits(words)
+        if all(word in splits for word in words) and len({s.split for s in splits.values()}) > 1:
+            return [splits[word].split for word in words]
+    return [None] * len(names)
 
 
 def parse_split(text: str) -> Split | None:
@@ -112,8 +115,12 @@ def find_folder_split(key: str) -> Split | None:
     >>> find_folder_split("camvid/val/images/1.jpg"), find_folder_split("train.jpg")
     ('validation', None)
     """
-    names = map(parse_split_name, PurePosixPath(key).parts[:-1])
-    return next((name.split for name in names if name is not None and name.certain), None)
+    return parse_split(_find_split_folder(key))
+
+
+def _find_split_folder(key: str) -> str:
+    """Return the name of the outermost folder in a path that is named like a split; "" if there is none."""
+    return next((part for part in PurePosixPath(key).parts[:-1] if parse_split(part)), "")
 
 
 def suggest_split(name: str) -> str | None:
