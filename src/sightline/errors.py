@@ -63,6 +63,8 @@ def name_arguments(message: str) -> str:
     'Replace it with `force`, use `cache=False`, or see `sightline help --all`.'
     >>> name_arguments("Choose one with --set input.page=N, or use --folds 5.")
     'Choose one with `set=["input.page=N"]`, or use `folds=5`.'
+    >>> name_arguments("Use --target-precision 0.9.")
+    'Use `target_precision=0.9`.'
     """
 
     def replace(match: re.Match[str]) -> str:
@@ -76,7 +78,7 @@ def name_arguments(message: str) -> str:
             return f"`{name}={number}`"
         return f"`{name.removeprefix('no_')}=False`" if name.startswith("no_") else f"`{name}`"
 
-    value = r"([a-z_.]+=(?:\.\.\.|[^\s`]*[^\s`.,;:)]))|(\d+|N)\b"
+    value = r"([a-z_.]+=(?:\.\.\.|[^\s`]*[^\s`.,;:)]))|(\d+(?:\.\d+)?|N)\b"
     return re.sub(rf"`[^`]*`|--([a-z][a-z-]*)(?: (?:{value}))?", replace, message)
 
 

@@ -120,7 +120,7 @@ def find_folder_split(key: str) -> Split | None:
 
 def _find_split_folder(key: str) -> str:
     """Return the name of the outermost folder in a path that is named like a split; "" if there is none."""
-    return next((part for part in PurePosixPath(key).parts[:-1] if parse_split(part)), "")
+    return next((folder for folder in PurePosixPath(key).parts[:-1] if parse_split(folder)), "")
 
 
 def suggest_split(name: str) -> str | None:
