@@ -410,6 +410,13 @@ def test_wrong_arrays_are_refused(wrong: Any) -> None:
         PreprocessingSpec(4, 4).apply(wrong)
 
 
+def test_a_row_of_pixels_is_refused_with_how_to_reshape_it() -> None:
+    for length, hint in ((16, ": for a row of pixels, use x.reshape(height, width)"), (0, "")):
+        with pytest.raises(UsageError) as caught:
+            PreprocessingSpec(4, 4).apply(np.zeros(length, np.uint8))
+        assert str(caught.value) == f"pixels must be uint8 [H, W] or [H, W, 1, 3 or 4], got uint8 [{length}]{hint}"
+
+
 # --- JPEG scaling ----------------------------------------------------------------------------------------------------
 
 

@@ -17,8 +17,6 @@ def suggest_conversion(array: Any) -> str:
     ": its values are fractions, so use (255 * x).round().astype('uint8')"
     >>> suggest_conversion(np.zeros((3, 8, 8), np.uint8))
     ': the channels come first, so use x.transpose(1, 2, 0)'
-    >>> suggest_conversion(np.zeros(784, np.uint8))
-    ': for a row of pixels, use x.reshape(height, width)'
     >>> suggest_conversion(np.zeros((8, 8, 3), np.uint8))
     ''
     >>> suggest_conversion(np.zeros((4, 4, 2), np.uint8))
@@ -49,8 +47,6 @@ def _suggest_dtype(array: NDArray[Any]) -> str:
 
 
 def _suggest_layout(shape: tuple[int, ...]) -> str:
-    if len(shape) == 1:
-        return "for a row of pixels, use x.reshape(height, width)"
     if len(shape) not in (3, 4) or shape[-1] in CHANNELS:
         return ""
     if 1 < shape[-1] < min(16, *shape[-3:-1]):  # as in scientific images

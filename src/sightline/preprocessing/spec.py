@@ -180,9 +180,12 @@ class PreprocessingSpec:
         if not isinstance(image, Image.Image):
             shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", type(image).__name__)
             if dtype != np.uint8 or 0 in shape or len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
+                row_hint = (
+                    ": for a row of pixels, use x.reshape(height, width)" if len(shape) == 1 and 0 not in shape else ""
+                )
                 raise UsageError(
                     f"pixels must be uint8 [H, W] or [H, W, 1, 3 or 4], got {dtype} {list(shape)}"
-                    f"{suggest_conversion(image)}"
+                    f"{suggest_conversion(image) or row_hint}"
                 )
             if shape == (self.height, self.width, self.channels):  # avoids two copies by Pillow
                 return np.array(image)

@@ -57,13 +57,19 @@ def test_labels_of_arrays(labels: Any, classes: Any, expected: list[str]) -> Non
         ),
         (np.zeros((2, 64), np.uint8), [0, 1], None, ": for rows of pixels, use x.reshape(len(x), height, width)."),
         (
+            np.zeros(64, np.uint8),
+            [0],
+            None,
+            "mine: pixels must be uint8 [N, H, W] or [N, H, W, 1, 3 or 4], got uint8 [64].",
+        ),
+        (
             np.zeros((2, 3, 8, 8), np.uint8),
             [0, 1],
             None,
             "got uint8 [2, 3, 8, 8]: the channels come first, so use x.transpose(0, 2, 3, 1).",
         ),
     ],
-    ids=["count", "high", "low", "floats", "flat", "channels first"],
+    ids=["count", "high", "low", "floats", "flat", "one axis", "channels first"],
 )
 def test_arrays_that_do_not_fit_are_refused(pixels: Any, labels: Any, classes: Any, message: str) -> None:
     with pytest.raises(DataError) as caught:
