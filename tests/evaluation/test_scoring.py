@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ from sightline import intervals, metrics
 from sightline.data.types import Subset
 from sightline.errors import DataError
 from sightline.evaluation import block_bootstrap, bootstrap
-from sightline.evaluation.bootstrap import NARROW_NOTE, Resampling
+from sightline.evaluation.bootstrap import NARROW_NOTE, Resampling, explain_width
 from sightline.evaluation.results import EvaluationResult
 from sightline.evaluation.scoring import (
     METRICS,
@@ -152,6 +154,8 @@ def test_means_over_classes_of_few_images_say_that_their_intervals_are_too_narro
     for count, names in ((45, means), (200, [])):
         scores = compute_metrics(*draw_predictions(count, 10, right=0.6))
         assert [name for name, metric in scores.items() if NARROW_NOTE in metric.note] == names
+    assert explain_width(np.array([9, 9, 0, 20])) == NARROW_NOTE
+    assert explain_width(np.array([2, 0, 10])) == "", "half of the classes are not most"
 
 
 def test_top_k_is_scikit_learns() -> None:
@@ -244,6 +248,17 @@ def test_probabilities_that_are_none_are_refused_with_their_image(shape: tuple[i
     p[2].flat[-1] = bad
     with pytest.raises(DataError, match=r"probabilities of c\.png are not between 0 and 1 or do not sum to 1: "):
         check_probabilities(p, ["a.png", "b.png", "c.png", "d.png"])
+
+
+def test_probabilities_of_masks_are_checked_without_an_array_of_their_size() -> None:
+    p = np.full((2, 128, 128, 32), 1 / 32, np.float32)
+    tracemalloc.start()
+    try:
+        check_probabilities(p, ["a.png", "b.png"])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < p.nbytes / 8
 
 
 def test_an_interval_without_a_width_is_none() -> None:

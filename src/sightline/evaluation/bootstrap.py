@@ -97,7 +97,7 @@ def make_metric(
 def explain_width(supports: NDArray[np.integer]) -> str:
     """Return that the interval of a mean over classes is too narrow, from the images of each class [K]; or ""."""
     present = supports[supports > 0]
-    return NARROW_NOTE if len(present) and np.median(present) < MIN_CLASS_IMAGES else ""
+    return NARROW_NOTE if 2 * np.count_nonzero(present < MIN_CLASS_IMAGES) > len(present) else ""
 
 
 def number_groups(paths: Sequence[str], group_by_path: Mapping[str, str]) -> NDArray[np.int64] | None:

@@ -54,9 +54,14 @@ def register_metric(name: str) -> Callable[[MetricFunction], MetricFunction]:
 
 def check_probabilities(probabilities: NDArray[np.float32], paths: Sequence[str], *, sum_to_one: bool = True) -> None:
     """Raise `DataError` if probabilities [N, ..., K] of the images at `paths` are not in [0, 1] or do not sum to 1."""
-    is_valid = np.asarray((probabilities >= -1e-5).all(-1), bool)  # False for NaN
-    is_valid &= np.abs(probabilities.sum(-1) - 1) <= 1e-2 if sum_to_one else (probabilities <= 1 + 1e-5).all(-1)
-    invalid = np.flatnonzero(~is_valid.all(axis=tuple(range(1, is_valid.ndim))))
+    of_image = tuple(range(1, probabilities.ndim))
+    is_valid = probabilities.min(of_image) >= -1e-5  # unlike those of each pixel, results for each image are small
+    if sum_to_one:
+        sums = probabilities.sum(-1, keepdims=True)
+        is_valid &= (sums.min(of_image) >= 1 - 1e-2) & (sums.max(of_image) <= 1 + 1e-2)
+    else:
+        is_valid &= probabilities.max(of_image) <= 1 + 1e-5
+    invalid = np.flatnonzero(~is_valid)  # NaN makes each extreme NaN, which is not valid
     if len(invalid):
         others = f" and {plural(len(invalid) - 1, 'other image')}" if len(invalid) > 1 else ""
         raise DataError(
