@@ -56,9 +56,10 @@ def test_images_without_a_label_are_listed_on_request(
             build_index(root)
 
 
+@pytest.mark.parametrize("rows", [ROWS, ROWS.replace(b"IMG", b"./IMG")], ids=["names", "paths"])
 @pytest.mark.parametrize("targets", [CLASS_TARGETS, LABEL_SETS], ids=["one class", "several labels"])
-def test_an_image_in_a_row_without_a_label_is_not_one_that_no_table_names(tmp_path: Path, targets: Targets) -> None:
-    index = build_index(write_files(tmp_path / "photos", FLAT | {"labels.csv": ROWS}), targets=targets)
+def test_an_image_in_a_row_is_not_one_that_no_table_names(tmp_path: Path, targets: Targets, rows: bytes) -> None:
+    index = build_index(write_files(tmp_path / "photos", FLAT | {"labels.csv": rows}), targets=targets)
     assert [note.reason for note in index.notes if note.kind == "unlabeled-folders"] == ["1 image"]
     assert len(index.images) + len(index.unreadable) == 3
 

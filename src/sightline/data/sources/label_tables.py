@@ -9,6 +9,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from posixpath import normpath
 
 from sightline import _io
 from sightline.config import DataConfig
@@ -206,12 +207,12 @@ def read_label_table(store: FileStore, options: DataConfig, prefix: str) -> Sour
 
 def _add_unlabeled(listing: SourceListing, store: FileStore, prefix: str, tables: Iterable[str]) -> None:
     """Add the images of the store that no table names, by folder, and list other files except `tables` as skipped."""
-    used = {item.path for item in listing.items} | {image.path for image in listing.unusable}
-    used |= {prefix + key for key in tables}
+    named = [*(item.path for item in listing.items), *(image.path for image in listing.unusable)]
+    used = set(map(normpath, [*named, *(prefix + key for key in tables)]))  # a row may name ./1.jpg
     folders: dict[str, list[str]] = defaultdict(list)
     keys = store.keys()
     for key in keys:
-        if prefix + key in used:
+        if normpath(prefix + key) in used:
             continue
         if is_image_name(key) and not is_hidden(key):
             folders[str(PurePosixPath(key).parent)].append(prefix + key)
