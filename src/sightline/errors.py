@@ -63,8 +63,8 @@ def name_arguments(message: str) -> str:
     'Replace it with `force`, use `cache=False`, or see `sightline help --all`.'
     >>> name_arguments("Choose one with --set input.page=N, or use --folds 5.")
     'Choose one with `set=["input.page=N"]`, or use `folds=5`.'
-    >>> name_arguments("Use --target-precision 0.9.")
-    'Use `target_precision=0.9`.'
+    >>> name_arguments("No images in photos--old: use --target-precision 0.9.")
+    'No images in photos--old: use `target_precision=0.9`.'
     """
 
     def replace(match: re.Match[str]) -> str:
@@ -79,7 +79,7 @@ def name_arguments(message: str) -> str:
         return f"`{name.removeprefix('no_')}=False`" if name.startswith("no_") else f"`{name}`"
 
     value = r"([a-z_.]+=(?:\.\.\.|[^\s`]*[^\s`.,;:)]))|(\d+(?:\.\d+)?|N)\b"
-    return re.sub(rf"`[^`]*`|--([a-z][a-z-]*)(?: (?:{value}))?", replace, message)
+    return re.sub(rf"`[^`]*`|(?<![\w/.-])--([a-z][a-z-]*)(?: (?:{value}))?", replace, message)
 
 
 class UsageError(SightlineError):
