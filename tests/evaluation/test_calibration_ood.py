@@ -84,6 +84,27 @@ def test_ece_by_hand() -> None:
     assert calibration.compute_ece(p[:0], labels[:0]) == 0
 
 
+@pytest.mark.parametrize("heat", [1.0, 3.0])
+def test_the_interval_of_an_ece_contains_the_true_one_and_0_only_if_calibrated(heat: float) -> None:
+    def draw(count: int, seed: int) -> ModelOutputs:
+        logits, labels = draw_logits(count, heat=heat, seed=seed)
+        return ModelOutputs(Outputs(softmax(logits, 1), logits, logits), labels)
+
+    exact = evaluate_calibration(draw(200_000, 99), None).ece
+    intervals = [evaluate_calibration(draw(300, seed), None).interval for seed in range(40)]
+    assert exact is not None
+    assert sum(i is not None and i.low <= exact <= i.high for i in intervals) >= 36
+    assert sum(i is not None and i.low == 0 for i in intervals) in (range(36, 41) if heat == 1 else [0])
+
+
+def test_an_ece_with_few_errors_has_a_reason_and_no_interval() -> None:
+    sure = np.eye(3, dtype=np.float32)[[0, 1, 2] * 100]
+    labels = np.array([0, 1, 2] * 100, np.int32)
+    labels[:9] = (labels[:9] + 1) % 3
+    report = evaluate_calibration(ModelOutputs(Outputs(sure, sure, sure), labels), None)
+    assert (report.interval, report.interval_note) == (None, "no interval with 9 errors: it needs at least 10")
+
+
 def test_risk_and_coverage_by_hand() -> None:
     curve = selective.compute_risk_coverage(np.array([0.7, 0.9, 0.8], np.float32), np.array([True, False, False]))
     assert curve.coverage.tolist() == pytest.approx([1 / 3, 2 / 3, 1])

@@ -10,7 +10,8 @@ import pytest
 
 from sightline import metrics
 from sightline.evaluation import binary
-from sightline.evaluation.report import CalibrationReport, evaluate_calibration
+from sightline.evaluation.calibration import CalibrationReport
+from sightline.evaluation.report import evaluate_calibration
 from sightline.evaluation.scoring import compute_metrics
 from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.report import evaluation_plots

@@ -11,10 +11,11 @@ from sightline.errors import plural
 
 if TYPE_CHECKING:  # annotations only: importing it loads the image packages
     from sightline.evaluation.binary import OperatingPoint
+    from sightline.evaluation.calibration import CalibrationReport
     from sightline.evaluation.hierarchy import HierarchyMetrics
     from sightline.evaluation.label_issues import LabelIssue, LabelSetIssue
     from sightline.evaluation.ood import OODResult
-    from sightline.evaluation.report import CalibrationReport, EvaluationReport
+    from sightline.evaluation.report import EvaluationReport
     from sightline.evaluation.results import Metric, TaskReport, TaskResult
     from sightline.intervals import Interval
 
@@ -257,7 +258,10 @@ def list_calibration_lines(c: CalibrationReport) -> Iterator[str]:
     after = ""
     if c.temperature is not None and c.ece_after is not None and not c.unchanged:
         after = f"; {c.ece_after:.4f} at temperature {c.temperature.value:.3f}, fitted on validation"
-    yield f"calibration: ECE {c.ece:.4f} as deployed{after}"
+    ends = f" (95% interval {c.interval.low:.4f} to {c.interval.high:.4f})" if c.interval else ""
+    yield f"calibration: ECE {c.ece:.4f}{ends} as deployed{after}"
+    if c.interval_note:
+        yield f"  {c.interval_note}"
     if c.note:
         yield f"  {c.note}"
 

@@ -43,16 +43,16 @@ def find_percentiles(values: NDArray[np.float64]) -> Interval:
     return Interval(float(low), float(high))
 
 
-def find_error_ends(value: float, resampled: NDArray[np.float64]) -> Interval:
-    """Return the interval of an expected calibration error from its resampled values [R].
+def find_error_ends(value: float, resampled: NDArray[np.float64], noise: NDArray[np.float64]) -> Interval:
+    """Return the interval of an expected calibration error from its resampled values [R] and their `noise` [R].
 
-    Noise adds to such an error once, and to that of a resample twice, so the percentiles q are too high, and may even
-    exclude the error. The lower end is therefore that of the basic bootstrap, 2 e - q, not below 0 (Davison and
-    Hinkley, 1997, Bootstrap Methods and their Application, section 5.2); the upper end is the percentile, on the safe
-    side.
+    The error is a sum of absolute gaps, to which noise adds, so the percentiles of resamples exclude 0 even for a
+    calibrated model. The noise is the summed absolute difference between the gaps of a resample and those of all
+    images. By the triangle inequality, the true error is below the measured one by at most the noise of the measured
+    gaps: the lower end lies its 97.5th percentile below. The upper end is the percentile, on the safe side.
     """
     high = max(find_percentiles(resampled).high, value)
-    return Interval(max(0.0, 2 * value - high), high)
+    return Interval(max(0.0, value - float(np.percentile(noise, 97.5))), high)
 
 
 def percentile_interval(values: NDArray[np.float64]) -> Interval | None:
@@ -72,14 +72,19 @@ def mean_over_classes(per_class_values: NDArray[np.float64]) -> NDArray[np.float
 
 
 def make_metric(
-    value: float, resampled: NDArray[np.float64], classes: int | None = None, note: str = "", *, is_error: bool = False
+    value: float,
+    resampled: NDArray[np.float64],
+    classes: int | None = None,
+    note: str = "",
+    *,
+    noise: NDArray[np.float64] | None = None,
 ) -> Metric:
     """Return a metric with the interval of its resampled values [R], or with the reason why it has none.
 
     A perfect model is perfect in every resample: an interval of zero width would claim more than the images show. Where
     each class has two or three images, resamples lack so many of them that a mean over classes is lower in nearly all
-    resamples: an interval that excludes the value would be wrong. For an expected calibration error (`is_error`), the
-    interval is that of `find_error_ends`.
+    resamples: an interval that excludes the value would be wrong. For an expected calibration error, with the `noise`
+    of `resampled`, the interval is that of `find_error_ends`.
     """
     finite = resampled[np.isfinite(resampled)]
     if len(finite) and finite.max() - finite.min() <= ROUNDING:
@@ -87,8 +92,8 @@ def make_metric(
     interval = percentile_interval(resampled)
     if interval and interval.high - interval.low <= ROUNDING:
         return Metric(value, None, "no interval: the same value in nearly every resample", classes)
-    if interval and is_error:
-        interval = find_error_ends(value, finite)
+    if interval and noise is not None:
+        interval = find_error_ends(value, finite, noise)
     if interval and not interval.low - ROUNDING <= value <= interval.high + ROUNDING:
         return Metric(value, None, "no interval: too few images for a bootstrap", classes)
     return Metric(value, interval, note if interval else "no interval: too few images of each class", classes)

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from sightline import metrics
 from sightline.errors import DataError, plural
+from sightline.intervals import Interval
 
 BINS = 15
 MIN_IMAGES = 200  # with fewer images, the noise (the square root of 0.9 * 0.1 / 200: 0.02) is as large as usual ECEs
 MIN_ERRORS = 10  # with fewer errors, a single image changes the temperature a lot
+TEMPERATURE_TOLERANCE = 0.005  # temperatures this close to 1 print as 1.00 and change no displayed probability
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0  # range of temperatures
 
 
@@ -54,6 +56,29 @@ class Temperature:
         return is_at_bound(self.value)
 
 
+@dataclass(frozen=True, slots=True)
+class CalibrationReport:
+    """ECE and reliability of the evaluated images, as served and after the temperature fitted on validation images.
+
+    The ECE is None for masks in which no pixel has a class, and `ece_after` is None without a temperature. `interval`
+    is that of the ECE as served, or None with the reason in `interval_note`; that of masks is among their metrics.
+    """
+
+    ece: float | None
+    bins: tuple[ReliabilityBin, ...]
+    temperature: Temperature | None
+    ece_after: float | None
+    bins_after: tuple[ReliabilityBin, ...]
+    note: str
+    interval: Interval | None = None
+    interval_note: str = ""
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the temperature is 1 to two decimals: the model already divides by it, or need not."""
+        return self.temperature is not None and abs(self.temperature.value - 1) < TEMPERATURE_TOLERANCE
+
+
 def reliability_bins(probabilities: NDArray[np.float32], labels: NDArray[np.int32]) -> tuple[ReliabilityBin, ...]:
     """Return the non-empty bins of equal width, lowest first, of probabilities float32 [N, K] and labels int32 [N]."""
     return make_bins(sum_bins(probabilities.max(1), probabilities.argmax(1) == labels))
@@ -77,10 +102,16 @@ def make_bins(sums: NDArray[np.float64]) -> tuple[ReliabilityBin, ...]:
     )
 
 
+def compute_gaps(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return accuracy minus mean confidence of each bin of sums [..., bins, 3] of `sum_bins`, times its fraction."""
+    count, confidence, correct = np.moveaxis(sums, -1, 0)
+    gaps: NDArray[np.float64] = (correct - confidence) / np.maximum(count.sum(-1, keepdims=True), 1)
+    return gaps
+
+
 def compute_binned_ece(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the expected calibration error of sums [..., bins, 3] of `sum_bins`, float64 [...]; 0 for none."""
-    count, confidence, correct = np.moveaxis(sums, -1, 0)
-    ece: NDArray[np.float64] = np.abs(correct - confidence).sum(-1) / np.maximum(count.sum(-1), 1)
+    ece: NDArray[np.float64] = np.abs(compute_gaps(sums)).sum(-1)
     return ece
 
 

@@ -15,8 +15,8 @@ from sightline import metrics
 from sightline.errors import UsageError
 from sightline.evaluation import calibration, selective
 from sightline.evaluation.bootstrap import Resampling, choose_groups
+from sightline.evaluation.calibration import CalibrationReport
 from sightline.evaluation.mask_outputs import MaskOutputs
-from sightline.evaluation.report import CalibrationReport
 from sightline.evaluation.results import Metric
 from sightline.evaluation.segmentation_metrics import compute_image_iou
 from sightline.evaluation.selective import RiskCoverageCurve, Threshold

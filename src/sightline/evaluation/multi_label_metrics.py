@@ -16,11 +16,10 @@ from sightline import metrics
 from sightline.evaluation import bootstrap
 from sightline.evaluation.block_bootstrap import BlockBootstrap
 from sightline.evaluation.bootstrap import Resampling
-from sightline.evaluation.calibration import BINS, bin_indices
-from sightline.evaluation.results import Metric
+from sightline.evaluation.calibration_intervals import estimate_calibration_errors
+from sightline.evaluation.results import NO_IMAGES, Metric
 from sightline.intervals import Interval
 
-NO_IMAGES = Metric(None, note="there are no images")
 RANKED = ("mean_average_precision", "micro_average_precision", "auroc", "micro_auroc")
 COUNTED = ("micro_f1", "macro_f1", "micro_precision", "micro_recall", "macro_precision", "macro_recall")
 AVERAGED = ("example_f1", "hamming_loss", "ranking_loss", "coverage_error", "log_loss")
@@ -182,30 +181,6 @@ def compare_label_sets(
         return resampling.make_metric(float(differences[0]), differences[1:], count)
 
     return LabelSetComparison(make(precisions[1] - precisions[0]), *map(make, second - first))
-
-
-def estimate_calibration_errors(
-    probabilities: NDArray[np.float32], labels: NDArray[np.bool_], resampling: Resampling
-) -> tuple[list[Metric], Metric]:
-    """Return the expected calibration error of each class of `probabilities` [N, K], in [0, 1], and their mean.
-
-    It compares the mean probability with the fraction of images that have the class, in `BINS` equal intervals; it is 0
-    for no images. The ends of an interval are those of `bootstrap.find_error_ends`.
-    """
-    count, classes = labels.shape
-    if not count:
-        return [Metric(0.0)] * classes, NO_IMAGES
-    p, note = probabilities.astype(np.float64), resampling.explain_absence(count)
-    bins, gaps = bin_indices(p), p - labels
-    blocks = BlockBootstrap.draw(count, classes, resampling, "calibration")
-    sums = [np.abs(blocks.resample_bins(gaps[:, k], bins[:, k], BINS)).sum(1) for k in range(classes)]
-    errors = np.stack(sums) / blocks.resample_sums(np.ones((count, 1)))[:, 0]  # [K, 1 + R]
-
-    def make(row: NDArray[np.float64]) -> Metric:
-        value = float(row[0])
-        return Metric(value, None, note) if note else Metric(value, bootstrap.find_error_ends(value, row[1:]))
-
-    return list(map(make, errors)), make(errors.mean(0))
 
 
 def _count_all(predicted: NDArray[np.bool_], labels: NDArray[np.bool_], resampling: Resampling) -> dict[str, Metric]:

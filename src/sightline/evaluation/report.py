@@ -15,7 +15,8 @@ from sightline.errors import DataError, UsageError, plural
 from sightline.evaluation import binary, calibration, conformal, ood, selective, shift, slices
 from sightline.evaluation.binary import BinaryReport
 from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling, number_groups
-from sightline.evaluation.calibration import ReliabilityBin, Temperature
+from sightline.evaluation.calibration import CalibrationReport
+from sightline.evaluation.calibration_intervals import estimate_ece_interval
 from sightline.evaluation.conformal import SetCoverage
 from sightline.evaluation.error_analysis import ErrorAnalysis, analyze_errors
 from sightline.evaluation.leakage import add_leakage
@@ -30,28 +31,6 @@ from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.inference.results import Nonconformity, ThresholdRequest, Thresholds
 from sightline.intervals import Interval
 from sightline.tasks.protocol import EvaluationInputs
-
-TEMPERATURE_TOLERANCE = 0.005  # temperatures this close to 1 print as 1.00 and change no displayed probability
-
-
-@dataclass(frozen=True, slots=True)
-class CalibrationReport:
-    """ECE and reliability of the evaluated images, as served and after the temperature fitted on validation images.
-
-    The ECE is None for masks in which no pixel has a class, and `ece_after` is None without a temperature.
-    """
-
-    ece: float | None
-    bins: tuple[ReliabilityBin, ...]
-    temperature: Temperature | None
-    ece_after: float | None
-    bins_after: tuple[ReliabilityBin, ...]
-    note: str
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether the temperature is 1 to two decimals: the model already divides by it, or need not."""
-        return self.temperature is not None and abs(self.temperature.value - 1) < TEMPERATURE_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +107,7 @@ def build_report(
     return EvaluationReport(
         evaluation=evaluation,
         split=inputs.split,
-        calibration=evaluate_calibration(outputs, validation_outputs),
+        calibration=evaluate_calibration(outputs, validation_outputs, resampling),
         risk_coverage=selective.compute_risk_coverage(confidence, ~correct),
         errors=analyze_errors(evaluation),
         slices=slices.evaluate_slices(masks, correct, resampling.groups),
@@ -148,23 +127,25 @@ def build_report(
     )
 
 
-def evaluate_calibration(evaluated: ModelOutputs, held_out: ModelOutputs | None) -> CalibrationReport:
+def evaluate_calibration(
+    evaluated: ModelOutputs, held_out: ModelOutputs | None, resampling: Resampling = EACH_IMAGE
+) -> CalibrationReport:
     """Evaluate the calibration as served, and after temperature scaling fitted on `held_out`."""
     p, labels = evaluated.outputs.probabilities, evaluated.labels
-    before = calibration.compute_ece(p, labels), calibration.reliability_bins(p, labels)
+    ece, bins = calibration.compute_ece(p, labels), calibration.reliability_bins(p, labels)
+    report = CalibrationReport(ece, bins, None, None, (), "", *estimate_ece_interval(p, labels, resampling))
     if held_out is None:
-        note = "There are no validation images to fit a temperature on."
-        return CalibrationReport(*before, None, None, (), note)
+        return replace(report, note="There are no validation images to fit a temperature on.")
     unit = "image" if held_out is evaluated else "validation image"
     fitted = calibration.fit_temperature(held_out.outputs.logits, held_out.labels, unit)
     if fitted.is_at_bound:
-        return CalibrationReport(*before, fitted, None, (), fitted.note)
+        return replace(report, temperature=fitted, note=fitted.note)
     calibrated = metrics.softmax(evaluated.outputs.logits / np.float32(fitted.value))
     note = fitted.note
     if len(labels) < calibration.MIN_IMAGES:
         note = note or f"The ECE of {plural(len(labels), 'image')} is mostly noise: it needs {calibration.MIN_IMAGES}."
-    after = calibration.compute_ece(calibrated, labels), calibration.reliability_bins(calibrated, labels)
-    return CalibrationReport(*before, fitted, *after, note)
+    ece, bins = calibration.compute_ece(calibrated, labels), calibration.reliability_bins(calibrated, labels)
+    return replace(report, temperature=fitted, ece_after=ece, bins_after=bins, note=note)
 
 
 def fit_thresholds(

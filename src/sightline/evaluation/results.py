@@ -82,6 +82,9 @@ class Metric:
         return f"{self.value:.4g}" + ("" if i is None else f" (95% interval {i.low:.4g} to {i.high:.4g})")
 
 
+NO_IMAGES = Metric(None, note="there are no images")
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class TaskResult:
     """The result of evaluating any task: its metrics on labeled images.

@@ -14,10 +14,10 @@ from sightline import jsonio
 from sightline.data.types import Subset, UnreadableImage
 from sightline.evaluation import bootstrap, mask_decisions, segmentation_metrics
 from sightline.evaluation.bootstrap import Resampling
+from sightline.evaluation.calibration import CalibrationReport
 from sightline.evaluation.leakage import add_leakage
 from sightline.evaluation.mask_decisions import MaskDecisions
 from sightline.evaluation.mask_outputs import MaskOutputs
-from sightline.evaluation.report import CalibrationReport
 from sightline.evaluation.results import TaskResult, describe_report
 from sightline.evaluation.scoring import find_accuracy_interval
 from sightline.evaluation.segmentation_metrics import MaskClassMetrics

@@ -91,24 +91,29 @@ def compute_mask_metrics(
         mean = float(np.mean(values[present]))
         return bootstrap.make_metric(mean, _mean_of_present(spread), int(present.sum())), each
 
-    def measure_pixels(value: NDArray[np.float64], spread: NDArray[np.float64], *, is_error: bool = False) -> Metric:
+    def measure_pixels(
+        value: NDArray[np.float64], spread: NDArray[np.float64], noise: NDArray[np.float64] | None = None
+    ) -> Metric:
         if not present.any():
             return Metric(None, None, "no pixel has a class")
-        return bootstrap.make_metric(float(value), spread, is_error=is_error)
+        return bootstrap.make_metric(float(value), spread, noise=noise)
 
     mean_iou, iou = measure(compute_iou)
     mean_dice, dice = measure(compute_dice)
     mean_recall, recall = measure(_compute_recall)
     _, precision = measure(_compute_precision)  # undefined for a class that is never predicted, so there is no mean
     boundary, boundary_classes = _measure_boundaries(classes, boundaries, present, resampling)
-    errors = calibration.compute_binned_ece(_resample(reliability, resampling))
+    gaps, spread = (
+        calibration.compute_gaps(reliability.sum(0)),
+        calibration.compute_gaps(_resample(reliability, resampling)),
+    )
     metrics = {
         "mean_iou": mean_iou,
         "mean_dice": mean_dice,
         "boundary_f1": boundary,
         "pixel_accuracy": measure_pixels(compute_pixel_accuracy(total), compute_pixel_accuracy(resampled)),
         "mean_class_accuracy": mean_recall,
-        "ece": measure_pixels(calibration.compute_binned_ece(reliability.sum(0)), errors, is_error=True),
+        "ece": measure_pixels(np.abs(gaps).sum(), np.abs(spread).sum(1), np.abs(spread - gaps).sum(1)),
     }
     support = (confusions.sum(2) > 0).sum(0)
     fractions = total.sum(1) / max(int(total.sum()), 1)

@@ -9,9 +9,9 @@ import numpy as np
 
 from sightline.data.types import Subset
 from sightline.evaluation.binary import BinaryReport
-from sightline.evaluation.calibration import BINS, ReliabilityBin
+from sightline.evaluation.calibration import BINS, CalibrationReport, ReliabilityBin
 from sightline.evaluation.error_analysis import ErrorExample
-from sightline.evaluation.report import CalibrationReport, EvaluationReport
+from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.selective import RiskCoverageCurve
 from sightline.report import plotting, run_plots
 from sightline.report.image_grid import plot_grid

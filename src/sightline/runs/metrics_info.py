@@ -8,12 +8,13 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from sightline import jsonio
 from sightline.errors import ModelError
+from sightline.evaluation.calibration import CalibrationReport
 from sightline.evaluation.conformal import LabelSetMetrics, SetCoverage
 from sightline.evaluation.hierarchy import HierarchyMetrics
 from sightline.evaluation.label_thresholds import LabelDecisions
 from sightline.evaluation.mask_decisions import MaskDecisions
 from sightline.evaluation.multi_label_metrics import LabelMetrics
-from sightline.evaluation.report import CalibrationReport, DecisionMetrics
+from sightline.evaluation.report import DecisionMetrics
 from sightline.evaluation.results import ClassMetrics, Metric
 from sightline.evaluation.segmentation_metrics import MaskClassMetrics
 from sightline.evaluation.selective import SelectiveResult, Threshold
