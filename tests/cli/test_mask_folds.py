@@ -163,7 +163,7 @@ def test_damaged_out_of_fold_outputs_are_an_error(run: sl.Run, tmp_path: Path) -
     )  # fmt: skip
     for damage in damages:
         np.savez(path, **(values | damage))
-        with pytest.raises(ModelError, match=r"masks\.npz cannot be read: .* train the run again with --force"):
+        with pytest.raises(ModelError, match=r"masks\.npz cannot be read: .* train the run again with `force`"):
             copy.evaluate(split="validation", progress=False)
     path.write_bytes(b"PK")
     with pytest.raises(ModelError, match=r"masks\.npz cannot be read"):
