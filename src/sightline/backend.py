@@ -48,8 +48,6 @@ class _Pending:
 
 _pending: _Pending | None = None
 _preferred = "auto"  # the backend that the settings request, until `configure` is called
-_precision_lock = threading.Lock()
-_precision_restores: list[Callable[[], None]] = []  # what `full_precision` calls at its end, once for each block
 _importing = threading.RLock()  # another thread might otherwise get an incomplete module
 
 
@@ -279,33 +277,28 @@ def full_precision() -> Iterator[None]:
 
     By default, NVIDIA GPUs since Ampere round the factors to a 10-bit mantissa (TF32), and TPUs to 7 bits (bfloat16);
     all three backends do so in convolutions. Probabilities then differ by 4e-4 from those of an exported file that
-    runs in full float32. The setting of JAX applies to the thread, those of the others to the whole process: the
-    last of several threads to leave such a block restores them.
+    runs in full float32. The setting of JAX applies to the thread, those of the others to the whole process, as a
+    `process.SharedSetting`.
 
     A TensorFlow function keeps the precision in effect when it was compiled: compile inside the block whatever the
     block calls. Layers with a lower-precision `dtype_policy` keep it.
     """
-    which = name()
-    if which == "jax":
+    if name() == "jax":
         import jax
 
         with jax.default_matmul_precision("highest"):
             yield
         return
-    with _precision_lock:
-        _precision_restores.append(_precision_restores[0] if _precision_restores else _disable_tf32(which))
-    try:
+    with _NO_TF32.hold():
         yield
-    finally:
-        with _precision_lock:
-            restore = _precision_restores.pop()
-            if not _precision_restores:
-                restore()
 
 
-def _disable_tf32(which: Backend) -> Callable[[], None]:
-    """Disable TF32 in the backend `which`; return a function that restores it."""
-    return tf32.disable_in_tensorflow(tensorflow()) if which == "tensorflow" else tf32.disable_in_torch()
+def _disable_tf32() -> Callable[[], None]:
+    """Disable TF32 in TensorFlow or PyTorch; return a function that restores it."""
+    return tf32.disable_in_tensorflow(tensorflow()) if name() == "tensorflow" else tf32.disable_in_torch()
+
+
+_NO_TF32 = process.SharedSetting(_disable_tf32)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

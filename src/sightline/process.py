@@ -16,9 +16,8 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 MAX_SINGLE_ARENA_CORES = 4
 """Up to this many cores, a single glibc arena is faster than one per thread; with 16, threads contend for its lock."""
@@ -38,8 +37,6 @@ _SIGHUP = getattr(signal, "SIGHUP", None)  # missing on Windows
 
 _claimed = False
 _core_limit = 0  # 0: none
-_blas_lock = threading.Lock()
-_blas_limits: list[Any] = []  # the limit of `one_blas_thread`, once for each of its contexts
 
 
 def claim() -> None:
@@ -168,32 +165,52 @@ def count_cores() -> int:
     return max(1, math.ceil(min(count, _cpu_quota(), _core_limit or math.inf)))
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
+class SharedSetting:
+    """A setting of the whole process that overlapping contexts share: the first changes it, the last restores it.
+
+    `change` returns the function that restores it.
+    """
+
+    def __init__(self, change: Callable[[], Callable[[], None]]) -> None:
+        self._change = change
+        self._lock = threading.Lock()
+        self._restores: list[Callable[[], None]] = []  # the same function, once for each context
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keep the setting changed within the context."""
+        with self._lock:
+            self._restores.append(self._restores[0] if self._restores else self._change())
+        try:
+            yield
+        finally:
+            with self._lock:
+                restore = self._restores.pop()
+                if not self._restores:
+                    restore()
+
+
+def one_blas_thread() -> AbstractContextManager[None]:
     """Let matrix products use one thread within the context: several threads slow small products down.
 
-    This affects all threads of the process: where several are in such a context, the last to leave restores the number.
-    Without threadpoolctl and SciPy, which come with scikit-learn, nothing changes.
+    This affects all threads of the process; see `SharedSetting`. Without threadpoolctl and SciPy, which come with
+    scikit-learn, nothing changes.
     """
-    with _blas_lock:
-        _blas_limits.append(_blas_limits[0] if _blas_limits else _limit_blas())
-    try:
-        yield
-    finally:
-        with _blas_lock:
-            limits = _blas_limits.pop()
-            if limits is not None and not _blas_limits:
-                limits.restore_original_limits()
+    return _BLAS_THREADS.hold()
 
 
-def _limit_blas() -> Any:
-    """Let matrix products use one thread; return an object that restores the number, or None if nothing changed."""
+def _limit_blas() -> Callable[[], None]:
+    """Let matrix products use one thread; return a function that restores the number."""
     try:
         import scipy.optimize  # noqa: F401  # its own libraries are limited only once they are loaded
         from threadpoolctl import threadpool_limits
     except ImportError:
-        return None
-    return threadpool_limits(1, user_api="blas")
+        return lambda: None
+    restore: Callable[[], None] = threadpool_limits(1, user_api="blas").restore_original_limits
+    return restore
+
+
+_BLAS_THREADS = SharedSetting(_limit_blas)
 
 
 def count_memory() -> float:
