@@ -49,10 +49,10 @@ def time_to_first_step(folder: str) -> float:
     source, out = str(SHARED / "data" / "cats_vs_dogs"), f"{folder}/run"
     code = (
         "import time, os, sys; begun = time.perf_counter()\n"
-        "from sightline import api; from sightline.callbacks import Callback\n"
+        "from sightline.api.training import train_run; from sightline.callbacks import Callback\n"
         "class First(Callback):\n"
         "    def on_step_end(self, *_): print(time.perf_counter() - begun, flush=True); os._exit(0)\n"
-        f"api.train([{source!r}], recipe='transfer', out={out!r}, force=True, callback=First())\n"
+        f"train_run([{source!r}], recipe='transfer', out={out!r}, force=True, callback=First())\n"
     )
     completed = subprocess.run(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True, check=True

@@ -20,7 +20,7 @@ def compare_accuracy(run: Path, bundle: Path, int8: Path) -> str:
     """Compare the accuracy of a run's bundle and of its int8 file on the run's test split."""
     import numpy as np
 
-    from sightline.api import load
+    from sightline.api.loading import load
     from sightline.compress import noninferiority
     from sightline.inference import bundle as bundles
     from sightline.inference import runner

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
 from sightline.serve.app import create_app

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.inference.predictor import Outputs
 from sightline.preprocessing import PreprocessingSpec
 

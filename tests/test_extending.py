@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 import sightline as sl
-from sightline import api, backend
+from sightline import backend
+from sightline.api.loading import load
+from sightline.api.training import train_run
 from sightline.callbacks import Callback
 from sightline.compress import candidates
 from sightline.config import RunConfig, load_config
@@ -59,7 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     exec(compile(EXAMPLES["model"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
     path = tmp_path_factory.mktemp("runs") / "run"
     settings = ["model.name=tiny-net", "train.epochs=2", "train.track=[]"]
-    api.train("beans:40@32", recipe="quick", set=settings, out=path)
+    train_run("beans:40@32", recipe="quick", set=settings, out=path)
     return path
 
 
@@ -83,8 +85,8 @@ def test_compress_goes_on_where_a_network_cannot_be_pruned(tmp_path: Path, monke
             messages.append(text)
 
     settings = ["model.name=recurrent-net", "train.epochs=1", "train.track=[]"]
-    api.train("beans:40@32", recipe="quick", set=settings, out=tmp_path / "run")
-    classifier = api.load(tmp_path / "run")
+    train_run("beans:40@32", recipe="quick", set=settings, out=tmp_path / "run")
+    classifier = load(tmp_path / "run")
     result = classifier.compress(methods="prune,float16", max_drop=100, callback=Messages())
     assert [candidate.name for candidate in result.candidates] == ["original", "original-float16"]
     reason = "is used more than once: it cannot be pruned."
@@ -95,15 +97,15 @@ def test_compress_goes_on_where_a_network_cannot_be_pruned(tmp_path: Path, monke
 
 def test_the_model_trains_exports_and_predicts(run: Path) -> None:
     assert "three strided convolutions" in registry.get_entry("tiny-net").description.lower()
-    classifier = api.load(run / "bundle")
+    classifier = load(run / "bundle")
     assert classifier.evaluate("beans:40@32", include_training=True).result.count == 40
 
 
 def test_the_layer_trains_and_is_exported_described_drawn_and_left_alone_by_pruning(tmp_path: Path) -> None:
     exec(compile(EXAMPLES["layer"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
     settings = ["model.name=rms-net", "train.epochs=2", "train.track=[]"]
-    api.train("beans:40@32", recipe="quick", set=settings, out=tmp_path / "run")
-    classifier = api.load(tmp_path / "run")
+    train_run("beans:40@32", recipe="quick", set=settings, out=tmp_path / "run")
+    classifier = load(tmp_path / "run")
     try:
         exported = classifier.export(tmp_path / "model.onnx", tolerance=1e-5)
         assert exported.accepted
@@ -116,7 +118,7 @@ def test_the_layer_trains_and_is_exported_described_drawn_and_left_alone_by_prun
             classifier.compress(methods="prune", out=tmp_path / "compressed", epochs=1)
     finally:
         del LAYER_TYPES._entries["RMSNormalization"]
-    predictor = api.load(tmp_path / "run", engine="keras").predictor
+    predictor = load(tmp_path / "run", engine="keras").predictor
     assert isinstance(predictor, KerasPredictor)
     with pytest.raises(ModelError, match=r"\(RMSNormalization\) cannot be exported to ONNX"):
         keras_to_onnx.convert_model(predictor.model)
@@ -125,12 +127,12 @@ def test_the_layer_trains_and_is_exported_described_drawn_and_left_alone_by_prun
 def test_the_exporter_writes_what_its_own_runtime_reads(run: Path) -> None:
     exec(compile(EXAMPLES["exporter"], "docs/extending.md", "exec"), {})  # noqa: S102  # the page's own code
     try:
-        exported = api.load(run).export(to="ort")
+        exported = load(run).export(to="ort")
         folder = run / "exports" / "ort"
         assert exported.path == str(folder)
         assert exported.parity.max_difference < 1e-4
         pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
-        loaded, expected = api.load(folder), api.load(run)
+        loaded, expected = load(folder), load(run)
         assert type(loaded.predictor).__name__ == "OrtPredictor"
         np.testing.assert_allclose(
             loaded.predictor.probabilities(pixels), expected.predictor.probabilities(pixels), atol=1e-5
@@ -138,11 +140,11 @@ def test_the_exporter_writes_what_its_own_runtime_reads(run: Path) -> None:
         file = folder / "model.ort"
         file.write_bytes(file.read_bytes()[:-1])
         with pytest.raises(ModelError, match=r"model\.ort was changed"):
-            api.load(folder)
+            load(folder)
     finally:
         del EXPORTERS._entries["ort"]
     with pytest.raises(ModelError, match="cannot be used"):
-        api.load(folder)
+        load(folder)
 
 
 def test_the_augmentation_inverts_half_of_the_images(tmp_path: Path) -> None:
@@ -208,11 +210,11 @@ def test_a_bundle_of_the_task_needs_its_package(graded: Task, tmp_path: Path) ->
         "train.epochs=1",
         "train.track=[]",
     ]
-    api.train("beans:24@32", recipe="quick", set=settings, out=tmp_path / "run")
-    assert api.load(tmp_path / "run" / "bundle").task is graded
+    train_run("beans:24@32", recipe="quick", set=settings, out=tmp_path / "run")
+    assert load(tmp_path / "run" / "bundle").task is graded
     del TASKS._entries["graded"]
     with pytest.raises(UsageError, match="'graded'"):
-        _ = api.load(tmp_path / "run" / "bundle").task
+        _ = load(tmp_path / "run" / "bundle").task
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sightline import api, backend
+from sightline import backend
 from sightline._keras.process_state import restore_torch_settings, seed_new_layers, silence_logging
+from sightline.api.training import train_run
 
 
 def test_layers_are_seeded_and_the_generator_of_the_process_is_not() -> None:
@@ -85,7 +86,7 @@ def test_a_training_leaves_pytorch_as_it_was(tmp_path: Path) -> None:
         f"device.threads={threads + 1}",
     ]
     try:
-        api.train("beans:24@16", recipe="quick", set=[*settings, "device.deterministic=true"], out=tmp_path / "run")
+        train_run("beans:24@16", recipe="quick", set=[*settings, "device.deterministic=true"], out=tmp_path / "run")
         assert torch.get_num_threads() == threads
         assert not torch.are_deterministic_algorithms_enabled()
     finally:

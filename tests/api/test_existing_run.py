@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from recording import RecordingCallback
-from sightline import api
+from sightline.api.training import train_run
 from sightline.callbacks import Callback
 from sightline.data.checks import class_names
 from sightline.data.indexing import build_index as make_index
@@ -24,7 +24,7 @@ DATA = "beans:40@32"
 
 
 def train(out: Path, callback: Callback | None = None, data: str = DATA, **options: Any) -> TrainResult:
-    return api.train(data, out=out, callback=callback, **(QUICK | options))
+    return train_run(data, out=out, callback=callback, **(QUICK | options))
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals cannot be sent 
 
 RECORD = EpochRecord(1, "training", 1.0, 0.5, 1.0, 0.5, 0.1, 1.0, 1.0)
 IMPORTS = """
-import os, signal, sys, time
-from sightline import api
+import os, signal, sys, time, types
 from sightline.errors import DataError, DivergedError, Interrupted, MissingExtraError
 from sightline.callbacks import EpochRecord
 from sightline.training.result import SplitMetrics, TrainingMetrics, TrainResult
@@ -55,10 +54,11 @@ class StoppingCallback(Callback):
 
 
 def replace_train(monkeypatch: pytest.MonkeyPatch, body: str) -> None:
-    """Replace `api.train` in the child by a function with this body; everything else is real."""
+    """Replace `train_run` in the child by a function with this body; everything else is real."""
     stand_in = f"{IMPORTS}def train(sources, *, callback, **options):\n{textwrap.indent(body, '    ')}\n"
+    stand_in += "sys.modules['sightline.api.training'] = types.SimpleNamespace(train_run=train)\n"
     start, _, rest = training_process.CHILD_CODE.partition("from sightline.api.training_process")
-    code = f"{start}exec({stand_in!r}); api.train = train; from sightline.api.training_process{rest}"
+    code = f"{start}exec({stand_in!r}); from sightline.api.training_process{rest}"
     monkeypatch.setattr(training_process, "CHILD_CODE", code)
 
 

@@ -61,11 +61,11 @@ def colors(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A run on `colors`, and its ``--format json`` output."""
-    from sightline.api import train
+    from sightline.api.training import train_run
 
     path = tmp_path_factory.mktemp("runs") / "run"
     assignments = ["model.name=cifar10-simple", "model.hidden_units=[96]", "train.epochs=2"]
-    return path, train(colors, recipe="quick", set=assignments, out=path).to_dict()
+    return path, train_run(colors, recipe="quick", set=assignments, out=path).to_dict()
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +77,9 @@ def hostile_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def hostile_run(hostile_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on `hostile_images`, in a folder with a hostile name."""
-    from sightline.api import train
+    from sightline.api.training import train_run
 
     out = tmp_path_factory.mktemp("hostile-runs") / RUN
     settings = ["model.name=cifar10-simple", "model.hidden_units=[64]", "train.epochs=1"]
-    train(hostile_images, recipe="quick", set=settings, out=out)
+    train_run(hostile_images, recipe="quick", set=settings, out=out)
     return out

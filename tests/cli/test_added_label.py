@@ -13,8 +13,8 @@ import pytest
 
 import sightline as sl
 from command import Command
-from sightline import api
 from sightline.api.added_class import AddedClass
+from sightline.api.training import train_run
 from task_images import NETWORK, TRAINING, write_label_sets
 
 pytestmark = pytest.mark.usefixtures("plain_figures")
@@ -49,7 +49,7 @@ def run(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that knows two of three labels."""
     path = tmp_path_factory.mktemp("runs") / "run"
     settings = ["model.task=multi_label", "train.epochs=8", *NETWORK, *TRAINING]
-    api.train(leave_out(table), recipe="quick", set=settings, out=path)
+    train_run(leave_out(table), recipe="quick", set=settings, out=path)
     return path
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from command import Command
-from sightline.api import train
+from sightline.api.training import train_run
 from sightline.callbacks import Callback, EpochRecord
 from sightline.errors import Interrupted
 
@@ -34,7 +34,7 @@ def interrupted(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("stopped") / "烘焙 2"
     assignments = ["model.name=cifar10-simple", "train.epochs=5", "train.optimizer.name=sgd"]
     with pytest.raises(Interrupted):
-        train(colors, recipe="quick", set=assignments, out=path, callback=Impatient())
+        train_run(colors, recipe="quick", set=assignments, out=path, callback=Impatient())
     return path
 
 

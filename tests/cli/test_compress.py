@@ -20,7 +20,7 @@ from PIL import Image
 
 from command import Command
 from sightline import load, process
-from sightline.api import train
+from sightline.api.training import train_run
 from sightline.callbacks import EpochRecord
 from sightline.cli import main
 from sightline.compress import search
@@ -44,7 +44,7 @@ def trained(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A run whose head is large, as that of the network is by default, and its ``--format json`` output."""
     path = tmp_path_factory.mktemp("large") / "run"
     assignments = ["model.name=cifar10-simple", "train.epochs=2"]
-    return path, train(colors, recipe="quick", set=assignments, out=path).to_dict()
+    return path, train_run(colors, recipe="quick", set=assignments, out=path).to_dict()
 
 
 @pytest.fixture(scope="module")

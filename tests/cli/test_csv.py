@@ -27,11 +27,11 @@ Row = dict[str, Any]
 @pytest.fixture(scope="module")
 def places(trained: tuple[Path, Row], colors: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two runs and their images, a folder of images with problems, and a search space, by the words of `TABLES`."""
-    from sightline.api import train
+    from sightline.api.training import train_run
 
     folder = tmp_path_factory.mktemp("csv")
     settings = ["model.name=cifar10-simple", "model.hidden_units=[64]", "train.epochs=1"]
-    train(colors, recipe="quick", set=settings, out=folder / "run-2")
+    train_run(colors, recipe="quick", set=settings, out=folder / "run-2")
     for label in ("=red", "blue"):
         (folder / "photos" / label).mkdir(parents=True)
         for i in range(3):

@@ -34,7 +34,7 @@ def split_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained_run(split_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose positive class is set explicitly, overriding the rule by names."""
-    from sightline.api import train
+    from sightline.api.training import train_run
 
     path = tmp_path_factory.mktemp("runs") / "run"
     assignments = [
@@ -43,7 +43,7 @@ def trained_run(split_folders: Path, tmp_path_factory: pytest.TempPathFactory) -
         "train.epochs=3",
         "evaluation.positive_class=good",
     ]
-    train(split_folders, recipe="quick", set=assignments, out=path)
+    train_run(split_folders, recipe="quick", set=assignments, out=path)
     return path
 
 

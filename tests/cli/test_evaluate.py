@@ -15,7 +15,8 @@ from PIL import Image
 
 import sightline as sl
 from command import Command
-from sightline.api import Classifier, model_evaluation
+from sightline.api import model_evaluation
+from sightline.api.classifier import Classifier
 from sightline.api.model_evaluation import evaluate_model
 from sightline.callbacks import no_progress
 from sightline.cli import evaluation_view

@@ -14,7 +14,7 @@ from PIL import Image
 
 import sightline as library
 from command import Command
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.errors import UsageError
 from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Thresholds

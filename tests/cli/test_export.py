@@ -19,8 +19,9 @@ import pytest
 
 from command import Command, skip_without
 from sightline import _io
-from sightline.api import export, load
+from sightline.api import export
 from sightline.api.decoding_vectors import write_decoding_vectors
+from sightline.api.loading import load
 from sightline.callbacks import Callback
 from sightline.errors import ModelError, OutputError, UsageError
 from sightline.inference import bundle, exported_folder

@@ -14,8 +14,8 @@ import pytest
 import sightline as sl
 from command import TINY_SWEEP, Command, draw_classes
 from hostile_names import CLASSES, check, check_page, list_images, read_csv
-from sightline import api
 from sightline.api import training_process
+from sightline.api.training import train_run
 from sightline.escaping import escape_formula, printable
 from sightline.inference import embedding_files
 from sightline.inference.embeddings import join_embeddings
@@ -219,7 +219,7 @@ def test_watch(sightline: Command, run: Path, data: Path, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_sweep(sightline: Command, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training_process, "train_in_subprocess", api.train)
+    monkeypatch.setattr(training_process, "train_in_subprocess", train_run)
     space = tmp_path / "=\x1b[2J\nforged.toml"
     space.write_text(
         TINY_SWEEP.replace("epochs = 3", "epochs = 1")

@@ -15,9 +15,9 @@ import sightline as sl
 from command import SMALL, TINY_SWEEP, Command, Outcome
 from damage import hash_files, replace_by_links
 from hub_server import Hub, Repository
-from sightline import api
 from sightline.api import training_process
 from sightline.api.hub import _prepare_files
+from sightline.api.training import train_run
 from sightline.cli import demo
 from sightline.errors import OutputError
 from visited_server import run_visited
@@ -85,12 +85,12 @@ OF_STUDIO = {"/corrections": {"ids": [0], "edit": "drop", "to": None}, "/folders
 @pytest.fixture(scope="module")
 def stopped(colors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with every file that a run may have, including checkpoints, as if it was killed at the end."""
-    from sightline.api import train
+    from sightline.api.training import train_run
     from sightline.runs.directory import RunDirectory
     from sightline.training import checkpoints
 
     path = tmp_path_factory.mktemp("stopped") / "run"
-    train(
+    train_run(
         colors, recipe="quick", set=["model.name=cifar10-simple", "model.hidden_units=[64]", "train.epochs=1"], out=path
     )
     run = RunDirectory.open(path)
@@ -117,7 +117,7 @@ def invoke(
 
     The trials of a sweep train in this process, which saves the time of their imports; the demo has smaller images.
     """
-    monkeypatch.setattr(training_process, "train_in_subprocess", api.train)
+    monkeypatch.setattr(training_process, "train_in_subprocess", train_run)
     monkeypatch.setattr(demo, "SOURCE", "beans:60@32")
     hub.repositories[NAME] = Repository(private=True)
     hub.repositories[NAME].add(dict(_prepare_files(stopped, NAME, "other", include_images=False)))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from command import Command
 from sightline import backend
-from sightline.api import train
+from sightline.api.training import train_run
 from sightline.datasets import coffee_beans
 from tf32 import emulate_tf32
 
@@ -28,7 +28,7 @@ def refused(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as gpu:
         emulate_tf32(gpu)
         gpu.setattr(backend, "full_precision", nullcontext)
-        result = train("beans:90@16", recipe="quick", set=SETTINGS, out=run)
+        result = train_run("beans:90@16", recipe="quick", set=SETTINGS, out=run)
     assert result.bundle is None
     assert "the largest difference in probability is" in str(result.no_bundle_reason)
     return run

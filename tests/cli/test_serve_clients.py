@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 
 from pixel_predictor import make_mask_model
-from sightline.api import Classifier, load
+from sightline.api.classifier import Classifier
+from sightline.api.loading import load
 from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec

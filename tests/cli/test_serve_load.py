@@ -124,7 +124,7 @@ def test_a_model_that_never_returns_does_not_keep_it_from_stopping(tmp_path: Pat
 STUCK_SERVER = """
 import socket, threading
 from sightline import process
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
 from sightline.serve.app import create_app

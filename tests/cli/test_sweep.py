@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from command import SPACE, Command
-from sightline import api
 from sightline.api import training_process
+from sightline.api.training import train_run
 from sightline.errors import Interrupted, ModelError
 from waiting import wait_until
 
@@ -34,7 +34,7 @@ def test_a_sweep_prints_one_object_then_its_table(
 ) -> None:
     """The trials train in this process; those of tests/sweeps/test_sweeps.py train in processes of their own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training_process, "train_in_subprocess", api.train)
+    monkeypatch.setattr(training_process, "train_in_subprocess", train_run)
     result = sightline("sweep", colors, space, "--format", "json")
     assert result.code == 0
     assert result.out.count("\n") == 1

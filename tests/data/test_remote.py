@@ -23,7 +23,7 @@ from packed_images import make_table, write_table, write_tar
 from pixel_predictor import PixelPredictor
 from s3_server import start_bucket
 from sightline import process
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.config import LimitsConfig, SplitConfig
 from sightline.data import containers, remote, staging, storage
 from sightline.data.dataset import build_dataset

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 import networks
 from corner_task import CLASSES, SIDE, draw_images, heat_fraction, train_predictor
 from sightline import backend
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.errors import ModelError, UsageError
 from sightline.explain.faithfulness import check_faithfulness
 from sightline.explain.gradcam import KerasGradCam, last_feature_maps

@@ -19,8 +19,8 @@ import pytest
 from browser import NO_BROWSER, find_browser
 from command import COLORS, draw_classes
 from sightline import studio
-from sightline.api import train
 from sightline.api.decoding_vectors import write_decoding_vectors
+from sightline.api.training import train_run
 
 pytestmark = pytest.mark.slow
 PAGE = Path(__file__).parents[2] / "docs" / "web" / "index.html"
@@ -49,7 +49,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     image_dir = draw_classes(folder / "images", COLORS, 20)
     run = folder / "run"
-    train(image_dir, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=run)
+    train_run(image_dir, recipe="quick", set=["model.name=cifar10-simple", "train.epochs=1"], out=run)
     vectors_dir = write_decoding_vectors(run, folder / "vectors")
     shutil.copy(PAGE, vectors_dir)
     dist = vectors_dir / "dist"

@@ -21,7 +21,7 @@ from PIL import Image
 
 from networks import make_plan, random_images
 from sightline import _io
-from sightline.api import load
+from sightline.api.loading import load
 from sightline.errors import ModelError, OutputError, UsageError
 from sightline.export import keras_to_onnx
 from sightline.inference import bundle, reference_examples

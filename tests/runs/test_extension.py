@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from command import COLORS, draw_classes
-from sightline import api, load
+from sightline import load
+from sightline.api.resuming import resume
+from sightline.api.training import train_run
 from sightline.callbacks import Callback, EpochRecord, no_progress
 from sightline.data import split
 from sightline.data.iterative_stratification import stratify_iteratively
@@ -62,15 +64,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_classes(tmp_path_factory.mktemp("extension") / "data", COLORS, 12, size=16)
 
 
-def train_run(data: Path, out: Path, *more: str, epochs: int) -> TrainResult:
-    return api.train(data, recipe="quick", set=[*TINY, *more], epochs=epochs, out=out)
+def train_quick(data: Path, out: Path, *more: str, epochs: int) -> TrainResult:
+    return train_run(data, recipe="quick", set=[*TINY, *more], epochs=epochs, out=out)
 
 
 @pytest.fixture(scope="module")
 def begun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete run of two epochs, to be copied."""
     out = tmp_path_factory.mktemp("begun") / "r"
-    train_run(data, out, epochs=2)
+    train_quick(data, out, epochs=2)
     return out
 
 
@@ -83,7 +85,7 @@ def short(begun: Path, tmp_path: Path) -> Path:
 def long(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainResult]:
     """A run of four epochs in one go."""
     out = tmp_path_factory.mktemp("long") / "r"
-    return out, train_run(data, out, epochs=4)
+    return out, train_quick(data, out, epochs=4)
 
 
 def read_history_rows(run: Path) -> list[dict[str, Any]]:
@@ -102,7 +104,7 @@ def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, Train
     (short / "thresholds.json").write_text("{}")
     (short / "exports").mkdir()
     listener = StoppingCallback()
-    result = api.resume(short, epochs=4, callback=listener)
+    result = resume(short, epochs=4, callback=listener)
     assert result.epochs == 4
     assert result.weights_sha256 == long[1].weights_sha256
     assert read_history_rows(short) == read_history_rows(long[0])
@@ -118,16 +120,16 @@ def test_it_ends_with_the_weights_of_one_go(short: Path, long: tuple[Path, Train
     assert not (short / "figures" / "errors.png").exists()
     assert not (short / "exports").exists()
     assert (short / "exports-old-1").is_dir(), "the user's exports are kept under another name"
-    assert api.resume(short, epochs=4).weights_sha256 == result.weights_sha256, "it has that many epochs already"
+    assert resume(short, epochs=4).weights_sha256 == result.weights_sha256, "it has that many epochs already"
 
 
 def test_an_interrupted_extension_resumes_without_its_options(short: Path, long: tuple[Path, TrainResult]) -> None:
     with pytest.raises(Interrupted, match="Stopped by the test"):
-        api.resume(short, epochs=4, callback=StoppingCallback(at=3))
+        resume(short, epochs=4, callback=StoppingCallback(at=3))
     assert load(short).run is not None, "the best weights so far serve meanwhile"
     with pytest.raises(UsageError, match="only a complete run can be extended"):
-        api.resume(short, epochs=9)
-    assert api.resume(short).weights_sha256 == long[1].weights_sha256
+        resume(short, epochs=9)
+    assert resume(short).weights_sha256 == long[1].weights_sha256
     assert read_history_rows(short) == read_history_rows(long[0])
 
 
@@ -139,30 +141,30 @@ def test_killed_before_its_first_step_it_is_under_way(short: Path, long: tuple[P
     extension.begin_extension(RunDirectory.open(short), 4, Callback())  # the same command again changes nothing
     assert len(RunDirectory.open(short).info["extensions"]) == 1
     assert RunDirectory.open(short).config.train.epochs == 2
-    assert api.resume(short, epochs=4).weights_sha256 == long[1].weights_sha256
+    assert resume(short, epochs=4).weights_sha256 == long[1].weights_sha256
 
 
 @pytest.mark.slow
 def test_twice_is_as_good_as_once(short: Path, long: tuple[Path, TrainResult]) -> None:
-    api.resume(short, epochs=3)
-    assert api.resume(short, epochs=4).weights_sha256 == long[1].weights_sha256
+    resume(short, epochs=3)
+    assert resume(short, epochs=4).weights_sha256 == long[1].weights_sha256
     assert [entry["to"] for entry in RunDirectory.open(short).info["extensions"]] == [3, 4]
 
 
 def test_what_cannot_be_extended_says_why_and_stays(short: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="already trained for 2 epochs"):
-        api.resume(short, epochs=1)
+        resume(short, epochs=1)
     with pytest.raises(DataError):
-        api.resume(short, tmp_path / "nowhere", epochs=4)
+        resume(short, tmp_path / "nowhere", epochs=4)
     run = RunDirectory.open(short)
     assert (run.info["status"], run.config.train.epochs) == ("complete", 2), "images that are not there cost nothing"
     assert "extensions" not in run.info
     assert run.bundle is not None
     shutil.rmtree(short / "checkpoints")
     with pytest.raises(ModelError, match=r"last checkpoint is not in .*checkpoints"):
-        api.resume(short, epochs=4)
+        resume(short, epochs=4)
     assert load(short).run is not None
-    assert api.resume(short).epochs == 2
+    assert resume(short).epochs == 2
 
 
 def test_a_run_keeps_its_splits_where_another_version_would_divide_its_images_in_another_way(
@@ -170,7 +172,7 @@ def test_a_run_keeps_its_splits_where_another_version_would_divide_its_images_in
 ) -> None:
     source, settings = write_task("multi_label", tmp_path / "data", 60)
     options = [*settings, "split.mode=stratified", "bundle.num_reference_examples=1"]
-    api.train(source, recipe="quick", set=options, epochs=1, out=tmp_path / "r")
+    train_run(source, recipe="quick", set=options, epochs=1, out=tmp_path / "r")
     run = RunDirectory.open(tmp_path / "r")
     rows = run.read_data()
 
@@ -179,7 +181,7 @@ def test_a_run_keeps_its_splits_where_another_version_would_divide_its_images_in
 
     monkeypatch.setattr(split, "stratify_iteratively", divide)
     assert {image.path: image.split for image in build_again(run)} != {row.path: row.split for row in rows or ()}
-    api.resume(run.path, epochs=2)
+    resume(run.path, epochs=2)
     assert len(run.read_history()) == 2
     assert run.read_data() == rows
 
@@ -192,7 +194,7 @@ def build_again(run: RunDirectory) -> list[ImageRow]:
 
 
 def test_the_state_can_be_left_out(data: Path, tmp_path: Path) -> None:
-    train_run(data, tmp_path / "r", "train.keep_last_checkpoint=false", epochs=1)
+    train_quick(data, tmp_path / "r", "train.keep_last_checkpoint=false", epochs=1)
     assert not (tmp_path / "r" / "checkpoints").exists()
 
 
@@ -205,11 +207,11 @@ def test_a_schedule_is_restated_and_patience_counts_anew(data: Path, tmp_path: P
     )
     out = tmp_path / "r"
     options: Any = {"recipe": "quick", "config": tmp_path / "stages.toml", "out": out}
-    first = api.train(data, set=[text for text in TINY if "schedule" not in text], **options)
+    first = train_run(data, set=[text for text in TINY if "schedule" not in text], **options)
     assert first.epochs == 2, "the first epoch of the last stage is no improvement by min_delta"
     before = read_history_rows(out)
     listener = StoppingCallback()
-    result = api.resume(out, epochs=4, callback=listener)
+    result = resume(out, epochs=4, callback=listener)
     assert listener.messages[0].endswith(
         "the stage 'all' has run for 1 epoch and now runs for 3; the cosine schedule is recomputed for all of them"
     )
@@ -265,7 +267,7 @@ def test_a_stage_that_was_left_out_is_not_extended(
     monkeypatch.setattr(
         SingleLabel, "score", lambda *arguments: score(*arguments)._replace(accuracy=1.0 if is_perfect else 0.5)
     )
-    api.train(data, recipe="quick", set=settings, config=tmp_path / "stages.toml", out=out, callback=listener)
+    train_run(data, recipe="quick", set=settings, config=tmp_path / "stages.toml", out=out, callback=listener)
     reason = (
         "every validation image is classified correctly already"
         if is_perfect
@@ -278,7 +280,7 @@ def test_a_stage_that_was_left_out_is_not_extended(
     before = (out / "run.json").read_bytes()
     for _ in range(2):
         with pytest.raises(UsageError, match=f"its stage 'fine-tune' was left out, as {reason}. To .* {setting}"):
-            api.resume(out, epochs=3)
+            resume(out, epochs=3)
         assert (out / "run.json").read_bytes() == before
 
 
@@ -286,9 +288,9 @@ def test_a_stage_that_was_left_out_is_not_extended(
 def test_a_solved_head_is_not_extended(data: Path, tmp_path: Path) -> None:
     (tmp_path / "stage.toml").write_text(TWO_STAGES.rpartition("[[train.stages]]")[0])
     settings = ["model.hidden_units=[]" if "hidden" in text else text for text in TINY]
-    api.train(data, recipe="quick", set=settings, config=tmp_path / "stage.toml", out=tmp_path / "r")
+    train_run(data, recipe="quick", set=settings, config=tmp_path / "stage.toml", out=tmp_path / "r")
     with pytest.raises(UsageError, match=r"'head', is solved in one epoch.* new run with a fine-tuning stage"):
-        api.resume(tmp_path / "r", epochs=3)
+        resume(tmp_path / "r", epochs=3)
 
 
 VIEWS = """
@@ -310,14 +312,14 @@ def test_it_goes_on_with_the_views_that_the_time_limit_allowed(data: Path, tmp_p
     def train(name: str, epochs: int, *more: str) -> Path:
         config = tmp_path / f"{name}.toml"
         config.write_text(VIEWS.format(views=2, epochs=epochs))
-        api.train(data, recipe="quick", set=[*TINY, *more], config=config, out=tmp_path / name)
+        train_run(data, recipe="quick", set=[*TINY, *more], config=config, out=tmp_path / name)
         return tmp_path / name
 
     limited, whole = train("limited", 2, "train.time_limit=1h"), train("whole", 3)
     run = RunDirectory.open(limited)
     assert run.info["time"]["stages"]["0"]["views"] == 2
     (limited / "config.toml").write_text(run.config_text.replace("views = 2", "views = 3"))
-    result = api.resume(limited, epochs=3)
+    result = resume(limited, epochs=3)
     assert result.weights_sha256 == RunDirectory.open(whole).result["weights_sha256"]
     assert read_history_rows(limited) == read_history_rows(whole)
     assert RunDirectory.open(limited).config.train.stages[0].views == 3, "what was configured stays recorded"

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from asgi_client import exchange, make_scope
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
 from sightline.serve.limits import Limits

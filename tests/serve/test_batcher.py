@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.inference.predictor import FakePredictor, Streams
 from sightline.inference.results import Prediction
 from sightline.preprocessing import PreprocessingSpec

@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.errors import UsageError
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec

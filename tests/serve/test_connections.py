@@ -27,7 +27,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 
 from sightline import process
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
 from sightline.serve import connections, listening

@@ -17,7 +17,7 @@ from PIL import Image
 
 import networks
 from asgi_client import exchange, make_scope
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.export.keras_to_onnx import convert_model
 from sightline.inference.predictor import FakePredictor, Outputs, Predictor
 from sightline.inference.results import Thresholds

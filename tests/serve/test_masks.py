@@ -18,7 +18,7 @@ from PIL import Image
 
 from asgi_client import exchange, make_scope
 from pixel_predictor import CLASSES, PixelPredictor, draw_blobs, encode_blobs, make_mask_model
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.errors import UsageError
 from sightline.inference.logged_images import read_log
 from sightline.inference.mask_colors import make_palette

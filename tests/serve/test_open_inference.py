@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from asgi_client import exchange, make_scope
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.errors import UsageError
 from sightline.inference.predictor import FakePredictor
 from sightline.inference.results import Thresholds

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from asgi_client import MODEL_ID, Answer, FailingPredictor, Request, call, send
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.errors import UsageError
 from sightline.inference.logged_images import read_log
 from sightline.inference.predictor import FakePredictor

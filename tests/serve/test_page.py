@@ -13,7 +13,7 @@ import pytest
 
 from asgi_client import RawAnswer, exchange, make_scope
 from sightline import preprocessing
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
 

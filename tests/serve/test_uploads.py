@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from asgi_client import exchange, make_scope
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.inference.predictor import FakePredictor
 from sightline.preprocessing import PreprocessingSpec
 from synthetic_images import encode_png

@@ -18,8 +18,9 @@ from command import COLORS, TINY_SWEEP, draw_classes
 from drawn_scenes import BAR, DISK, draw_scenes, name_classes
 from empty_figures import empty_figures
 from screenshots import Screenshots
-from sightline import Dataset, api
+from sightline import Dataset
 from sightline.api import training_process
+from sightline.api.training import train_run
 from sightline.studio import contents
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.feature_process import compute_in_process
@@ -120,7 +121,7 @@ def swept(run: sl.Run, tmp_path_factory: pytest.TempPathFactory) -> SweepResult:
 train.optimizer.learning_rate = [1e-2, 1e-3, 1e-6]
 """)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training_process, "train_in_subprocess", api.train)  # each process would load a framework
+        patch.setattr(training_process, "train_in_subprocess", train_run)  # each process would load a framework
         return sweep(run.config.data.sources, space, out=run.path.parent / "sweep", progress=False)
 
 

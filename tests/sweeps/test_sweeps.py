@@ -26,10 +26,12 @@ from PIL import Image
 from command import COLORS, TINY_SWEEP, draw_classes
 from damage import damage_file
 from new_runs import create_run
-from sightline import _io, api, jsonio
+from sightline import _io, jsonio
 from sightline.api import training_process
 from sightline.api.dataset import Dataset
+from sightline.api.loading import load
 from sightline.api.options import format_toml
+from sightline.api.training import train_run
 from sightline.callbacks import Callback, EpochRecord
 from sightline.cli.output import print_csv
 from sightline.config import resolve_config
@@ -235,7 +237,7 @@ def finished_sweep(
     ways = iter([training_process.train_in_subprocess])
 
     def train(sources: Any, **options: Any) -> TrainResult:
-        return next(ways, api.train)(sources, **options)
+        return next(ways, train_run)(sources, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training_process, "train_in_subprocess", train)
@@ -254,7 +256,7 @@ def test_each_trial_is_an_ordinary_run_with_its_settings(finished_sweep: tuple[P
     assert run.info["status"] == "complete"
     assert run.config.train.optimizer.learning_rate == 1e-2
     assert run.config.train.epochs == 3
-    assert api.load(run.path).classes == tuple(COLORS)
+    assert load(run.path).classes == tuple(COLORS)
 
 
 def test_its_metrics_are_those_of_the_run(finished_sweep: tuple[Path, SweepResult]) -> None:
@@ -488,7 +490,7 @@ def test_trials_of_each_task_are_ranked_by_its_metric(
 ) -> None:
     """The interval is that of the run's evaluation: pixels, and labels of one image, depend on each other."""
     data, settings = write_task(task, tmp_path / "data", 60)
-    monkeypatch.setattr(training_process, "train_in_subprocess", api.train)
+    monkeypatch.setattr(training_process, "train_in_subprocess", train_run)
     metric = {
         "multi_label": "mean_average_precision", "ordinal": "quadratic_weighted_kappa", "segmentation": "mean_iou",
         "hierarchical": "hierarchical_f1",

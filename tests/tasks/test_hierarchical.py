@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import sightline as sl
-from sightline import api, backend, jsonio, metrics
+from sightline import backend, jsonio, metrics
+from sightline.api.loading import load
+from sightline.api.training import train_run
 from sightline.cli import app
 from sightline.config import resolve_config
 from sightline.data.class_tree import build_tree
@@ -51,7 +53,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
-    assert api.train(photos, recipe="quick", set=SETTINGS, out=path).bundle is not None
+    assert train_run(photos, recipe="quick", set=SETTINGS, out=path).bundle is not None
     return path
 
 
@@ -100,13 +102,13 @@ def test_a_table_gives_any_source_a_tree(photos: Path, tmp_path: Path) -> None:
 
 def test_a_tree_that_no_model_can_learn_is_refused_before_training(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of the classes cool, gray, warm is a path"):
-        api.train(photos, set=TREE[:1], out=tmp_path / "run")
+        train_run(photos, set=TREE[:1], out=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"leave out data\.class_level"):
-        api.train(photos, set=[*TREE, "data.class_level=2"], out=tmp_path / "run")
+        train_run(photos, set=[*TREE, "data.class_level=2"], out=tmp_path / "run")
     with pytest.raises(ConfigError, match=r"data\.class_tree is for one class per image"):
-        api.train(photos, set=["model.task=multi_label", TREE[1]], out=tmp_path / "run")
+        train_run(photos, set=["model.task=multi_label", TREE[1]], out=tmp_path / "run")
     with pytest.raises(UsageError, match=r"set evaluation\.target_precision"):
-        api.train(photos, set=[*TREE, "evaluation.coverage=0.9"], out=tmp_path / "run")
+        train_run(photos, set=[*TREE, "evaluation.coverage=0.9"], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -153,8 +155,8 @@ def test_rows_of_predictions_have_the_node(run: Path, photos: Path, tmp_path: Pa
     assert float(row["node_probability"]) == pytest.approx(line["node_probability"], abs=1e-6)
     assert line["decision"] in {"class", "ancestor"}
     assert (line["node"] or "abstain") in command("predict", run / "bundle", image)
-    assert api.load(run).predict(image).to_frame()["node"][0] == line["node"]
-    api.load(run / "bundle").write_predictions([image], tmp_path / "p.parquet")
+    assert load(run).predict(image).to_frame()["node"][0] == line["node"]
+    load(run / "bundle").write_predictions([image], tmp_path / "p.parquet")
     parquet = pytest.importorskip("pyarrow.parquet")
     assert parquet.read_table(tmp_path / "p.parquet").to_pylist()[0]["node"] == line["node"]
 
@@ -187,14 +189,14 @@ def test_an_evaluation_has_the_levels_of_the_tree(run: Path, tmp_path: Path) -> 
     assert "hierarchical F1" in compared
     assert "accuracy of level 1" in compared
     with pytest.raises(UsageError, match="has `target_precision`"):
-        api.load(copy).evaluate(coverage=0.9)
+        load(copy).evaluate(coverage=0.9)
 
 
 def test_other_images_are_read_as_a_tree(run: Path, tmp_path: Path) -> None:
     others = draw_tree(tmp_path / "others", count=3)
     bundle = shutil.copytree(run / "bundle", tmp_path / "bundle")
     for path in (run, bundle):
-        evaluated = api.load(path).evaluate(others, include_training=True)
+        evaluated = load(path).evaluate(others, include_training=True)
         assert evaluated.report.evaluation.classes == CLASSES
         assert evaluated.report.evaluation.count == 15
 
@@ -235,7 +237,7 @@ def test_a_bundle_whose_classes_are_not_a_tree_is_refused(run: Path, photos: Pat
     ):
         (copy / "manifest.json").write_text(jsonio.dumps(manifest | {"classes": classes}), encoding="utf-8")
         with pytest.raises(ModelError, match=f"the manifest's classes are not a tree: .*{reason}"):
-            api.load(copy)
+            load(copy)
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +257,7 @@ def list_rows(run: Path, label: str) -> list[str]:
 @pytest.mark.slow
 def test_images_of_a_parent_class_train_the_levels_down_to_it(coarse: Path, tmp_path: Path) -> None:
     """They are only in the training split, and metrics count only images that have a class."""
-    result = api.train(coarse, recipe="quick", set=[*SETTINGS, "train.epochs=1"], out=tmp_path / "run")
+    result = train_run(coarse, recipe="quick", set=[*SETTINGS, "train.epochs=1"], out=tmp_path / "run")
     assert result.bundle is not None
     assert result.classes == CLASSES
     assert any("64 images are labeled with a parent class (such as 'cool')" in note for note in result.notes)
@@ -291,7 +293,7 @@ def test_images_that_stay_together_with_held_out_ones_do_not_train(coarse: Path,
         for file in sorted((folder / "train" / name).glob("*.png"))[:3]:
             file.rename(target / file.name)
     (folder / "train" / "warm" / "warm-red-4.png").rename(folder / "validation" / "warm" / "4.png")
-    result = api.train(folder, recipe="quick", set=[*SETTINGS, "train.epochs=1"], out=tmp_path / "run")
+    result = train_run(folder, recipe="quick", set=[*SETTINGS, "train.epochs=1"], out=tmp_path / "run")
     (note,) = (note for note in result.notes if "a parent class" in note)
     assert note.endswith("; 1 of them, outside the training split, are left out")
     assert result.validation is not None
@@ -363,7 +365,7 @@ def test_a_solved_head_learns_from_labels_above_classes() -> None:
 
 def test_a_class_cannot_be_added_to_a_tree(run: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="has the task hierarchical"):
-        api.load(run / "bundle").add_class("new", photos / "gray", out=tmp_path / "bundle")
+        load(run / "bundle").add_class("new", photos / "gray", out=tmp_path / "bundle")
 
 
 def test_hierarchical_metrics_are_those_of_the_paper() -> None:
@@ -446,7 +448,7 @@ def test_nodes_on_photographs_have_the_wanted_precision(shared: Path, tmp_path: 
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_bytes(archive.read(name))
     settings = [*TREE, "train.epochs=8", "train.track=[]", "split.validation=0.25", "split.test=0.25"]
-    result = api.train(tmp_path / "photos", recipe="quick", set=settings, out=tmp_path / "run")
+    result = train_run(tmp_path / "photos", recipe="quick", set=settings, out=tmp_path / "run")
     assert result.bundle is not None
     run = RunDirectory(tmp_path / "run")
     predictions = [predicted for split in SPLITS[1:] if (predicted := run.read_predictions(split)) is not None]

@@ -19,9 +19,10 @@ from sklearn.metrics import average_precision_score, f1_score
 from typer.testing import CliRunner
 
 import sightline as sl
-from sightline import api, backend, jsonio
+from sightline import backend, jsonio
 from sightline.api.comparison import compare
 from sightline.api.images import prediction_row
+from sightline.api.training import train_run
 from sightline.cli import app
 from sightline.compress import candidates, search
 from sightline.compress.noninferiority import ScoreTest
@@ -77,7 +78,7 @@ def change_label(labels: str, color: str) -> str:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
-    result = api.train(data, recipe="quick", set=SETTINGS, out=path)
+    result = train_run(data, recipe="quick", set=SETTINGS, out=path)
     assert result.bundle is not None
     return path
 
@@ -574,7 +575,7 @@ def test_each_method_makes_a_smaller_model_of_several_labels(
 
 def test_one_label_each_needs_one_label_each(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"several labels \(.*\)\. Train a multi-label classifier with --set"):
-        api.train(data, recipe="quick", out=tmp_path / "run")
+        train_run(data, recipe="quick", out=tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -591,7 +592,7 @@ def test_one_label_each_needs_one_label_each(data: Path, tmp_path: Path) -> None
 )
 def test_settings_for_one_label_are_refused(data: Path, tmp_path: Path, setting: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        api.train(data, recipe="quick", set=["model.task=multi_label", setting], out=tmp_path / "run")
+        train_run(data, recipe="quick", set=["model.task=multi_label", setting], out=tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -599,13 +600,13 @@ def test_settings_for_one_label_are_refused(data: Path, tmp_path: Path, setting:
 )
 def test_settings_for_several_labels_are_refused_for_one(data: Path, tmp_path: Path, setting: str) -> None:
     with pytest.raises(UsageError, match=r"is for several labels per image: .*model\.task=multi_label"):
-        api.train(data, recipe="quick", set=[setting], out=tmp_path / "run")
+        train_run(data, recipe="quick", set=[setting], out=tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_folds_predict_every_image_and_choose_thresholds_and_temperature(data: Path, tmp_path: Path) -> None:
     settings = [*SETTINGS, "train.epochs=1", "split.folds=2"]
-    result = api.train(data, recipe="quick", set=settings, out=tmp_path / "run")
+    result = train_run(data, recipe="quick", set=settings, out=tmp_path / "run")
     assert result.bundle is not None
     evaluation = sl.load(tmp_path / "run").evaluate()
     assert evaluation.split == "out-of-fold"

@@ -21,8 +21,10 @@ from typer.testing import CliRunner
 import sightline as sl
 from graded_images import SIZES, write_sizes
 from networks import make_plan
-from sightline import api, backend, jsonio
+from sightline import backend, jsonio
 from sightline.api.comparison import compare
+from sightline.api.resuming import resume
+from sightline.api.training import train_run
 from sightline.callbacks import Callback
 from sightline.cli import app
 from sightline.config import resolve_config
@@ -71,7 +73,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
-    assert api.train(data, recipe="quick", set=SETTINGS, out=path).bundle is not None
+    assert train_run(data, recipe="quick", set=SETTINGS, out=path).bundle is not None
     return path
 
 
@@ -173,7 +175,7 @@ def test_a_run_is_explained_exported_and_extended(run: Path, data: Path, tmp_pat
     assert quantized.predict(image)[0].expected_grade is not None
     longer = tmp_path / "longer"
     shutil.copytree(run, longer)
-    api.resume(longer, epochs=13)
+    resume(longer, epochs=13)
     assert RunDirectory.open(longer).read_history()[-1].epoch == 13
 
 
@@ -189,7 +191,7 @@ def test_a_run_is_explained_exported_and_extended(run: Path, data: Path, tmp_pat
 def test_an_order_that_is_not_known_is_refused(data: Path, tmp_path: Path, order: list[str], message: str) -> None:
     settings = ["model.task=ordinal", f"data.class_order={json.dumps(order)}"]
     with pytest.raises(DataError, match=message):
-        api.train(data, recipe="quick", set=settings, out=tmp_path / "run")
+        train_run(data, recipe="quick", set=settings, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -224,7 +226,7 @@ def test_numbers_in_names_state_an_order() -> None:
 )
 def test_settings_of_other_tasks_are_refused(data: Path, tmp_path: Path, setting: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        api.train(data, recipe="quick", set=[*SETTINGS, setting], out=tmp_path / "run")
+        train_run(data, recipe="quick", set=[*SETTINGS, setting], out=tmp_path / "run")
 
 
 @given(SCORES)
@@ -354,7 +356,7 @@ def test_grades_are_missed_by_no_more_than_by_a_model_that_does_not_know_their_o
         means = []
         for seed in range(3):
             out = tmp_path / f"{task}{seed}"
-            api.train(data, recipe="transfer", seed=seed, set=[*settings, "train.effort=fast"], out=out)
+            train_run(data, recipe="transfer", seed=seed, set=[*settings, "train.effort=fast"], out=out)
             with np.load(out / "eval" / "test" / "predictions.npz") as loaded:
                 labels, predicted = loaded["labels"], loaded["probabilities"].argmax(1)
             means.append(list_distance_terms(labels, predicted).mean(0))

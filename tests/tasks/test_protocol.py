@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sightline import api, backend, jsonio, metrics
+from sightline import backend, jsonio, metrics
+from sightline.api.loading import load
+from sightline.api.training import train_run
 from sightline.config import resolve_config
 from sightline.data.types import Subset
 from sightline.errors import UsageError
@@ -27,7 +29,7 @@ def test_a_task_is_found_by_its_name(name: str) -> None:
 
 def test_an_unknown_task_is_refused_before_any_image_is_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"^There is no task 'multi-label'\. Did you mean 'multi_label'\?$"):
-        api.train(tmp_path / "missing", set=["model.task=multi-label"], out=tmp_path / "run")
+        train_run(tmp_path / "missing", set=["model.task=multi-label"], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -40,10 +42,10 @@ def test_a_name_is_registered_once() -> None:
 @pytest.mark.usefixtures("plain_figures")
 def test_a_run_and_its_bundle_record_the_task(tmp_path: Path) -> None:
     settings = ["train.epochs=1", "train.track=[]", "model.name=cifar10-simple", "model.hidden_units=[64]"]
-    api.train("beans:24@32", recipe="quick", set=settings, out=tmp_path / "run")
+    train_run("beans:24@32", recipe="quick", set=settings, out=tmp_path / "run")
     assert 'task = "single_label"' in (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
     assert jsonio.read_object(tmp_path / "run" / "bundle" / "manifest.json")["task"] == "single_label"
-    assert api.load(tmp_path / "run" / "bundle").task is find_task("single_label")
+    assert load(tmp_path / "run" / "bundle").task is find_task("single_label")
 
 
 def test_a_manifest_without_a_task_is_of_single_label_classification() -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from sightline import _io
 from sightline.api.ray_options import RayOptions, check_room, check_sources, has_node, make_room_error
 from sightline.api.ray_worker import Call, Outcome, TrainingWorker
-from sightline.api.training_process import deliver_event
+from sightline.api.training_process import RESUME, TRAIN, deliver_event
 from sightline.callbacks import Callback, CallbackList, EpochRecord
 from sightline.data.indexing import Sources, list_of_sources
 from sightline.distributed import ray_cluster
@@ -43,7 +43,7 @@ class _WorkerLostError(HostError):
 
 
 def train_on_cluster(arguments: dict[str, Any], options: RayOptions, callback: Callback) -> TrainResult:
-    """Run `api.train` with `arguments` on the workers of a Ray cluster, which train together; see `_train_together`."""
+    """Run `train_run` with `arguments` on the workers of a Ray cluster, which train together; see `_train_together`."""
     check_sources(arguments["sources"])
     sources = list_of_sources(arguments["sources"])
     stem = _io.safe_stem(f"{arguments['recipe']}-{'+'.join(Path(str(source)).name for source in sources)}")
@@ -53,19 +53,19 @@ def train_on_cluster(arguments: dict[str, Any], options: RayOptions, callback: C
 
     def choose_call() -> Call:
         has_started = is_run(path) and RunDirectory(path).info != before
-        return ("resume", {"path": path}) if has_started else ("train", arguments)
+        return (RESUME, {"path": path}) if has_started else (TRAIN, arguments)
 
     return _train_together(choose_call, options, callback)
 
 
 def resume_on_cluster(arguments: dict[str, Any], options: RayOptions, callback: Callback) -> TrainResult:
-    """Run `api.resume` with `arguments` on the workers of a Ray cluster, which train together."""
+    """Run `resume` with `arguments` on the workers of a Ray cluster, which train together."""
     run = RunDirectory.open(Path(arguments["path"]))
     was_complete = run.info.get("status") == "complete"
 
     def choose_call() -> Call:
         is_being_extended = was_complete and run.info.get("status") != "complete"
-        return "resume", {**arguments, "epochs": None if is_being_extended else arguments["epochs"]}
+        return RESUME, {**arguments, "epochs": None if is_being_extended else arguments["epochs"]}
 
     return _train_together(choose_call, options, callback)
 
@@ -74,7 +74,7 @@ def _train_together(choose_call: Callable[[], Call], options: RayOptions, callba
     """Train on the workers of a placement group, and continue from the last checkpoint whenever one is lost.
 
     Raises `HostError` after `MAX_RESTARTS` in a row without an epoch, `UsageError` if the cluster is too small,
-    `Interrupted` after Ctrl-C, and what the function of `api` raises.
+    `Interrupted` after Ctrl-C, and what the function raises.
     """
     restarts = 0
 
@@ -252,11 +252,11 @@ class RayTrainer:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def train(self, sources: Sources, *, callback: Callback, **arguments: Any) -> TrainResult:
-        """Run `api.train` on a worker, and again on another one if the worker is lost.
+        """Run `train_run` on a worker, and again on another one if the worker is lost.
 
-        Raises `ProcessError` after `MAX_RESTARTS`, `Interrupted` once `stop` is set, and what `api.train` raises.
+        Raises `ProcessError` after `MAX_RESTARTS`, `Interrupted` once `stop` is set, and what `train_run` raises.
         """
-        call: Call = ("train", {"sources": sources, **arguments, "force": True})
+        call: Call = (TRAIN, {"sources": sources, **arguments, "force": True})
         reason = ""
         for _ in range(1 + MAX_RESTARTS):
             workers = _start_workers(self.ray, self.options, ["DEFAULT"])

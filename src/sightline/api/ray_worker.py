@@ -18,7 +18,7 @@ from sightline.errors import Interrupted, ProcessError, SightlineError, UsageErr
 from sightline.training.result import TrainResult
 
 Call = tuple[str, dict[str, Any]]
-"""A function of `api`, ``"train"`` or ``"resume"``, and its options."""
+"""`training_process.TRAIN` or ``RESUME``, and the options of that function."""
 
 Outcome = TrainResult | SightlineError | RuntimeError
 

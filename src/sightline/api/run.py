@@ -168,7 +168,7 @@ def train(
             result = ray_training.train_on_cluster(arguments, ray_options, display)
         else:
             cluster = resolve_cluster(None if hosts is None else str(hosts), coordinator, rank, os.environ)
-            result = training.train(**arguments, hosts=cluster, callback=display)
+            result = training.train_run(**arguments, hosts=cluster, callback=display)
     return Run(Path(result.run), result=result, data=dataset)  # "" on a host that has no run directory
 
 

@@ -1,4 +1,4 @@
-"""`train`: from labeled images to a complete run directory."""
+"""`train_run`: from labeled images to a complete run directory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from sightline.training.result import SplitMetrics, TrainResult
 
 
 @restore_torch_settings()
-def train(  # noqa: PLR0913  # one keyword argument per option of the command
+def train_run(  # noqa: PLR0913  # one keyword argument per option of the command
     sources: Sources,
     *,
     recipe: str = "auto",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pkgutil
 import queue
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any, cast
 
-from sightline import api, process
+from sightline import process
 from sightline.callbacks import Callback, EpochRecord
 from sightline.data.indexing import Sources
 from sightline.errors import Interrupted, ProcessError, SightlineError, UsageError
@@ -40,13 +41,13 @@ CHILD_CODE = (
     "sightline.api.training_process import main; main()"
 )
 
-
+TRAIN, RESUME = "sightline.api.training:train_run", "sightline.api.resuming:resume"  # imported by the child alone
 STEP_INTERVAL = 0.25  # minimum seconds between two steps reported by the child
 
 
 def train_in_subprocess(sources: Sources, *, callback: Callback, **options: Any) -> TrainResult:
-    """Run `api.train` with these arguments in a new process, as `run_in_subprocess` does, and call `callback` here."""
-    return run_in_subprocess("train", {"sources": sources, **options}, partial(deliver_event, callback))
+    """Run `train_run` with these arguments in a new process, as `run_in_subprocess` does, and call `callback` here."""
+    return run_in_subprocess(TRAIN, {"sources": sources, **options}, partial(deliver_event, callback))
 
 
 def deliver_event(callback: Callback, name: str, arguments: tuple[Any, ...]) -> str | None:
@@ -68,7 +69,7 @@ def run_in_subprocess(
     folder: str | None = None,
     on_start: Callable[[subprocess.Popen[bytes]], None] | None = None,
 ) -> TrainResult:
-    """Run a function of `api`, ``"train"`` or ``"resume"``, in a new process, and return or raise its outcome.
+    """Run `TRAIN` or `RESUME` in a new process, and return or raise its outcome.
 
     `on_event` receives the name of each method of `Callback` that is called in the child, and its arguments;
     `on_step_end` is called a few times a second, and a value other than None that is returned for `on_epoch_end` is the
@@ -239,7 +240,7 @@ def main() -> None:
     threading.Thread(target=_read_replies, args=(replies,), daemon=True).start()
     reporter = _EventSender(events, replies)
     try:
-        reporter.send("result", getattr(api, function)(**options, callback=reporter))
+        reporter.send("result", pkgutil.resolve_name(function)(**options, callback=reporter))
     except SightlineError as error:
         reporter.send("error", error)
     except KeyboardInterrupt:

@@ -45,15 +45,14 @@ def add_class(
     new images and to those of the run. In a multi-label model, the probability of the new label comes from the votes
     of these images, and the other labels keep their probabilities.
     """
-    from sightline import api
-    from sightline.api.loading import is_model
+    from sightline.api.loading import is_model, load
 
     items = list_images("add-class", images, set)
     quiet = output_format == OutputFormat.json
     place, has_images = Path(name), any(Path(image).exists() for image in images)
     swapped = is_model(place) or (place.exists() and not has_images)  # the folder of a class may have its name
     with ProgressDisplay(quiet=quiet) as display, state_order("add-class", swapped=swapped):
-        added = api.load(model).add_class(
+        added = load(model).add_class(
             name, items, reference=reference, out=out, force=force, set=set or (), callback=display
         )
     if output_format == OutputFormat.json:

@@ -27,16 +27,17 @@ def demo(
 
     Like `sightline train` by default, it starts from a network that was pretrained on photographs.
     """
-    from sightline import api
+    from sightline.api.loading import load
+    from sightline.api.training import train_run
     from sightline.runs.paths import next_path
 
     print_line(("1. Train", "bold"), f" on {SOURCE}: 400 synthetic images of coffee beans in four roasts")
     with ProgressDisplay() as display:
-        result = api.train(SOURCE, out=out or next_path(Path("runs"), "demo"), epochs=epochs, callback=display)
+        result = train_run(SOURCE, out=out or next_path(Path("runs"), "demo"), epochs=epochs, callback=display)
     train.print_result(result)
     print_line()
     print_line(("2. Evaluate", "bold"), " on the held-out test images")
-    classifier = api.load(result.run)
+    classifier = load(result.run)
     evaluation = classifier.evaluate().result
     assert isinstance(evaluation, EvaluationResult)
     evaluate.print_evaluation(evaluation, "test", "sightline evaluate --format json prints all")

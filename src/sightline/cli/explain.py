@@ -36,15 +36,15 @@ def explain(
     output_format: FormatOption = OutputFormat.text,
 ) -> None:
     """Show which regions of images support a class. Exits with 1 if an image could not be read."""
-    from sightline import api
     from sightline.api.explanation import explain as find
+    from sightline.api.loading import load
     from sightline.explain.heatmaps import resolve_method
     from sightline.inference.inputs import report_notes
 
     items = list(list_images("explain", images, set))
     failed = False
     with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
-        classifier = api.load(model)
+        classifier = load(model)
         predictor = classifier.explanation_predictor(method, display)
         if method is None and resolve_method(None, predictor) == "occlusion":
             advice = "" if classifier.task.targets.are_masks else " (or pass --method rise)"

@@ -30,9 +30,9 @@ def similar(
 
     Exits with 1 if the image could not be read.
     """
-    from sightline import api
+    from sightline.api.loading import load
 
-    classifier = api.load(model)
+    classifier = load(model)
     with ProgressDisplay() as display:
         rows = classifier.similar(image, data, top=top, set=set or (), callback=display)
     if output_format == TableFormat.csv:

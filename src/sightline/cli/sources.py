@@ -68,9 +68,9 @@ TileOption = Annotated[
 
 def load_model(model: str, device: Device | None) -> Classifier:
     """Load a model on a device; with ``auto``, print the chosen device and the reason."""
-    from sightline import api
+    from sightline.api.loading import load
 
-    classifier = api.load(model, device=device)
+    classifier = load(model, device=device)
     if device == "auto":
         print_line(printable(classifier.explain_device()), stderr=True)
     return classifier

@@ -44,11 +44,10 @@ def watch(
     Also estimates the accuracy, the IoU of masks or the F1 of several labels without labels, and lists the images to
     label first. Exits with 1 if they have drifted.
     """
-    from sightline import api
-    from sightline.api.loading import is_model
+    from sightline.api.loading import is_model, load
 
     with state_order("watch", swapped=is_model(log)):
-        classifier = api.load(model)
+        classifier = load(model)
     with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
         report = classifier.watch(
             log, reference=reference, level=level, top=top, figure=figure, set=set or (), callback=display

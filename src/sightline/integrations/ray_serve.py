@@ -75,7 +75,7 @@ def create_replica(arguments: Mapping[str, str], token: str | None = None) -> An
 
     Requests need the token from the ``token_file`` of the arguments, else from ``SIGHTLINE_TOKEN``, else `token`.
     """
-    from sightline.api import load
+    from sightline.api.loading import load
     from sightline.serve.access import Access, read_token
     from sightline.serve.app import create_app
     from sightline.serve.uploads import silence_form_reader

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.errors import SightlineError
 from sightline.serve import explanation, open_inference, page, prediction
 from sightline.serve.access import Access

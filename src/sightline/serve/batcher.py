@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.errors import ImageError
 from sightline.inference.decoded_batch import predict_pixels
 from sightline.inference.feature_log import AddImage

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.routing import Route
 
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.api.explanation import explain_pixels
 from sightline.errors import ImageError, suggest
 from sightline.explain.heatmaps import Method, has_gradcam, share_gradcam

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sightline import api
-from sightline.api.loading import explain_not_a_model, holds_images, is_model
+from sightline.api.loading import explain_not_a_model, holds_images, is_model, load
 from sightline.errors import ModelError, SightlineError, UsageError
 from sightline.inference.device_choice import Device
 from sightline.serve.served_model import ServedModel
@@ -21,7 +20,7 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How models are loaded: `threads` and `device` as in `api.load`, `tile` as in `ServedModel.from_classifier`."""
+    """How models are loaded: `threads` and `device` as in `load`, `tile` as in `ServedModel.from_classifier`."""
 
     threads: int = 0
     device: Device | None = None
@@ -54,7 +53,7 @@ class StoredModel:
 
     def load(self, options: LoadOptions = DEFAULT_OPTIONS) -> ServedModel:
         """Load and verify the model; raise `ModelError`, or `UsageError` for a device that cannot be used."""
-        classifier = api.load(self.path, threads=options.threads, device=options.device)
+        classifier = load(self.path, threads=options.threads, device=options.device)
         return ServedModel.from_classifier(classifier, self.name, self.number, options.tile)
 
 

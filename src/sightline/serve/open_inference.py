@@ -24,7 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline import jsonio
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.inference.masks import PixelPrediction
 from sightline.inference.results import Prediction
 from sightline.serve.admission import MAX_DIGITS, read_body

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.api.masks import check_tile
 from sightline.errors import UsageError
 from sightline.escaping import printable

@@ -81,7 +81,7 @@ def serve(  # noqa: PLR0913  # one keyword argument for each option of the comma
     `models` is a folder of models in place of `model`: see `model_folder.list_folder`. A model computes in `threads`
     threads (0: one for each core), in batches of up to `batch_size` images (None: see `runner.choose_batch_size`); the
     first image of a batch waits for others for at most `max_wait` seconds. `tile` is the scale at which masks are
-    predicted in tiles, 0 for none, None for each model's own scale. `device` is where bundles run, as in `api.load`.
+    predicted in tiles, 0 for none, None for each model's own scale. `device` is where bundles run, as in `load`.
     Models that change on disk are loaded again: the server checks every `reload_interval` seconds (0: never) and, in
     the command line's own process, at SIGHUP.
 

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sightline import jsonio
-from sightline.api import Classifier
+from sightline.api.classifier import Classifier
 from sightline.api.explanation import explain_pixels
 from sightline.errors import DataError, ImageError, ModelError
 from sightline.explain.explanation import Explanation
