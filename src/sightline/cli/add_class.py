@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line
+from sightline.cli.output import FormatOption, print_json, print_line
 from sightline.cli.predict import Images, list_images
 from sightline.cli.sources import FileLimit
 from sightline.cli.verbs import state_order
@@ -37,7 +37,7 @@ def add_class(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the bundle at --out.")] = False,
     set: FileLimit = None,  # noqa: A002  # the option's own name
-    output_format: FormatOption = OutputFormat.text,
+    output_format: FormatOption = "text",
 ) -> None:
     """Add a class to a model from a few images of it, without training; the other classes keep their logits.
 
@@ -48,14 +48,14 @@ def add_class(
     from sightline.api.loading import is_model, load
 
     items = list_images("add-class", images, set)
-    quiet = output_format == OutputFormat.json
+    quiet = output_format == "json"
     place, has_images = Path(name), any(Path(image).exists() for image in images)
     swapped = is_model(place) or (place.exists() and not has_images)  # the folder of a class may have its name
     with ProgressDisplay(quiet=quiet) as display, state_order("add-class", swapped=swapped):
         added = load(model).add_class(
             name, items, reference=reference, out=out, force=force, set=set or (), callback=display
         )
-    if output_format == OutputFormat.json:
+    if output_format == "json":
         print_json(added.to_dict())
     else:
         _print_summary(added)

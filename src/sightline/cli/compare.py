@@ -20,17 +20,17 @@ def compare(
     figure: Annotated[
         Path | None, typer.Option(help="Plot the loss and accuracy curves of all runs to this PNG file.")
     ] = None,
-    output_format: Annotated[TableFormat, csv_format("run")] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("run")] = "text",
     raw_csv: RawCsv = False,
 ) -> None:
     """Compare runs side by side: settings that differ, parameters, accuracy with its interval, training time."""
     from sightline.api.comparison import compare as compare_runs
 
     comparison = compare_runs(runs, figure=figure)
-    if output_format == TableFormat.json:
+    if output_format == "json":
         print_json(comparison.to_dict() | {"figure": None if figure is None else str(figure)})
         return
-    if output_format == TableFormat.csv:
+    if output_format == "csv":
         print_runs_csv(comparison.rows, raw=raw_csv)
         return
     print_runs(comparison.rows)

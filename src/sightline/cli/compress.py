@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line, print_table
+from sightline.cli.output import FormatOption, print_json, print_line, print_table
 from sightline.cli.sources import Column, DataSettings
 from sightline.errors import plural
 from sightline.progress import ProgressDisplay
@@ -49,7 +49,7 @@ def compress(
     ] = None,
     column: Column = None,
     set: DataSettings = None,  # noqa: A002  # the option's own name
-    output_format: FormatOption = OutputFormat.text,
+    output_format: FormatOption = "text",
 ) -> None:
     """Compress a run's model without losing accuracy: search within a budget, and save each candidate as a bundle.
 
@@ -60,7 +60,7 @@ def compress(
 
     budget = compression.build_budget(max_drop, max_size, max_latency, max_params)
     names = compression.list_methods(methods)
-    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
+    with ProgressDisplay(quiet=output_format == "json") as display:
         result = compression.compress(
             model,
             data=list_data(data or None, column, set or ()),
@@ -70,7 +70,7 @@ def compress(
             epochs=epochs,
             callback=display,
         )
-    if output_format == OutputFormat.json:
+    if output_format == "json":
         print_json(result.to_dict())
     else:
         print_compression(result)

@@ -37,7 +37,7 @@ def describe(
         typer.Option(metavar="FILE", help="Plot the learning rate over the steps to this .svg or .png file."),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps per epoch, for --schedule.")] = 100,
-    output_format: Annotated[TableFormat, csv_format("layer")] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("layer")] = "text",
     raw_csv: RawCsv = False,
 ) -> None:
     """Describe a network layer by layer: output sizes, parameters, multiply-adds, receptive fields, memory."""
@@ -46,9 +46,9 @@ def describe(
     description = describe_network(
         name, size=size, classes=classes, set=set or (), diagram=diagram, schedule=schedule, steps=steps
     )
-    if output_format == TableFormat.json:
+    if output_format == "json":
         print_json(description.to_dict())
-    elif output_format == TableFormat.csv:
+    elif output_format == "csv":
         layers = description.to_dict()["layers"]
         print_csv(list(layers[0]), (list(layer.values()) for layer in layers), raw=raw_csv)
     else:

@@ -40,20 +40,20 @@ def doctor(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if there are errors not listed in --allow.")
     ] = False,
-    output_format: Annotated[TableFormat, csv_format("image, class or folder found")] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("image, class or folder found")] = "text",
     raw_csv: RawCsv = False,
 ) -> None:
     """Check a data set for problems before training; the images are never changed."""
     from sightline.api.dataset import Dataset
 
-    with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
+    with ProgressDisplay(quiet=output_format != "text") as display:
         dataset = Dataset(data, set=[*(set or ()), *data_assignments(column, allow)])
         checkup = dataset.check(
             html=html, write_fixes=write_fixes, patch=patch, write_folders=write_folders, callback=display
         )
-    if output_format == TableFormat.json:
+    if output_format == "json":
         print_json(checkup.to_dict())
-    elif output_format == TableFormat.csv:
+    elif output_format == "csv":
         columns = ["severity", "kind", "finding", "group", "path", "label", "reason"]
         print_csv(columns, (row for finding in checkup.audit.findings for row in _csv_rows(finding)), raw=raw_csv)
     else:

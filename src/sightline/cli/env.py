@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from sightline.cli.output import FormatOption, OutputFormat, print_json, print_table
+from sightline.cli.output import FormatOption, print_json, print_table
 from sightline.progress import ProgressDisplay
 
 
-def env(output_format: FormatOption = OutputFormat.text) -> None:
+def env(output_format: FormatOption = "text") -> None:
     """Show versions, devices, memory, caches, and which backend is used and why."""
     from sightline.report.fonts import describe_fonts
     from sightline.runs.environment import describe_environment
 
-    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
+    with ProgressDisplay(quiet=output_format == "json") as display:
         facts = describe_environment(display.on_message)
     facts["plot_fonts"] = describe_fonts()
-    if output_format == OutputFormat.json:
+    if output_format == "json":
         print_json(facts)
         return
     rows = [

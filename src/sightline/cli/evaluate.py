@@ -100,14 +100,14 @@ def evaluate(
     column: Column = None,
     set: DataSettings = None,  # noqa: A002  # the option's own name
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images.")] = False,
-    output_format: Annotated[TableFormat, csv_format("metric")] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("metric")] = "text",
     raw_csv: RawCsv = False,
 ) -> None:
     """Evaluate a classifier: metrics with intervals, calibration, abstention, slices, errors, label issues.
 
     Exits with 1 if no threshold reaches a target precision, sensitivity, specificity or recall.
     """
-    with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
+    with ProgressDisplay(quiet=output_format != "text") as display:
         loaded = load_model(model, device)
         evaluation = loaded.evaluate(
             data or None, split=split, target_precision=target_precision, conservative=conservative,
@@ -123,9 +123,9 @@ def evaluate(
     report = evaluation.report
     targets = (target_precision, target_sensitivity, target_specificity, target_recall, target_fnr, coverage)
     fitted = evaluation_view.describe_fit(report, split, is_new=any(target is not None for target in targets))
-    if output_format == TableFormat.json:
+    if output_format == "json":
         print_json(evaluation.to_dict())
-    elif output_format == TableFormat.csv:
+    elif output_format == "csv":
         print_metrics_csv(report.evaluation, raw=raw_csv)
     elif isinstance(report, MultiLabelReport):
         multi_label_view.print_report(report, fitted)
@@ -147,7 +147,7 @@ def evaluate(
             f"all classes are in {file}" if file else "--format json prints all classes",
         )
         evaluation_view.print_report(report, fitted)
-    if output_format == TableFormat.text and evaluation.label_issues is not None:
+    if output_format == "text" and evaluation.label_issues is not None:
         evaluation_view.print_label_issues(
             evaluation.label_issues, str(find_label_issues), evaluation.unchecked_classes or ()
         )

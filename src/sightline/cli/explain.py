@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line
+from sightline.cli.output import FormatOption, print_json, print_line
 from sightline.cli.predict import list_images
 from sightline.cli.sources import FileLimit
 from sightline.explain.explanation import Explanation
@@ -33,7 +33,7 @@ def explain(
     out: Annotated[Path, typer.Option(help="The output folder; gets one PNG file per image.")] = Path("explanations"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random masks and positions.")] = 0,
     set: FileLimit = None,  # noqa: A002  # the option's own name
-    output_format: FormatOption = OutputFormat.text,
+    output_format: FormatOption = "text",
 ) -> None:
     """Show which regions of images support a class. Exits with 1 if an image could not be read."""
     from sightline.api.explanation import explain as find
@@ -43,7 +43,7 @@ def explain(
 
     items = list(list_images("explain", images, set))
     failed = False
-    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
+    with ProgressDisplay(quiet=output_format == "json") as display:
         classifier = load(model)
         predictor = classifier.explanation_predictor(method, display)
         if method is None and resolve_method(None, predictor) == "occlusion":
@@ -54,7 +54,7 @@ def explain(
             classifier, predictor, items, method=method, label=label, out=out, seed=seed, progress=display.on_progress
         ):
             failed |= explanation.error is not None
-            if output_format == OutputFormat.json:
+            if output_format == "json":
                 print_json(explanation.to_dict())
             else:
                 _print_explanation(explanation)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, print_error, print_json, print_line, print_table
+from sightline.cli.output import FormatOption, print_error, print_json, print_line, print_table
 from sightline.cli.sources import Column, DataSettings
 from sightline.errors import UsageError, plural
 from sightline.inference.exporters import EXPORTERS, PRECISIONS
@@ -41,7 +41,7 @@ def export(
     ] = None,
     column: Column = None,
     set: DataSettings = None,  # noqa: A002  # the option's own name
-    output_format: FormatOption = OutputFormat.text,
+    output_format: FormatOption = "text",
 ) -> None:
     """Export a model to another format, reload it and compare; exits with 1 if its predictions differ.
 
@@ -59,14 +59,14 @@ def export(
         if name := next((name for name, is_given in options.items() if is_given), None):
             raise UsageError(f"--to vectors compares no model, so it takes no --{name}: leave it out.")
         path = str(write_decoding_vectors(model, out))
-        print_json({"path": path}) if output_format == OutputFormat.json else print_line(f"written    {path}")
+        print_json({"path": path}) if output_format == "json" else print_line(f"written    {path}")
         return
-    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
+    with ProgressDisplay(quiet=output_format == "json") as display:
         exported = export_model(
             model, to, precision=precision, out=out, data=list_data(parity or None, column, set or ()),
             tolerance=tolerance, agreement=min_agreement, callback=display,
         )  # fmt: skip
-    if output_format == OutputFormat.json:
+    if output_format == "json":
         print_json(exported.to_dict())
     else:
         _print_export(exported)

@@ -35,20 +35,20 @@ def learning_curve(
     allow: Allow = None,
     set: Annotated[list[str] | None, set_option("one setting, e.g. split.group=folder")] = None,  # noqa: A002
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not cache decoded images and features.")] = False,
-    output_format: Annotated[TableFormat, csv_format("measured or predicted point")] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("measured or predicted point")] = "text",
     raw_csv: RawCsv = False,
 ) -> None:
     """Measure the accuracy against the number of labels, and predict the gain from more labels."""
     from sightline.api.learning_curve import learning_curve as measure
 
-    with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
+    with ProgressDisplay(quiet=output_format != "text") as display:
         report = measure(
             data, more=more or (), recipe=recipe, figure=figure, seed=seed, patch=patch, column=column,
             allow=allow or (), set=set or (), cache=not no_cache, callback=display,
         )  # fmt: skip
-    if output_format == TableFormat.json:
+    if output_format == "json":
         print_json(report.to_dict())
-    elif output_format == TableFormat.csv:
+    elif output_format == "csv":
         names = list(dict.fromkeys(name for row in report.rows for name in row))
         columns = [*names, *(name for name in ("gain", "gain_low", "gain_high") if name not in names)]
         print_csv(columns, [[row.get(name) for name in columns] for row in report.rows], raw=raw_csv)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.cells import cell_len
@@ -23,20 +22,10 @@ from sightline.progress import StyledText, make_console, styled_line
 MAX_ROWS = 40  # rows of a table before it is truncated
 
 
-class OutputFormat(StrEnum):
-    """How a command prints its result."""
-
-    text = "text"
-    json = "json"
-
-
-class TableFormat(StrEnum):
-    """How a command prints a result that is a table."""
-
-    text = "text"
-    json = "json"
-    csv = "csv"
-
+OutputFormat = Literal["text", "json"]
+"""How a command prints its result."""
+TableFormat = Literal["text", "json", "csv"]
+"""How a command prints a result that is a table."""
 
 FormatOption = Annotated[OutputFormat, typer.Option("--format", help="Output format.")]
 TableFormatOption = Annotated[TableFormat, typer.Option("--format", help="Output format.")]

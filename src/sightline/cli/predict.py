@@ -129,7 +129,7 @@ def predict(
     if engine == "ray" and device not in (None, "cpu"):
         raise UsageError(f"--device {device} is for this process, and the workers of --engine ray use CPUs.")
     file = None if out is None or to_folder else _io.output_path(out)
-    chosen_format = TableFormat.json if to_folder else _choose_format(output_format, file)
+    chosen_format = "json" if to_folder else _choose_format(output_format, file)
     if file is not None:
         _check_output(file)
     items = list_images("predict", images, set)
@@ -146,7 +146,7 @@ def predict(
             )  # fmt: skip
             failed = _print_files(result, shard)
         else:
-            if chosen_format == TableFormat.text:
+            if chosen_format == "text":
                 width, inputs = _measure_paths(items, inputs)
             else:
                 width = MIN_WIDTH
@@ -175,9 +175,9 @@ def _write_rows(
     from sightline.report.prediction_writer import RowFormat
 
     count = len(classifier.classes)
-    shown_count = min(count, top or (1 if chosen_format == TableFormat.csv else TOP))
+    shown_count = min(count, top or (1 if chosen_format == "csv" else TOP))
     has_several = classifier.task.targets.allows_several
-    if has_several and chosen_format == TableFormat.csv:
+    if has_several and chosen_format == "csv":
         shown_count = 1  # the label column lists all predicted classes
     are_masks = classifier.task.targets.are_masks
     layout = RowFormat(
@@ -189,7 +189,7 @@ def _write_rows(
     )  # fmt: skip
     requested_count = count if probabilities or has_several else shown_count
     predictions = classifier.iter_predictions(inputs, top=requested_count, set=settings, callback=display)
-    if chosen_format == TableFormat.text:
+    if chosen_format == "text":
         return _count_errors(_print_rows(predictions, width, count if probabilities else shown_count))[1]
     return _write_table(predictions, layout, chosen_format, out)
 
@@ -205,7 +205,7 @@ def _write_mask_rows(
     """Print the areas in all masks, or write them to `out`; return the number of errors."""
     from sightline.report.prediction_writer import MaskRowFormat
 
-    if chosen_format == TableFormat.text:
+    if chosen_format == "text":
         return _count_errors(segmentation_view.print_masks(predictions))[1]
     return _write_table(predictions, MaskRowFormat(classes, raw_csv), chosen_format, out)
 
@@ -284,12 +284,12 @@ def _print_unreadable(files: Sequence[tuple[str, str]]) -> None:
 def _choose_format(output_format: TableFormat | None, out: Path | None) -> TableFormat:
     """Return the requested format; raise `UsageError` if the options contradict each other."""
     if out is None:
-        return output_format or TableFormat.text
-    if output_format == TableFormat.text:
+        return output_format or "text"
+    if output_format == "text":
         raise UsageError("--out writes CSV or JSON lines: give --format csv or json, or redirect the text with `>`.")
     if output_format is not None:
         return output_format
-    by_suffix = {".csv": TableFormat.csv, ".jsonl": TableFormat.json, ".ndjson": TableFormat.json}
+    by_suffix: dict[str, TableFormat] = {".csv": "csv", ".jsonl": "json", ".ndjson": "json"}
     if out.suffix.lower() not in by_suffix:
         raise UsageError(f"--out {out} should end with .csv, .jsonl or .parquet, or give --format csv or json as well.")
     return by_suffix[out.suffix.lower()]
@@ -330,7 +330,7 @@ def _write_table(
     from sightline.report.prediction_writer import write_csv, write_jsonl
 
     def write(file: TextFile) -> Iterator[_Row]:
-        return (write_csv if output_format == TableFormat.csv else write_jsonl)(predictions, layout, file)
+        return (write_csv if output_format == "csv" else write_jsonl)(predictions, layout, file)
 
     if out is None:
         return _count_errors(write(results_stream()))[1]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line
+from sightline.cli.output import FormatOption, print_json, print_line
 from sightline.cli.sources import Column, Sources, set_option
 from sightline.progress import ProgressDisplay
 
@@ -28,16 +28,16 @@ def preview(
         int | None, typer.Option(min=1, max=100, help="Number of images; default 10, or 4 with --augment.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random selection.")] = 0,
-    output_format: FormatOption = OutputFormat.text,
+    output_format: FormatOption = "text",
 ) -> None:
     """Draw a labeled grid of images, original or augmented as in training."""
     from sightline.api.dataset import Dataset
 
-    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
+    with ProgressDisplay(quiet=output_format == "json") as display:
         result = Dataset(data).preview(
             out, augment=augment, recipe=recipe, count=count, seed=seed, column=column, set=set or (), callback=display
         )
-    if output_format == OutputFormat.json:
+    if output_format == "json":
         print_json(asdict(result))
     else:
         print_line(result.figure)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line
+from sightline.cli.output import FormatOption, print_json, print_line
 from sightline.errors import plural
 from sightline.progress import ProgressDisplay
 
@@ -15,14 +15,14 @@ from sightline.progress import ProgressDisplay
 def pull(
     source: Annotated[str, typer.Argument(metavar="hf:USER/NAME[@REVISION]", help="The model on the Hub.")],
     dest: Annotated[Path, typer.Argument(help="The folder to write the bundle to; new or empty.")],
-    output_format: FormatOption = OutputFormat.text,
+    output_format: FormatOption = "text",
 ) -> None:
     """Download a bundle from the Hugging Face Hub, and verify it before any of it is opened."""
     from sightline.api.hub import pull as run
 
-    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
+    with ProgressDisplay(quiet=output_format == "json") as display:
         classifier = run(source, dest, callback=display)
-    if output_format == OutputFormat.json:
+    if output_format == "json":
         print_json({"path": str(dest), "classes": list(classifier.classes)})
         return
     print_line(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, print_json, print_line, print_table
+from sightline.cli.output import FormatOption, print_json, print_line, print_table
 from sightline.progress import ProgressDisplay
 
 
@@ -22,7 +22,7 @@ def push(
         typer.Option("--include-images", help="Also upload reference examples, and features of validation images."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be uploaded, and send nothing.")] = False,
-    output_format: FormatOption = OutputFormat.text,
+    output_format: FormatOption = "text",
 ) -> None:
     """Upload a bundle to the Hugging Face Hub, with a model card; private and without images by default.
 
@@ -30,12 +30,12 @@ def push(
     """
     from sightline.api.hub import push as run
 
-    with ProgressDisplay(quiet=output_format == OutputFormat.json) as display:
+    with ProgressDisplay(quiet=output_format == "json") as display:
         result = run(
             model, target, license=license, public=public, include_images=include_images, dry_run=dry_run,
             callback=display,
         )  # fmt: skip
-    if output_format == OutputFormat.json:
+    if output_format == "json":
         print_json(result.to_dict())
         return
     print_table(["file", "bytes"], [[name, f"{size:,}"] for name, size in result.files.items()], right=["bytes"])

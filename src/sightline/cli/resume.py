@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, print_json
+from sightline.cli.output import FormatOption, print_json
 from sightline.cli.train import Coordinator, CpusPerWorker, Engine, Hosts, Rank, RayAddress, check_bundle, print_result
 from sightline.progress import ProgressDisplay
 
@@ -31,7 +31,7 @@ def resume(
     ] = None,
     cpus_per_worker: CpusPerWorker = None,
     ray_address: RayAddress = None,
-    output_format: FormatOption = OutputFormat.text,
+    output_format: FormatOption = "text",
 ) -> None:
     """Resume an interrupted run; the final weights match those of an uninterrupted run bit for bit.
 
@@ -44,7 +44,7 @@ def resume(
             run, data or None, epochs=epochs, hosts=hosts, coordinator=coordinator, rank=rank, engine=engine,
             num_workers=num_workers, cpus_per_worker=cpus_per_worker, ray_address=ray_address, callback=display,
         )  # fmt: skip
-    if output_format == OutputFormat.json:
+    if output_format == "json":
         print_json(result.to_dict())
     elif result.run:
         print_result(result)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import RawCsv, TableFormat, TableFormatOption, print_csv, print_json, print_line
+from sightline.cli.output import RawCsv, TableFormatOption, print_csv, print_json, print_line
 from sightline.cli.predict import Model
 from sightline.cli.sources import FileLimit
 from sightline.escaping import printable
@@ -23,7 +23,7 @@ def similar(
     ],
     top: Annotated[int, typer.Option(min=1, help="Number of similar images.")] = 5,
     set: FileLimit = None,  # noqa: A002  # the option's own name
-    output_format: TableFormatOption = TableFormat.text,
+    output_format: TableFormatOption = "text",
     raw_csv: RawCsv = False,
 ) -> None:
     """Find the images that are most similar to an image, by the cosine similarity of their embeddings.
@@ -35,9 +35,9 @@ def similar(
     classifier = load(model)
     with ProgressDisplay() as display:
         rows = classifier.similar(image, data, top=top, set=set or (), callback=display)
-    if output_format == TableFormat.csv:
+    if output_format == "csv":
         print_csv(COLUMNS, ([getattr(row, name) for name in COLUMNS] for row in rows), raw=raw_csv)
-    elif output_format == TableFormat.json:
+    elif output_format == "json":
         for row in rows:
             print_json(row.to_dict())
     else:

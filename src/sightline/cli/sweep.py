@@ -44,7 +44,7 @@ def sweep(
     ] = None,
     cpus_per_worker: CpusPerWorker = None,
     ray_address: RayAddress = None,
-    output_format: Annotated[TableFormat, csv_format("trial, as in results.csv")] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("trial, as in results.csv")] = "text",
     raw_csv: RawCsv = False,
 ) -> None:
     """Search hyperparameters (grid, random or tpe): train one run per trial, and rank the results.
@@ -53,22 +53,22 @@ def sweep(
     """
     from sightline.sweeps import sweep as search
 
-    quiet = output_format != TableFormat.text
+    quiet = output_format != "text"
     with ProgressDisplay(quiet=quiet) as display, state_order("sweep", swapped=Path(space).is_dir()):
         result = search(
             data, space, out=out, trials=trials, storage=storage, column=column, allow=allow or (), set=set or (),
             cache=not no_cache, engine=engine, num_workers=num_workers, cpus_per_worker=cpus_per_worker,
             ray_address=ray_address, callback=display,
         )  # fmt: skip
-    if output_format == TableFormat.json:
+    if output_format == "json":
         print_json(result.to_dict())
-    elif output_format == TableFormat.csv:
+    elif output_format == "csv":
         print_csv(*result.to_table(), raw=raw_csv)
     else:
         print_sweep(result)
     failed = [t for t in result.trials if t.state == "failed"]
     if result.best is None and failed:
-        reason = "the reasons are above." if output_format == TableFormat.text else f"the first: {failed[0].reason}"
+        reason = "the reasons are above." if output_format == "text" else f"the first: {failed[0].reason}"
         raise ModelError(f"No trial was completed, and {len(failed)} failed; {reason}")
 
 

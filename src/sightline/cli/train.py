@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sightline.cli.output import FormatOption, OutputFormat, print_error, print_json, print_line
+from sightline.cli.output import FormatOption, print_error, print_json, print_line
 from sightline.cli.sources import Allow, Column, Sources, set_option
 from sightline.config.durations import format_duration
 from sightline.data.types import OUT_OF_FOLD
@@ -111,7 +111,7 @@ def train(
     cpus_per_worker: CpusPerWorker = None,
     ray_address: RayAddress = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the existing run at --out.")] = False,
-    output_format: FormatOption = OutputFormat.text,
+    output_format: FormatOption = "text",
 ) -> None:
     """Train a classifier on labeled images."""
     from sightline.api.run import train as train_run
@@ -126,7 +126,7 @@ def train(
             engine=engine, num_workers=num_workers, cpus_per_worker=cpus_per_worker, ray_address=ray_address,
             force=force, callback=display,
         ).result  # fmt: skip
-    if output_format == OutputFormat.json:
+    if output_format == "json":
         print_json(result.to_dict())
     elif result.run:  # only host 0 has a run
         print_result(result)

@@ -36,7 +36,7 @@ def watch(
     top: Annotated[int, typer.Option(min=0, help="Number of images to label first.")] = 10,
     figure: Annotated[Path | None, typer.Option(help="Plot the evidence for drift to this PNG file.")] = None,
     set: FileLimit = None,  # noqa: A002  # the option's own name
-    output_format: Annotated[TableFormat, csv_format("image to label first")] = TableFormat.text,
+    output_format: Annotated[TableFormat, csv_format("image to label first")] = "text",
     raw_csv: RawCsv = False,
 ) -> None:
     """Check whether the images of a server have drifted from the validation images.
@@ -48,13 +48,13 @@ def watch(
 
     with state_order("watch", swapped=is_model(log)):
         classifier = load(model)
-    with ProgressDisplay(quiet=output_format != TableFormat.text) as display:
+    with ProgressDisplay(quiet=output_format != "text") as display:
         report = classifier.watch(
             log, reference=reference, level=level, top=top, figure=figure, set=set or (), callback=display
         )
-    if output_format == TableFormat.json:
+    if output_format == "json":
         print_json(report.to_dict())
-    elif output_format == TableFormat.csv:
+    elif output_format == "csv":
         columns = list(report.rows[0]) if report.rows else COLUMNS
         print_csv(columns, [[row[name] for name in columns] for row in report.rows], raw=raw_csv)
     else:
