@@ -24,7 +24,7 @@ from sightline.report.heatmap_plot import overlay_heat
 from sightline.studio.contents import Studio, open_studio
 from sightline.studio.features import BackgroundFeatures
 from sightline.studio.query import Query
-from sightline.studio.trial import MAX_WAITING, HeatMap, HeatMapQueue
+from sightline.studio.trial import MAX_WAITING, HeatMapQueue
 
 pytest.importorskip("httpx2", reason="Starlette's test client needs httpx2")
 
@@ -180,14 +180,14 @@ def test_an_unknown_class_and_another_page_are_refused(run_client: Any, photo: P
 def test_few_heat_maps_wait_and_one_is_computed_at_a_time() -> None:
     running, most = 0, 0
 
-    def compute() -> HeatMap:
+    def compute() -> dict[str, Any]:
         nonlocal running, most
         running += 1
         most = max(most, running)
         running -= 1
         raise LookupError
 
-    async def ask() -> list[BaseException | HeatMap]:
+    async def ask() -> list[BaseException | dict[str, Any]]:
         queue = HeatMapQueue()
         return await asyncio.gather(*(queue.run(compute) for _ in range(MAX_WAITING + 3)), return_exceptions=True)
 

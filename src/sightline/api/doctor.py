@@ -22,7 +22,7 @@ from sightline.data.indexing import Sources, build_index, list_of_sources
 from sightline.data.sources.listing import SourceListing
 from sightline.data.types import Index
 from sightline.errors import ImageError, OutputError, UsageError, plural
-from sightline.preprocessing import PreprocessingSpec
+from sightline.preprocessing import PreprocessingSpec, fit_size
 from sightline.report import doctor_page as page
 from sightline.report import fonts
 from sightline.runs.preflight import raise_for_errors
@@ -181,8 +181,7 @@ def _thumbnails(index: Index, findings: Sequence[Finding], preprocess: Preproces
     thumbnails: dict[str, bytes] = {}
     for i, image in enumerate(index.images):
         if image.path in shown_paths:
-            scale = min(1.0, THUMBNAIL_SIDE / max(image.width, image.height))
-            height, width = (max(1, round(scale * side)) for side in (image.height, image.width))
+            width, height = fit_size(image.width, image.height, THUMBNAIL_SIDE)
             sized = preprocess.with_size(height, width)
             content = index.read(i)
             try:

@@ -29,7 +29,7 @@ from sightline.inference.results import Thresholds
 from sightline.inference.runner import predict_images
 from sightline.inference.stream import decode_item, find_size
 from sightline.models.entry import Activation
-from sightline.preprocessing import PreprocessingSpec
+from sightline.preprocessing import PreprocessingSpec, fit_size
 from sightline.report.heatmap_plot import plot_explanation
 
 MAX_FIGURE_SIDE = 2000  # maximum side of an image in a figure, in pixels; larger images are scaled down
@@ -192,7 +192,7 @@ def _explain_batch(
     for path, one, row, class_index, heat, region in zip(
         paths, decoded, probabilities, class_indices.tolist(), maps, regions, strict=True
     ):
-        width, height = _display_size(one)
+        width, height = fit_size(one.width, one.height, MAX_FIGURE_SIDE)
         hottest = localization.find_region(localization.map_to_original(heat, predictor.preprocess, width, height))
         probability = float(row[class_index]) if region is None else region.probability
         explained = None if region is None else region.pixels
@@ -219,12 +219,6 @@ def _find_visible(preprocess: PreprocessingSpec, image: _DecodedImage) -> NDArra
     return visible
 
 
-def _display_size(image: _DecodedImage) -> tuple[int, int]:
-    """Return the width and height at which an image is drawn: its own, unless it is very large."""
-    scale = min(1.0, MAX_FIGURE_SIDE / max(image.width, image.height))
-    return max(1, round(scale * image.width)), max(1, round(scale * image.height))
-
-
 def _scale_region(region: HeatRegion, across: float, down: float) -> HeatRegion:
     left, right = int(region.left * across), round(region.right * across)
     top, bottom = int(region.top * down), round(region.bottom * down)
@@ -243,7 +237,7 @@ class _FigureWriter:
         if self._folder is None or explanation.heat is None:
             return explanation
         path = self._folder / self._name(explanation)
-        width, height = _display_size(image)
+        width, height = fit_size(image.width, image.height, MAX_FIGURE_SIDE)
         original = preprocess.with_size(height, width)
         heat_overlay = localization.map_to_original(explanation.heat, preprocess, width, height)
         visible_box, _ = preprocess.compute_placement(width, height)

@@ -17,7 +17,7 @@ from sightline.config import RunConfig
 from sightline.data.indexing import Sources, build_index
 from sightline.data.types import Index
 from sightline.errors import DataError, ImageError, UsageError
-from sightline.preprocessing import PreprocessingSpec
+from sightline.preprocessing import PreprocessingSpec, fit_size
 from sightline.report import plotting
 from sightline.report.image_grid import plot_grid
 from sightline.runs.facts import THIS_MACHINE, DataFacts
@@ -144,8 +144,7 @@ def _decode_images(
     decoded: list[LabeledPixels] = []
     for i in _sample_indices(index, count, seed, training=training):
         image = index.images[i]
-        scale = min(1.0, MAX_SIDE / max(image.width, image.height))
-        height, width = (max(1, round(scale * side)) for side in (image.height, image.width))
+        width, height = fit_size(image.width, image.height, MAX_SIDE)
         spec = preprocess if training else preprocess.with_size(height, width, 1 if image.grayscale else 3)
         content = index.read(i)
         try:

@@ -24,7 +24,7 @@ from sightline.inference.results import DecisionKind, Prediction, Thresholds
 from sightline.inference.runner import call_padded, choose_batch_size, decode_images, predict_images
 from sightline.inference.stream import SizedImage, choose_threads, decode_sized, find_size
 from sightline.inference.tiling import predict_tiled, scale_spec
-from sightline.preprocessing import PreprocessingSpec, encode_png
+from sightline.preprocessing import PreprocessingSpec, encode_png, fit_size
 from sightline.preprocessing.spec import MAX_SIDE
 
 
@@ -225,6 +225,5 @@ def overlay_image(preprocess: PreprocessingSpec, content: Any, mask: NDArray[np.
 
 def shrink_mask(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Shrink a mask [H, W] to the size of its overlay: at most `MAX_SIDE` pixels on the longer side."""
-    scale = min(1, MAX_SIDE / max(mask.shape))
-    height, width = (max(1, round(side * scale)) for side in mask.shape)
-    return resize_mask(mask, width, height)
+    height, width = mask.shape
+    return resize_mask(mask, *fit_size(width, height, MAX_SIDE))

@@ -38,6 +38,7 @@ from sightline.preprocessing.spec import (
     PreprocessingSpec,
     Resize,
     decode_preview,
+    fit_size,
     inspect_image,
     use_large_image_lock,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "decode_preview",
     "detect_format",
     "encode_png",
+    "fit_size",
     "inspect_image",
     "measure_image",
     "suggest_conversion",

@@ -52,6 +52,16 @@ def use_large_image_lock(lock: AbstractContextManager[Any]) -> None:
     _large_image_lock = lock
 
 
+def fit_size(width: int, height: int, side: int) -> tuple[int, int]:
+    """Return the width and the height of an image scaled to at most `side` pixels on each side.
+
+    >>> fit_size(300, 200, 150), fit_size(30, 20, 150), fit_size(3000, 2, 150)
+    ((150, 100), (30, 20), (150, 1))
+    """
+    scale = min(1.0, side / max(width, height))
+    return max(1, round(scale * width)), max(1, round(scale * height))
+
+
 def inspect_image(data: ImageBytes, page: int = 1, max_megapixels: int = 50) -> ImageHeader:
     """Read only the header of an encoded image: cheap, but the pixels may still be damaged or too many.
 

@@ -15,8 +15,9 @@ from sightline.data.types import Index
 from sightline.errors import ImageError
 from sightline.inference.mask_colors import list_colors
 from sightline.inference.masks import encode_mask, resize_mask
+from sightline.preprocessing import fit_size
 from sightline.studio.pages import Pages, respond_with_image
-from sightline.studio.thumbnails import Versions, fit_size
+from sightline.studio.thumbnails import Versions
 
 PNG = "image/png"
 

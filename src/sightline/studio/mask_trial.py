@@ -16,11 +16,12 @@ from starlette.routing import Route
 from sightline.errors import ImageError
 from sightline.inference.mask_colors import list_colors
 from sightline.inference.masks import MaskPrediction, encode_mask, resize_mask
+from sightline.preprocessing import fit_size
 from sightline.report.doctor_page import encode_thumbnail
 from sightline.studio.features import RunModel
 from sightline.studio.library import Library
 from sightline.studio.pages import Pages, StrictJSONResponse, read_body
-from sightline.studio.thumbnails import LARGE, fit_size
+from sightline.studio.thumbnails import LARGE
 from sightline.studio.trial import MAX_IMAGE, find_position, make_nearest_routes
 
 

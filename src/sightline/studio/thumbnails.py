@@ -6,25 +6,13 @@ from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import final
 
-import numpy as np
-
 from sightline.data.types import Index
 from sightline.errors import ImageError
-from sightline.preprocessing import PreprocessingSpec
+from sightline.preprocessing import PreprocessingSpec, fit_size
 from sightline.report.doctor_page import encode_thumbnail
 
 SMALL, LARGE = 160, 1024  # pixels of the longer side
 KEPT = 2000  # small versions in memory, about 5 kB each
-
-
-def fit_size(width: int, height: int, side: int) -> tuple[int, int]:
-    """Return the width and the height of an image scaled to at most `side` pixels on each side.
-
-    >>> fit_size(300, 200, 150), fit_size(30, 20, 150), fit_size(3000, 2, 150)
-    ((150, 100), (30, 20), (150, 1))
-    """
-    scale = min(1.0, side / max(width, height))
-    return max(1, round(scale * width)), max(1, round(scale * height))
 
 
 class Versions(ABC):
@@ -60,7 +48,6 @@ class Thumbnails(Versions):
         width, height = fit_size(image.width, image.height, side)
         spec = self._preprocess.with_size(height, width)
         try:
-            content = self._index.read(position)
-            return encode_thumbnail(spec.apply(content) if isinstance(content, np.ndarray) else spec.decode(content))
+            return encode_thumbnail(spec.convert(self._index.read(position)))
         except (ImageError, OSError):
             return None

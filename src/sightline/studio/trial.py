@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,18 +22,17 @@ from sightline import jsonio
 from sightline.api.classifier import Classifier
 from sightline.api.explanation import explain_pixels
 from sightline.errors import DataError, ImageError, ModelError
-from sightline.explain.explanation import Explanation
 from sightline.explain.localization import map_to_original
 from sightline.inference.bundle import MODEL_FILE
 from sightline.inference.predictor import NOT_FINITE_REASON
-from sightline.preprocessing import PreprocessingSpec, inspect_image
+from sightline.inference.stream import find_size
+from sightline.preprocessing import fit_size
 from sightline.report.doctor_page import encode_thumbnail
 from sightline.report.heatmap_plot import overlay_heat
 from sightline.studio.features import RunModel
 from sightline.studio.library import Library
 from sightline.studio.look_alikes import make_feature_routes
 from sightline.studio.pages import FOLDER, FRESH, POLICY, Pages, StrictJSONResponse, read_body
-from sightline.studio.thumbnails import fit_size
 
 TOP = 5  # classes
 NEAREST = 8  # training images
@@ -149,53 +147,35 @@ class _Endpoints:
         return await self._explain(lambda: self._model.index.read(position), None)
 
     async def _explain(self, read: Callable[[], bytes | NDArray[np.uint8]], label: str | None) -> StrictJSONResponse:
-        def compute() -> HeatMap:
-            return compute_heat_map(self._model.classifier, read(), label)
+        def compute() -> dict[str, Any]:
+            return _compute_heat_map(self._model.classifier, read(), label)
 
         try:
-            return StrictJSONResponse((await self._heat_maps.run(compute)).to_dict())
+            return StrictJSONResponse(await self._heat_maps.run(compute))
         except (ImageError, OSError) as error:
             raise HTTPException(400, f"The image cannot be read: {error}.") from None
 
 
-@dataclass(frozen=True, slots=True)
-class HeatMap:
-    """An `explanation`, and the image [H, W, 3] overlaid with its heat map."""
+def _compute_heat_map(classifier: Classifier, content: bytes | NDArray[np.uint8], label: str | None) -> dict[str, Any]:
+    """Explain an image, encoded or as pixels; raise `ImageError`, or `UsageError` for an unknown class.
 
-    explanation: Explanation
-    pixels: NDArray[np.uint8]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the class, its probability, the faithfulness, and the image as WebP in base64, as JSON values."""
-        e = self.explanation
-        return {
-            "label": e.label,
-            "probability": e.probability,
-            "faithfulness": jsonio.to_plain(e.faithfulness),
-            "image": base64.b64encode(encode_thumbnail(self.pixels)).decode(),
-        }
-
-
-def compute_heat_map(classifier: Classifier, content: bytes | NDArray[np.uint8], label: str | None) -> HeatMap:
-    """Explain an image, encoded or as pixels; raise `ImageError`, or `UsageError` for an unknown class."""
+    The values are the class, its probability, the faithfulness, and the overlaid image as WebP in base64.
+    """
     spec = classifier.preprocess
-    if isinstance(content, bytes):
-        header = inspect_image(content, spec.page, spec.max_megapixels)
-        width, height = header.width, header.height
-    else:
-        height, width = content.shape[:2]
-    explanation = explain_pixels(classifier, classifier.predictor, _decode(spec, content), width, height, label=label)
-    width, height = fit_size(width, height, MAX_SIDE)
+    width, height = find_size(spec, content)
+    explanation = explain_pixels(classifier, classifier.predictor, spec.convert(content), width, height, label=label)
     if explanation.heat is None:
         raise ModelError(f"The image cannot be explained: {NOT_FINITE_REASON}.")
-    image = _decode(spec.with_size(height, width), content)
+    width, height = fit_size(width, height, MAX_SIDE)
+    image = spec.with_size(height, width).convert(content)
     visible_box, _ = spec.compute_placement(width, height)
-    heat = map_to_original(explanation.heat, spec, width, height)
-    return HeatMap(explanation, overlay_heat(image, heat, visible_box))
-
-
-def _decode(spec: PreprocessingSpec, content: bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return spec.decode(content) if isinstance(content, bytes) else spec.apply(content)
+    pixels = overlay_heat(image, map_to_original(explanation.heat, spec, width, height), visible_box)
+    return {
+        "label": explanation.label,
+        "probability": explanation.probability,
+        "faithfulness": jsonio.to_plain(explanation.faithfulness),
+        "image": base64.b64encode(encode_thumbnail(pixels)).decode(),
+    }
 
 
 class HeatMapQueue:
@@ -204,7 +184,7 @@ class HeatMapQueue:
     def __init__(self) -> None:
         self._turn, self._waiting = asyncio.Semaphore(1), 0
 
-    async def run(self, compute: Callable[[], HeatMap]) -> HeatMap:
+    async def run(self, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Run `compute` in a thread and return its result; raise `HTTPException` if too many requests are waiting."""
         if self._waiting >= MAX_WAITING:
             raise HTTPException(503, "Several heat maps are being computed: try again in a moment.")
