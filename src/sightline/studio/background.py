@@ -9,6 +9,8 @@ from typing import Any
 from sightline.callbacks import Callback, Progress
 from sightline.errors import SightlineError
 
+_NOTHING = {"task": "", "done": 0, "total": 0, "error": ""}  # no progress yet
+
 
 class _Stopped(Exception):  # not an error
     """The studio is being closed."""
@@ -26,17 +28,19 @@ class ProgressCallback(Callback):
 
 
 class BackgroundTask:
-    """Runs a function once it is started, and again only if it failed; methods may be called from any thread."""
+    """Runs a function when it is started; methods may be called from any thread."""
 
-    def __init__(self, name: str, work: Callable[[Progress], None]) -> None:
+    def __init__(self, name: str, work: Callable[[Progress], None], *, repeats: bool = False) -> None:
         """`work` is called with a function that reports the task, how much is done, and the total.
 
-        That function raises an exception when the task is stopped.
+        That function raises an exception when the task is stopped. Once complete, only a task that `repeats` can be
+        started again.
         """
         self._name, self._work = name, work
+        self._final = {"running"} if repeats else {"running", "complete"}
         self._lock, self._is_stopped = Lock(), Event()
         self._thread: Thread | None = None
-        self._state: dict[str, Any] = {"status": "new", "task": "", "done": 0, "total": 0, "error": ""}
+        self._state: dict[str, Any] = {"status": "new"} | _NOTHING
 
     @property
     def state(self) -> dict[str, Any]:
@@ -44,11 +48,11 @@ class BackgroundTask:
         return dict(self._state)
 
     def start(self) -> None:
-        """Start, unless the task is running or complete."""
+        """Start, unless the task is running, or complete and not to be repeated."""
         with self._lock:
-            if self._state["status"] in {"running", "complete"}:
+            if self._state["status"] in self._final:
                 return
-            self._state["status"] = "running"
+            self._state |= {"status": "running"} | _NOTHING
             self._thread = Thread(target=self._run, name=self._name, daemon=True)
             self._thread.start()
 

@@ -28,6 +28,7 @@ from sightline.evaluation.slices import find_slices, record_properties
 from sightline.runs.directory import RunDirectory
 from sightline.runs.resolve import inspection_preprocess
 from sightline.runs.run_images import is_in_memory, read_run_index, resolve_sources
+from sightline.studio.background import ProgressCallback
 from sightline.studio.checks import BackgroundCheck
 from sightline.studio.corrections import Corrections, open_corrections
 from sightline.studio.feature_process import compute_in_process, list_images
@@ -175,33 +176,26 @@ def _list_settings(data: Dataset, index: Index) -> tuple[str, ...]:
     return (*data.settings, *(() if states_task else set_task(task)))
 
 
-class _Callers(Callback):
-    """Reports progress to all callers waiting for the same features."""
-
-    def __init__(self) -> None:
-        self.callbacks: list[Callback] = []
-
-    def on_progress(self, task: str, done: int, total: int) -> None:
-        """Report it."""
-        for callback in self.callbacks:
-            callback.on_progress(task, done, total)
-
-
 def _make_compute(data: Dataset, index: Index) -> ComputeFeatures:
     """Return a function that computes the images' projected features once; other callers wait for the same result."""
     lock, settings = Lock(), _list_settings(data, index)
     known: list[tuple[NDArray[np.float32], NDArray[np.bool_]]] = []
-    callers = _Callers()
+    waiting: list[Callback] = []
+
+    def report(task: str, done: int, total: int) -> None:
+        for callback in waiting:
+            callback.on_progress(task, done, total)
 
     def compute(images: Index, callback: Callback) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        callers.callbacks.append(callback)
+        waiting.append(callback)
         with lock:
             if not known:
-                callers.on_progress("indexing", 0, 0)  # raises if the studio is closing, before any work
+                report("indexing", 0, 0)  # raises if the studio is closing, before any work
+                reporter = ProgressCallback(report)
                 known.append(
-                    compute_projected_features(images, settings, callers)
+                    compute_projected_features(images, settings, reporter)
                     if data.is_in_memory
-                    else compute_in_process([str(source) for source in data.sources], settings, images, callers)
+                    else compute_in_process([str(source) for source in data.sources], settings, images, reporter)
                 )
             return known[0]
 

@@ -28,6 +28,7 @@ from sightline.data.indexing import build_index
 from sightline.data.targets import CLASS_TARGETS, LABEL_SETS
 from sightline.data.types import Index
 from sightline.errors import ProcessError, SightlineError
+from sightline.studio.background import ProgressCallback
 
 REQUEST, FEATURES, DECODED, SYS_PATH = "request.json", "features.npy", "decoded.npy", "sys-path.json"
 CHILD_CODE = (
@@ -97,20 +98,21 @@ def _send(event: dict[str, object]) -> None:
     sys.stdout.flush()
 
 
-class _Reporter(Callback):
-    def on_progress(self, task: str, done: int, total: int) -> None:
-        _send({"task": task, "done": done, "total": total})
+def _report(task: str, done: int, total: int) -> None:
+    _send({"task": task, "done": done, "total": total})
 
 
 def _answer(folder: Path) -> None:
     """Compute the requested features."""
     request = jsonio.loads((folder / REQUEST).read_text(encoding="utf-8"))
-    data, reporter = Dataset(request["sources"], set=request["settings"]), _Reporter()
-    index = list_images(data, reporter.on_progress)
+    data = Dataset(request["sources"], set=request["settings"])
+    index = list_images(data, _report)
     position_of = {(path, sha256): i for i, (path, sha256) in enumerate(request["images"])}
     present = [i for i, image in enumerate(index.images) if (image.path, image.sha256) in position_of]
     rows = [position_of[index.images[i].path, index.images[i].sha256] for i in present]
-    computed, are_decoded = compute_projected_features(index.select(present), tuple(data.settings), reporter)
+    computed, are_decoded = compute_projected_features(
+        index.select(present), tuple(data.settings), ProgressCallback(_report)
+    )
     decoded = np.zeros(len(position_of), bool)
     decoded[rows] = are_decoded
     if rows != list(range(len(position_of))):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from sightline.callbacks import Progress
@@ -17,8 +16,11 @@ from sightline.studio.background import BackgroundTask
 from sightline.studio.corrections import Corrections
 
 
-class FolderExport:
-    """Writes a new folder each time it is started; its name is chosen here, so no page can name another."""
+class FolderExport(BackgroundTask):
+    """Writes a new folder each time it is started; its name is chosen here, so no page can name another.
+
+    Nothing is left of an export that is stopped.
+    """
 
     def __init__(
         self,
@@ -28,31 +30,16 @@ class FolderExport:
         sources: Sequence[str | Path] = (),
     ) -> None:
         """`splits` are as in `Corrections`; the folder is never written inside one of the `sources`."""
+        super().__init__("folders", self._write, repeats=True)
         self._index, self._corrections, self._splits, self._sources = index, corrections, splits or {}, sources
-        self._lock = Lock()
-        self._task = BackgroundTask("folders", self._write)
         self._written: ClassFolders | None = None
 
     @property
     def state(self) -> dict[str, Any]:
-        """The state of the task, and `written`: what the last export wrote."""
-        return self._task.state | {"written": None if self._written is None else self._written.to_dict()}
-
-    def start(self) -> None:
-        """Write the folder, unless one is being written."""
-        with self._lock:
-            if self._task.state["status"] != "running":
-                self._written = None
-                self._task = BackgroundTask("folders", self._write)
-                self._task.start()
-
-    def wait(self) -> None:
-        """Wait until the folder is written."""
-        self._task.wait()
-
-    def stop(self) -> None:
-        """Cancel the export, if it is running; nothing of it is left."""
-        self._task.stop()
+        """The state of the task, and `written`: what a complete export wrote."""
+        state = super().state
+        written = self._written if state["status"] == "complete" else None
+        return state | {"written": written and written.to_dict()}
 
     def _write(self, progress: Progress) -> None:
         index, splits = self._index, self._splits
