@@ -15,20 +15,10 @@ _SLICE = re.compile(
     rf"(?P<low>{_NUMBER}) to (?P<high>{_NUMBER})|unset)"
 )
 
-_NOTES = (
-    (re.compile(r"only (?P<COUNT>\d+) of their (?P<SPLIT>[\w-]+) images are in both"), "note-some-in-common"),
-    (re.compile(r"they have no (?P<SPLIT>[\w-]+) image in common"), "note-none-in-common"),
-    (re.compile(r"they have no image with a class in common"), "note-no-class-in-common"),
-    (re.compile(r"they were not evaluated on the same split: evaluate both first"), "note-other-splits"),
-    (re.compile(r"they lack the pixels of each (?P<SPLIT>\w+) image: .+"), "note-no-pixels"),
-    (re.compile(r"their classes differ"), "note-other-classes"),
-    (re.compile(r"only one of them predicts masks"), "note-one-has-masks"),
-)
-
-
-_VARIABLE = re.compile(r"(PATH|NAME|COUNT|NUMBER|REASON|OWNER|KEY|VALUE|RECIPE)")
+_VARIABLE = re.compile(r"(PATH|NAME|COUNT|NUMBER|REASON|OWNER|KEY|VALUE|RECIPE|SPLIT)")
 _QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""  # the `repr` of a text, up to its closing quote
 _ERROR, _WHY = "error-", "why-"  # whole sentences, and reasons within them why an image cannot be read
+_NOTE = "note-"  # of comparisons
 MAX_SENTENCE = 4000  # characters; longer sentences are not translated, as matching takes quadratic time
 
 
@@ -64,13 +54,7 @@ def translate_note(note: str, texts: Mapping[str, str]) -> str:
     >>> translate_note("only 12 of their test images are in both", select("zh"))
     '只有 12 张图片同时在双方的测试集中'
     """
-    for pattern, key in _NOTES:
-        if match := pattern.fullmatch(note):
-            text = texts[key]
-            for name, value in match.groupdict().items():
-                text = text.replace(name, texts.get(value, value))
-            return text
-    return note
+    return _translate(note, texts, _NOTE)
 
 
 @cache
@@ -104,6 +88,8 @@ def _translate(sentence: str, texts: Mapping[str, str], prefix: str) -> str:
             values = match.groupdict()
             if "REASON" in values:
                 values["REASON"] = _translate(values["REASON"], texts, _WHY)
+            if "SPLIT" in values:
+                values["SPLIT"] = texts.get(values["SPLIT"], values["SPLIT"])
             return "".join(values.get(word, word) for word in _VARIABLE.split(texts[key]))
     return sentence
 
