@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -28,7 +28,7 @@ from sightline.serve.decoding import DecoderPool
 from sightline.serve.limits import Limits
 from sightline.serve.metrics import Metrics, ModelMetrics
 from sightline.serve.served_model import UNNAMED
-from sightline.serve.tracing import Tracing, trace_step
+from sightline.serve.tracing import Tracing
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -178,7 +178,8 @@ class Batcher:
 
         Raises `ImageError` if the image cannot be read.
         """
-        with self.count_unreadable(), self._metrics.decode_seconds.time(), trace_step(self._tracing, "decode"):
+        span = nullcontext() if self._tracing is None else self._tracing.trace("decode")
+        with self.count_unreadable(), self._metrics.decode_seconds.time(), span:
             return await self._decoders.decode(content, preprocess or self._classifier.preprocess)
 
     @contextmanager

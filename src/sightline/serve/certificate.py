@@ -54,7 +54,8 @@ class Certificate:
             _LOG.info("The certificate %s was read again.", self._files[0])
 
     def _load(self, context: ssl.SSLContext) -> None:
-        context.load_cert_chain(self._certfile, self._keyfile, _refuse_password)
+        # no password, so that OpenSSL does not prompt for one on the terminal
+        context.load_cert_chain(self._certfile, self._keyfile, lambda: "")
 
     def _explain(self, error: OSError | ValueError) -> str:
         """Return what is wrong, naming the file where OpenSSL does not."""
@@ -86,8 +87,3 @@ def read_certificate(certfile: Path | None, keyfile: Path | None) -> Certificate
     if certfile is None and keyfile is not None:
         raise UsageError("A key needs its certificate: give it with --ssl-certfile.")
     return None if certfile is None else Certificate(certfile, keyfile)
-
-
-def _refuse_password() -> str:
-    """Return no password, so that OpenSSL does not prompt for one on the terminal."""
-    return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import entry_points
 from importlib.metadata import version as get_version
 from typing import TYPE_CHECKING, Any
@@ -103,11 +103,6 @@ def _name_route(path: str, endpoint: str) -> str | None:
         return path
     prefix, version = "/v2" * (endpoint == "infer"), "/versions/{version}" * ("/versions/" in path)
     return f"{prefix}/models/{{model}}{version}/{endpoint}"
-
-
-def trace_step(tracing: Tracing | None, name: str) -> AbstractContextManager[Any]:
-    """Return a context manager that records a step of a request as a span, if there is `tracing`."""
-    return nullcontext() if tracing is None else tracing.trace(name)
 
 
 def start_tracing() -> Tracing | None:
