@@ -234,8 +234,8 @@ def test_logs_are_json_while_the_server_runs_and_as_they_were_after_it(capsys: p
 def test_a_text_log_dates_errors_and_events_too(capsys: pytest.CaptureFixture[str]) -> None:
     with set_log_format("text"):
         logging.getLogger("sightline").info("The model cats\n, version 2, is ready.")
-        logging.getLogger("uvicorn.error").error("It failed.", exc_info=ValueError("out of memory"))
+        logging.getLogger("uvicorn.error").error("It failed.", exc_info=ValueError("out of\nmemory \x1b[2J"))
     first, second, *trace = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\S+ info: The model cats\\n, version 2, is ready\.", first)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\S+ error: It failed\.", second)
-    assert trace == ["ValueError: out of memory"]
+    assert trace == ["ValueError: out of", r"memory \x1b[2J"], "no control character reaches the terminal"

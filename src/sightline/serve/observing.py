@@ -162,7 +162,7 @@ class RecordFormatter(logging.Formatter):
             line = jsonio.dumps(entry | ({"exception": exception} if exception else {}))
         else:
             head = (entry["time"], f"{entry['level']}:", printable(entry["message"]), entry.get("request_id"))
-            line = "\n".join(filter(None, (" ".join(filter(None, head)), exception)))
+            line = "\n".join(filter(None, (" ".join(filter(None, head)), printable(exception, keep="\n\t"))))
         return jsonio.encode_text(line).decode()
 
 
