@@ -101,6 +101,13 @@ def train(config: RunConfig, budget: TimeBudget | None, **options: Any) -> tuple
     )
 
 
+@pytest.mark.parametrize(("elapsed", "words"), [(20, "fit into"), (30, "will run, beyond"), (45, "will run, beyond")])
+def test_a_required_epoch_is_not_said_to_fit_if_it_does_not(clock: Clock, elapsed: int, words: str) -> None:
+    budget = Journal().budget(40, clock.now - elapsed)
+    budget.record.finishing = FINISHING
+    assert f"1 of 1 epoch {words} the time limit: " in budget.describe(StagePlan(1, 1, 12.0, 1.0, 1), "training")
+
+
 def test_the_epochs_that_fit_have_a_whole_schedule(clock: Clock) -> None:
     journal = Journal()
     network, result = train(CONFIG, journal.budget(30, clock.now))

@@ -120,7 +120,7 @@ def describe_outlook(
             return _describe_unreached(name, plan)
         fitting = 1 if plan.seconds is None else min(int(MORE_SECONDS // plan.seconds), plan.configured - count)
         return _describe_trend(config, history, best, f"{plural(fitting, 'more epoch')} of {name}")
-    ending = "The limit ended the last epoch early" if record.stopped else "All epochs fit into the limit"
+    ending = "The limit ended the last epoch early" if record.stopped else "All epochs ran"
     if len(history) < 2:
         advice = "; --effort balanced would fine-tune the network" if config.train.effort == "fast" else ""
         if history and history[-1].stage != stages[-1].name:  # see `find_obstacle`
