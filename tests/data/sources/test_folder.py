@@ -447,7 +447,7 @@ def test_images_beside_unread_labels_say_what_to_do_with_them(tmp_path: Path) ->
 
 def test_a_table_in_another_encoding_beside_images_is_not_taken_for_boxes(tmp_path: Path) -> None:
     write_files(tmp_path, {"1.png": encode_png(1), "labels.csv": "path,label\n1.png,café\n".encode("latin-1")})
-    with pytest.raises(DataError, match=r"or set its encoding with data\.encoding\)\.$"):
+    with pytest.raises(DataError, match=r"or set its encoding, such as --set data\.encoding=cp1252\)\.$"):
         build_index(tmp_path)
 
 

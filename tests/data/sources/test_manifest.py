@@ -199,6 +199,15 @@ def test_comments_and_spaces_are_forgiven(tmp_path: Path) -> None:
     }
 
 
+def test_names_that_several_folders_have_are_not_said_to_be_missing(tmp_path: Path) -> None:
+    path = write_table(
+        tmp_path, "path,label\n1.png,cat\n2.png,dog\n", files=[f"{a}/{i}.png" for a in "ab" for i in (1, 2)]
+    )
+    message = get_error(path)
+    assert f"several folders in {tmp_path} have a file 1.png" in message
+    assert len(read_manifest(path, DataConfig(root=str(tmp_path / "b"))).items) == 2
+
+
 def test_backslashes_and_names_without_extension(tmp_path: Path) -> None:
     files = ["all images/a/0001.JPG", "all images/b/0002.png"]
     for first, second in (("all images\\a\\0001.JPG", "all images/b/0002.png"), ("0001", "0002.PNG"), ("a0", "a1")):

@@ -89,6 +89,11 @@ class FileFinder:
             self._keys_by_name = {"": None} | _index_ends(keys) | _index_ends(preferred)
         return self._keys_by_name
 
+    def is_ambiguous(self, text: str) -> bool:
+        """Return whether the end of more than one path matches a cell for which `find` returns None."""
+        names = map(fold_name, _list_spellings(text.removeprefix("./")))
+        return bool(text) and any(name in self._index_names() for name in names)
+
     def is_file(self, text: str) -> bool:
         """Return whether a cell names an image; after ``#``, which may begin a comment, only if the file exists."""
         return (is_image_name(text) and not text.startswith("#")) or self.find(text) is not None

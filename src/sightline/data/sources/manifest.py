@@ -345,6 +345,11 @@ def _no_items_message(table: Table, columns: Columns, listing: SourceListing, fi
         )
     store = finder.store
     where = store.root.absolute() if isinstance(store, FolderStore) else store.name
+    if finder.is_ambiguous(missing[0]):
+        return (
+            f"{table.name} lists {plural(len(missing), 'file')} in column {column!r}, but several folders in {where} "
+            f"have a file {missing[0]}. Name the right one with --set data.root=FOLDER."
+        )
     archives = list(filter(is_archive, store.keys()))
     file = Path(table.name)
     if archives and isinstance(store, FolderStore) and file.is_file():

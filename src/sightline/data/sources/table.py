@@ -97,7 +97,8 @@ def read_table(
         text = decode_text(data, encoding)
     except ValueError as error:
         raise DataError(
-            f"{name} cannot be read as text: {error}. Save it as UTF-8, or set its encoding with data.encoding."
+            f"{name} cannot be read as text: {error}. Save it as UTF-8, or set its encoding, such as "
+            "--set data.encoding=cp1252."
         ) from error
     lower = name.lower()
     _check_size(text, name, max_rows)
