@@ -24,6 +24,7 @@ pytest.importorskip("python_multipart")
 FILES = [encode_png(0, 0), encode_png(1, 3), encode_png(2, 1)]
 BASE64 = [base64.b64encode(file).decode() for file in FILES]
 FORM = "multipart/form-data; boundary=x"
+URL_ENCODED = "application/x-www-form-urlencoded"
 MODEL = {"name": "animals", "version": "1", "weights_sha256": None}
 Answer = tuple[int, Any]
 
@@ -169,6 +170,7 @@ def test_an_unreadable_image_does_not_keep_the_others_from_their_predictions() -
         (make_form(make_part(b"a-aa", "name=a-")), f"{FORM}; charset=Punycode", 415, "'Punycode': send UTF-8"),
         (make_form(make_part(FILES[0]), make_part(FILES[1]))[:-20], FORM, 400, "its last boundary is missing"),
         (b"--x\r\nX\xc3: y\r\n\r\n--x--", FORM, 400, "The form cannot be read"),
+        (FILES[0].replace(b"\n", b""), URL_ENCODED, 400, "With curl, send a file with --data-binary"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_explained_and_not_logged(

@@ -42,7 +42,7 @@ async def _predict(request: Request, running: RunningModel) -> JSONResponse:
     upload = await read_upload(request)
     if not upload.is_list:
         prediction = await batcher.predict(upload.files[0], top)
-        check_prediction(prediction)
+        check_prediction(prediction, advice=upload.advice)
         return JSONResponse(_describe(prediction, top) | {"model": served.identity})
     predictions = await batcher.predict_all(upload.files, top)
     return await asyncio.to_thread(_respond, predictions, upload.names, top, served.identity)

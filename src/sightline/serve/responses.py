@@ -47,9 +47,9 @@ def refuse_busy() -> HTTPException:
     return HTTPException(503, "Too many images are waiting: try again in a moment.", RETRY)
 
 
-def check_prediction(prediction: Prediction | MaskPrediction, image: str = "the image") -> None:
-    """Raise 500 if the model produced no prediction, and 400 if `image` cannot be read."""
+def check_prediction(prediction: Prediction | MaskPrediction, image: str = "the image", advice: str = "") -> None:
+    """Raise 500 if the model produced no prediction, and 400 with `advice` if `image` cannot be read."""
     if prediction.error == NOT_FINITE_REASON:
         raise HTTPException(500, f"There is no prediction for {image}: {prediction.error}.")
     if prediction.error is not None:
-        raise HTTPException(400, f"{image.capitalize()} cannot be read: {prediction.error}.")
+        raise HTTPException(400, f"{image.capitalize()} cannot be read: {prediction.error}.{advice}")

@@ -20,6 +20,8 @@ from sightline.serve.limits import MAX_IMAGES
 from sightline.serve.tensors import decode_base64
 
 FORM, JSON = "multipart/form-data", "application/json"
+URL_ENCODED = "application/x-www-form-urlencoded"  # the default of curl, whatever the body is
+CURL_ADVICE = " With curl, send a file with --data-binary: -d removes its line breaks."
 CHARSETS = {"utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1"}  # allowed for the text of a form
 EXAMPLE = "curl -F image=@photo.jpg"
 MAX_COMMAS = 2 * MAX_IMAGES  # in JSON: one after each image, and one in each data URL
@@ -38,11 +40,13 @@ class Upload:
         files: The encoded images.
         names: Their file names from a form; None if the images have no names.
         is_list: Whether the client asks for a list of predictions, even for a single image.
+        advice: What to do if the image cannot be read; "" or a sentence after a space.
     """
 
     files: Sequence[bytes | bytearray]
     names: Sequence[str] | None = None
     is_list: bool = False
+    advice: str = ""
 
     def get_single(self) -> bytes | bytearray:
         """Return the only image; raise `HTTPException` if there are several."""
@@ -80,7 +84,9 @@ async def read_upload(request: Request) -> Upload:
     if kind.startswith("multipart/"):
         raise HTTPException(415, f"The body is {kind[:80]}: send the bytes of an image, or a form ({EXAMPLE}).")
     body = await read_body(request)
-    return await asyncio.to_thread(_parse_json, body) if kind == JSON else Upload([body])
+    if kind == JSON:
+        return await asyncio.to_thread(_parse_json, body)
+    return Upload([body], advice=CURL_ADVICE if kind == URL_ENCODED else "")
 
 
 async def _read_form(request: Request) -> Upload:
