@@ -516,6 +516,14 @@ def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:
         (lambda _: untyped.train("photos", weights=""), "weights is empty: give a path."),
         (lambda _: untyped.train("photos", recpie="digits"), "train() has no option 'recpie'. Did you mean 'recipe'?"),
         (lambda _: untyped.train("photos", mixup=1), "train() has no option 'mixup': use set={'augment.mixup': ...}."),
+        (
+            lambda _: untyped.sweep("photos", "s.toml", mixup=1),
+            "sweep() has no option 'mixup': use set={'augment.mixup': ...}.",
+        ),
+        (
+            lambda run: run.classifier.predict("a.png", epochs=1),
+            "predict() has no option 'epochs'. Valid names: callback, images, knn, progress, reference, set, top.",
+        ),
         (lambda _: untyped.Run("a", rseult=1), "Run() has no option 'rseult'. Did you mean 'result'?"),
         (lambda run: run.classifier.predict("a.png", tops=1), "predict() has no option 'tops'. Did you mean 'top'?"),
         (lambda _: untyped.load(None), "path must be a string or a path, not None."),
