@@ -21,6 +21,7 @@ from sightline.api.model_evaluation import evaluate_model
 from sightline.callbacks import no_progress
 from sightline.cli import evaluation_view
 from sightline.errors import DataError, ModelError
+from sightline.evaluation.label_issues import LabelIssue
 from sightline.inference.predictor import FakePredictor, Outputs
 from sightline.inference.results import ThresholdRequest
 from sightline.preprocessing import PreprocessingSpec
@@ -78,7 +79,7 @@ def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path,
     assert result.code == 0
     payload = result.json
     stored = json.loads((run / "eval" / "test" / "metrics.json").read_text())
-    of_command = {"label_issues", "label_issue_counts", "unchecked_classes", "tta_views"}
+    of_command = {"label_issues", "label_issue_counts", "unchecked_classes", "label_agreement", "tta_views"}
     assert {key: value for key, value in payload.items() if key not in of_command} == stored
     assert {"auroc", "macro_f1", "brier", "log_loss", "average_precision"} <= set(payload["metrics"])
     assert payload["calibration"]["temperature"]["count"] > 0
@@ -339,9 +340,16 @@ def test_planted_labels_of_cats_and_dogs_are_listed_first(
     assert [issue.path for issue in RunDirectory(run).read_label_issues() or ()] == paths[1:]
 
 
+def test_how_far_to_trust_suggested_labels_is_said_with_them(capsys: pytest.CaptureFixture[str]) -> None:
+    issue = LabelIssue("1.png", "0", "ant", "bee", 0.1, 0.9)
+    evaluation_view.print_label_issues((issue,), "labels.jsonl", (), 0.42)
+    assert "the models behind these suggestions agree with 42.0% of all labels" in capsys.readouterr().out
+
+
 def test_no_label_issues_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
-    evaluation_view.print_label_issues((), "labels.jsonl", ("ant", "bee"))
+    evaluation_view.print_label_issues((), "labels.jsonl", ("ant", "bee"), 0.42)
     printed = capsys.readouterr().out
     assert "no label looks wrong" in printed
+    assert "42.0%" not in printed
     assert "labels.jsonl" not in printed
     assert "2 classes have too few images for the labels to be checked: 'ant', 'bee'" in printed

@@ -38,6 +38,8 @@ class Evaluation:
         report: All analyses: calibration, abstention, slices, errors.
         label_issues: The likely label errors, the most likely first; None if they were not searched for.
         unchecked_classes: The classes with too few images to check their labels; None if none were checked.
+        label_agreement: The fraction of the checked labels that models trained without these images predict. If it is
+            low, most label issues are errors of these models. None if none were checked, or for several labels.
         tta_views: The number of views of each image that its prediction averages.
     """
 
@@ -47,6 +49,7 @@ class Evaluation:
         self.result: TaskResult = report.evaluation
         self.label_issues = None if label_check is None else RecordList(label_check.issues, asdict)
         self.unchecked_classes = None if label_check is None else label_check.unchecked_classes
+        self.label_agreement = None if label_check is None else label_check.agreement
 
     @property
     def metrics(self) -> Mapping[str, Metric]:
@@ -177,6 +180,7 @@ class Evaluation:
             "label_issues": None if suspects is None else [issue.to_patch() for issue in suspects],
             "label_issue_counts": None if counts is None else [asdict(count) for count in counts],
             "unchecked_classes": None if self.unchecked_classes is None else list(self.unchecked_classes),
+            "label_agreement": self.label_agreement,
             "tta_views": self.tta_views,
         }
 

@@ -25,10 +25,15 @@ from sightline.runs import report_images
 
 @dataclass(frozen=True, slots=True)
 class LabelCheck:
-    """The likely label errors, the worst first, and the classes that have too few images to be checked."""
+    """The likely label errors, the worst first, and the classes that have too few images to be checked.
+
+    `agreement` is the fraction of the checked images whose label is what the out-of-fold models predict; None if images
+    have several labels.
+    """
 
     issues: tuple[LabelIssue | LabelSetIssue, ...]
     unchecked_classes: tuple[str, ...]
+    agreement: float | None = None
 
 
 def find_label_issues(
@@ -105,7 +110,8 @@ def _check_labels(
         chosen = None if groups is None else groups[rows]
         probabilities = label_issues.predict_out_of_fold(features[rows], numbers, names, seed, progress, chosen)
         issues = label_issues.select_label_issues([records[i] for i in rows], numbers, probabilities, names)
-        return LabelCheck(issues, _list_others(classes, names))
+        agreement = float((probabilities.argmax(1) == numbers).mean())
+        return LabelCheck(issues, _list_others(classes, names), agreement)
     columns = label_issues.find_checkable_classes(labels, groups)
     labels, names = labels[:, columns], [classes[k] for k in columns]
     probabilities = label_issues.predict_labels_out_of_fold(classifier.task, features, labels, seed, progress, groups)

@@ -149,7 +149,10 @@ def evaluate(
         evaluation_view.print_report(report, fitted)
     if output_format == "text" and evaluation.label_issues is not None:
         evaluation_view.print_label_issues(
-            evaluation.label_issues, str(find_label_issues), evaluation.unchecked_classes or ()
+            evaluation.label_issues,
+            str(find_label_issues),
+            evaluation.unchecked_classes or (),
+            evaluation.label_agreement,
         )
         multi_label_view.print_label_issue_counts(evaluation.label_issue_counts or ())
     if not evaluation.targets_met:

@@ -81,9 +81,15 @@ def _print_levels(hierarchy: HierarchyMetrics) -> None:
 
 
 def print_label_issues(
-    issues: Sequence[LabelIssue | LabelSetIssue], patch: str, unchecked_classes: Sequence[str]
+    issues: Sequence[LabelIssue | LabelSetIssue],
+    patch: str,
+    unchecked_classes: Sequence[str],
+    agreement: float | None,
 ) -> None:
-    """Print the most suspicious labels, where to find them all, and the classes that could not be checked."""
+    """Print the most suspicious labels, where to find them all, and the classes that could not be checked.
+
+    `agreement` is the fraction of the labels that the models predict which check them; None if images have several.
+    """
     from sightline.evaluation.label_issues import LabelSetIssue
     from sightline.report import sentences
 
@@ -96,6 +102,11 @@ def print_label_issues(
         print_line(f"{text}, worst first; proposed fixes are in {patch}")
         rows = [[s.path, s.label, _describe_suggestion(s)] for s in issues]
         print_table(["image", "label", "looks like"], rows, limit=MAX_ROWS, rest=f"all are in {patch}")
+        if agreement is not None:
+            print_line(
+                f"the models behind these suggestions agree with {agreement:.1%} of all labels; the lower this is, the "
+                "more suggestions are wrong"
+            )
     else:
         print_line("no label looks wrong")
     if unchecked_classes:
