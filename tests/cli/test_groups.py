@@ -43,7 +43,9 @@ def test_patients_stay_on_one_side_and_the_run_says_who(
 ) -> None:
     result = sightline("train", clinic, *BRIEF, "--set", f"split.group={rule}", "--out", tmp_path / "run")
     assert result.code == 0, result.err
+    assert "(15 groups)" in result.err
     assert "group-candidates" not in result.err
+    assert "group-candidates" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     sides: dict[str, set[str]] = defaultdict(set)
     for row in read_rows(tmp_path / "run"):
         assert row["group"] == row["path"].split("-")[0]

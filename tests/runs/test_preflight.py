@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,5 @@ def test_the_first_line_has_separators_in_its_numbers() -> None:
         np.zeros((1, 8, 8, 3), np.uint8), np.zeros(count, np.int64), (), 0, (), cache_hit=False,
     )  # fmt: skip
     assert pipeline._describe_data(data)[0] == "x: 2 classes, 1,234 train, 0 validation, 0 test"
+    grouped = replace(data, groups=("part 1", "part 2") * (count // 2))
+    assert pipeline._describe_data(grouped)[0] == "x: 2 classes, 1,234 train, 0 validation, 0 test (2 groups)"
