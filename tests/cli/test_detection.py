@@ -170,6 +170,10 @@ def test_a_class_without_a_test_image_is_named_by_train_and_report_and_card(sigh
     assert read_metrics(tmp_path / "r")["untested_classes"] == ["defect"]
     info = json.loads((tmp_path / "r" / "run.json").read_text("utf-8"))["result"]
     assert info["untested_classes"]["test"] == ["defect"]
+    lowest = info["lowest_recall"]["test"]
+    assert lowest["label"] == "ok"
+    assert f"lowest recall {lowest['recall']:.4f} (95% interval" in result.out
+    assert f" on {lowest['support']} images of 'ok'" in result.out
     assert sentence in unescape((tmp_path / "r" / "report.html").read_text("utf-8"))
     assert sentence in sightline("evaluate", tmp_path / "r").out
     assert sightline("model-card", tmp_path / "r").code == 0

@@ -153,6 +153,11 @@ def print_result(result: TrainResult) -> None:
             print_line(f"{title:<10} {text}")
             if leaked := sentences.describe_leakage(result.details.get("leaked", {}).get(name), split=title):
                 print_line(f"           {leaked}")
+            lowest = result.details.get("lowest_recall", {}).get(name)
+            if lowest and metrics is (result.test or result.validation):
+                recall = format_value(lowest["recall"], lowest["recall_interval"])
+                images = plural(lowest["support"], "image")
+                print_line(f"           lowest recall {recall} on {images} of {lowest['label']!r}")
             names = result.details.get("untested_classes", {}).get(name, [])
             if missing := sentences.describe_untested(names, len(result.classes), sentences.describe_split(title)):
                 print_line(f"           {missing}")

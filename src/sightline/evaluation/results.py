@@ -175,6 +175,12 @@ class EvaluationResult(TaskResult):
     confusion: NDArray[np.int64] = field(kw_only=True)
 
     @property
+    def lowest_recall(self) -> ClassMetrics | None:
+        """The class with the lowest recall, of several the one with the fewest images; None without images."""
+        tested = [(c.recall, c.support, c) for c in self.per_class if c.recall is not None]
+        return min(tested, key=lambda entry: entry[:2])[2] if tested else None
+
+    @property
     def expected_grades(self) -> NDArray[np.float64] | None:
         """The expected grade of each image, float64 [N]; None unless the classes are grades."""
         return None

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from sightline import process
+from sightline import jsonio, process
 from sightline.callbacks import Callback, CallbackList, EpochRecord
 from sightline.data.checks import leakage
 from sightline.data.checks.finding import Finding
@@ -20,7 +20,7 @@ from sightline.data.dataset import DecodedDataset
 from sightline.data.types import SPLITS, Split, describe_unreadable
 from sightline.errors import DivergedError, Interrupted, plural
 from sightline.escaping import quote_path
-from sightline.evaluation.results import TaskResult
+from sightline.evaluation.results import EvaluationResult, TaskResult
 from sightline.models.describe import count_parameters
 from sightline.runs import (
     environment,
@@ -152,7 +152,8 @@ def prepare(job: Job, inputs: RunInputs) -> PreparedRun:
 def _describe_data(data: DecodedDataset) -> list[str]:
     counts = data.counts()
     split_counts = ", ".join(f"{counts[split]:,} {split}" for split in SPLITS)
-    notes = [f"{data.name}: {plural(len(data.classes), 'class', 'classes')}, {split_counts}"]
+    groups = f" ({plural(len(set(data.groups)), 'group')})" if data.groups else ""
+    notes = [f"{data.name}: {plural(len(data.classes), 'class', 'classes')}, {split_counts}{groups}"]
     if data.unreadable:
         notes.append(f"{describe_unreadable(data.unreadable)} (all are in data.jsonl)")
     if data.skipped:
@@ -290,6 +291,11 @@ def _build_result(job: Job, prepared: PreparedRun, fitted: FittedNetwork, final:
             "cache_hit": data.cache_hit,
             "leaked": {split: value.summarize().get("leaked") for split, value in evaluations.items()},
             "untested_classes": {split: list(value.untested_classes) for split, value in evaluations.items()},
+            "lowest_recall": {
+                split: jsonio.to_plain(value.lowest_recall)
+                for split, value in evaluations.items()
+                if isinstance(value, EvaluationResult)
+            },
             **time_info,
             **_list_headlines(evaluations),
         },

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from sightline import jsonio
+from sightline.evaluation.results import ClassMetrics
 from sightline.intervals import Interval
 from sightline.training.result import SplitMetrics, TimeRecord, TrainingMetrics
 
@@ -50,6 +51,7 @@ class ResultInfo(TypedDict, total=False):
     skipped: int
     leaked: Mapping[str, LeakageCounts | None] | None
     untested_classes: Mapping[str, list[str]]
+    lowest_recall: Mapping[str, ClassMetrics | None]
     metrics: Mapping[str, Mapping[str, float | None]]
     metric_intervals: Mapping[str, Mapping[str, Interval | None]]
     time: TimeInfo
