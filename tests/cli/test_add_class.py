@@ -125,7 +125,7 @@ def add(
 
 
 def test_arguments_in_another_order_are_answered_with_the_order(sightline: Command, run: Path, black: Path) -> None:
-    for arguments in ((run, black / "new", "black"), ("black", run, black / "new")):
+    for arguments in ((run, black / "new", "black"), (run, black / "new", "bla*"), ("black", run, black / "new")):
         result = sightline("add-class", *arguments)
         assert (result.code, result.out) == (2, "")
         assert "The arguments come in this order: `sightline add-class runs/cats fox foxes/`." in result.err

@@ -47,10 +47,10 @@ def add_class(
     """
     from sightline.api.loading import is_model, load
 
-    items = list_images("add-class", images, set)
-    quiet = output_format == "json"
     place, has_images = Path(name), any(Path(image).exists() for image in images)
     swapped = is_model(place) or (place.exists() and not has_images)  # the folder of a class may have its name
+    items = list_images("add-class", images, set, swapped=swapped)
+    quiet = output_format == "json"
     with ProgressDisplay(quiet=quiet) as display, state_order("add-class", swapped=swapped):
         added = load(model).add_class(
             name, items, reference=reference, out=out, force=force, set=set or (), callback=display

@@ -240,15 +240,20 @@ def _check_folder(
     return True
 
 
-def list_images(verb: str, images: Sequence[str], settings: Sequence[str] | None) -> Iterator[InputItem]:
-    """Return the images that arguments of a command refer to; raise for a wrong path before a model is loaded."""
+def list_images(
+    verb: str, images: Sequence[str], settings: Sequence[str] | None, *, swapped: bool = False
+) -> Iterator[InputItem]:
+    """Return the images that arguments of a command refer to; raise for a wrong path before a model is loaded.
+
+    Errors state the order of the arguments if they seem to be `swapped`, or the first image is a model.
+    """
     from sightline.data.storage import holds_model
     from sightline.inference.inputs import expand_inputs, parse_file_limits, take_first
 
     refuse_list(images)
     limits = parse_file_limits(settings or ())
     items = expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
-    with state_order(verb, swapped=holds_model(Path(images[0]))):
+    with state_order(verb, swapped=swapped or holds_model(Path(images[0]))):
         return chain(take_first(items), items)
 
 
