@@ -21,9 +21,10 @@ from studio_client import load_page
 testclient = pytest.importorskip("starlette.testclient", reason="the extra serve is not installed")
 
 SOURCE = Path(sightline.__file__).parent
-VARIABLES = r"PATH|NAME|COUNT|NUMBER|REASON|OWNER|KEY|VALUE|RECIPE"
+VARIABLES = r"PATH|NAME|COUNT|NUMBER|REASON|OWNER|KEY|VALUE|RECIPE|SPLIT"
 KEYS = sorted(key for key in messages.select("en") if key.startswith("error-"))
 REASONS = sorted(key for key in messages.select("en") if key.startswith("why-"))
+NOTES = sorted(key for key in messages.select("en") if key.startswith("note-"))
 OF_OTHERS = {  # whose beginning or end is an argument
     "error-patch-unwritable", "error-patch-not-json", "error-patch-no-image", "error-patch-corrected-twice",
     "error-image-changed",
@@ -45,7 +46,7 @@ def sentences() -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("key", [key for key in [*KEYS, *REASONS] if key not in OF_OTHERS])
+@pytest.mark.parametrize("key", [key for key in [*KEYS, *REASONS, *NOTES] if key not in OF_OTHERS])
 def test_each_sentence_of_the_catalog_is_one_of_the_code(key: str, sentences: list[str]) -> None:
     pieces = re.split(rf"\(?\b(?:{VARIABLES})\b\)?", messages.select("en")[key])
     pattern = re.compile("[^.]*".join(re.escape(piece.strip("'")) for piece in pieces).replace(r"\ ", r" ?"))
