@@ -20,6 +20,7 @@ from sightline.cli.output import (
     print_table,
 )
 from sightline.cli.sources import Column, DataSettings, DeviceOption, load_model
+from sightline.cli.verbs import state_order
 from sightline.data.types import OUT_OF_FOLD, describe_unreadable
 from sightline.errors import plural
 from sightline.evaluation.results import ClassMetrics, EvaluationResult, TaskResult
@@ -107,7 +108,13 @@ def evaluate(
 
     Exits with 1 if no threshold reaches a target precision, sensitivity, specificity or recall.
     """
-    with ProgressDisplay(quiet=output_format != "text") as display:
+    from sightline.data.storage import holds_model
+
+    swapped = not holds_model(Path(model)) and any(holds_model(Path(source)) for source in data or ())
+    with (
+        ProgressDisplay(quiet=output_format != "text") as display,
+        state_order("evaluate", swapped=swapped, example="evaluate runs/cats labeled/"),
+    ):
         loaded = load_model(model, device)
         evaluation = loaded.evaluate(
             data or None, split=split, target_precision=target_precision, conservative=conservative,

@@ -92,15 +92,15 @@ def epilog(name: str) -> str:
 
 
 @contextmanager
-def state_order(name: str, *, swapped: bool) -> Iterator[None]:
-    """Add an example of the command `name` to errors in the block, if its arguments seem to be `swapped`."""
+def state_order(name: str, *, swapped: bool, example: str | None = None) -> Iterator[None]:
+    """Add an example, by default that of the command `name`, to errors in the block if its arguments seem `swapped`."""
     try:
         yield
     except (DataError, ModelError, UsageError) as error:
         if not swapped:
             raise
-        example = f"The arguments come in this order: `sightline {VERBS[name][1]}`."
-        raise UsageError(f"{error.message.rstrip('.')}. {example}") from error
+        order = f"The arguments come in this order: `sightline {example or VERBS[name][1]}`."
+        raise UsageError(f"{error.message.rstrip('.')}. {order}") from error
 
 
 def explain_unknown_verb(name: str) -> str:
