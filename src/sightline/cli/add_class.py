@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import FormatOption, print_json, print_line
-from sightline.cli.predict import Images, list_images
-from sightline.cli.sources import FileLimit
+from sightline.cli.predict import Images
+from sightline.cli.sources import FileLimit, list_images
 from sightline.cli.verbs import state_order
 from sightline.errors import plural
 from sightline.escaping import printable

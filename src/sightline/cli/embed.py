@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sightline.cli.output import RawCsv, print_written
-from sightline.cli.predict import Images, Model, list_images
-from sightline.cli.sources import DeviceOption, FileLimit, load_model
+from sightline.cli.predict import Images, Model
+from sightline.cli.sources import DeviceOption, FileLimit, list_images, load_model
 from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:

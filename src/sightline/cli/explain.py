@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from sightline.cli.output import FormatOption, print_json, print_line
-from sightline.cli.predict import list_images
-from sightline.cli.sources import FileLimit
+from sightline.cli.sources import FileLimit, list_images
 from sightline.explain.explanation import Explanation
 from sightline.progress import ProgressDisplay
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, TypeAlias, TypeVar
@@ -13,9 +12,7 @@ import typer
 from sightline import _io
 from sightline.cli import output, segmentation_view
 from sightline.cli.output import RawCsv, TableFormat, measure_text, print_line, results_stream
-from sightline.cli.sources import Device, DeviceOption, FileLimit, TileOption, load_model
-from sightline.cli.streams import read_stdin, refuse_list
-from sightline.cli.verbs import state_order
+from sightline.cli.sources import Device, DeviceOption, FileLimit, TileOption, list_images, load_model
 from sightline.errors import OutputError, UsageError, plural
 from sightline.escaping import TextFile, printable
 from sightline.inference.results import Decision, Prediction
@@ -238,23 +235,6 @@ def _check_folder(
     prediction_files.Shard.parse(shard)
     prediction_files.check_output(out)
     return True
-
-
-def list_images(
-    verb: str, images: Sequence[str], settings: Sequence[str] | None, *, swapped: bool = False
-) -> Iterator[InputItem]:
-    """Return the images that arguments of a command refer to; raise for a wrong path before a model is loaded.
-
-    Errors state the order of the arguments if they seem to be `swapped`, or the first image is a model.
-    """
-    from sightline.data.storage import holds_model
-    from sightline.inference.inputs import expand_inputs, parse_file_limits, take_first
-
-    refuse_list(images)
-    limits = parse_file_limits(settings or ())
-    items = expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
-    with state_order(verb, swapped=swapped or holds_model(Path(images[0]))):
-        return chain(take_first(items), items)
 
 
 def _load(

@@ -1,16 +1,23 @@
-"""Options shared by several commands: the sources of labeled images, how to read them, and where a model runs."""
+"""Options and arguments shared by several commands: images, how to read them, and where a model runs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sightline.cli.output import print_line
+from sightline.cli.streams import read_stdin, refuse_list
+from sightline.cli.verbs import state_order
 from sightline.escaping import printable
 
 if TYPE_CHECKING:  # annotations only
     from sightline.api.classifier import Classifier
+    from sightline.inference.inputs import InputItem
 
 Sources = Annotated[
     list[str],
@@ -74,3 +81,20 @@ def load_model(model: str, device: Device | None) -> Classifier:
     if device == "auto":
         print_line(printable(classifier.explain_device()), stderr=True)
     return classifier
+
+
+def list_images(
+    verb: str, images: Sequence[str], settings: Sequence[str] | None, *, swapped: bool = False
+) -> Iterator[InputItem]:
+    """Return the images that arguments of a command refer to; raise for a wrong path before a model is loaded.
+
+    Errors state the order of the arguments if they seem to be `swapped`, or the first image is a model.
+    """
+    from sightline.data.storage import holds_model
+    from sightline.inference.inputs import expand_inputs, parse_file_limits, take_first
+
+    refuse_list(images)
+    limits = parse_file_limits(settings or ())
+    items = expand_inputs(images, partial(read_stdin, limits.file_mb), limits)
+    with state_order(verb, swapped=swapped or holds_model(Path(images[0]))):
+        return chain(take_first(items), items)
