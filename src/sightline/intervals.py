@@ -4,6 +4,7 @@
 - a proportion near 0 or 1 of few images: the exact interval (`exact_interval`), since Wilson's is too short there
 - a proportion that is checked repeatedly while the images come in: `anytime_interval`
 - a mean of scores between 0 and 1, such as the F1 of each image: `bounded_mean_interval`
+- any other metric, from its standard error: `scaled_interval`
 - two proportions of different images: Newcombe's hybrid score interval (`difference_interval`)
 - two proportions of the same images: Tango's score interval (`paired_difference_interval`)
 
@@ -15,7 +16,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
+
+
+class Range(NamedTuple):
+    """The values that a metric can have, from `low` to `high`; either may be infinite."""
+
+    low: float
+    high: float
+
+
+RATE, LOSS, SIGNED, UNBOUNDED = Range(0, 1), Range(0, math.inf), Range(-1, 1), Range(-math.inf, math.inf)
+"""The ranges of accuracies, of losses, of kappas and differences of rates, and of other differences."""
 
 
 class Interval(NamedTuple):
@@ -50,6 +63,58 @@ def wilson_interval(hits: int, count: int, z: float = Z95) -> Interval:
     half = z / scale * math.sqrt(p * (1 - p) / count + z**2 / (4 * count**2))
     low, high = max(0.0, center - half), min(1.0, center + half)
     return Interval(low if hits else 0.0, high if hits < count else 1.0)  # exact at 0 and 1, despite rounding
+
+
+def scaled_interval(value: float, error: float, units: int, of: Range) -> Interval:
+    """Return the 95% interval of a metric inside its range `of`, from its standard `error` that `units` determine.
+
+    Errors of a metric near an end of its range are skewed: one is more likely to look better than it is, and then has a
+    small standard error. So the interval is symmetric on the scale of log(x) or, between two ends, of
+    log(x / (1 - x)), as is usual for the area under the ROC curve (Pepe, 2003, The Statistical Evaluation of Medical
+    Tests, section 5.2). As few images or groups determine a standard error poorly, it is that of Student's t (Cameron
+    and Miller, 2015, J. Hum. Resour. 50:317-372).
+
+    >>> scaled_interval(0.975, 0.01, 240, RATE)
+    Interval(low=0.945..., high=0.988...)
+    >>> scaled_interval(0.1, 0.05, 12, LOSS), scaled_interval(0.0, 1.0, 2, UNBOUNDED)
+    (Interval(low=0.033..., high=0.300...), Interval(low=-12.706..., high=12.706...))
+    """
+    half, (low, high) = t_quantile(units - 1) * error, of
+    if math.isinf(low):
+        return Interval(value - half, value + half)
+    if math.isinf(high):
+        factor = math.exp(min(half / (value - low), 700))
+        return Interval(low + (value - low) / factor, low + (value - low) * factor)
+    odds = (value - low) / (high - value)
+    factor = math.exp(min(half * (high - low) / ((value - low) * (high - value)), 300))
+    return Interval(
+        *(low + (high - low) * other_odds / (1 + other_odds) for other_odds in (odds / factor, odds * factor))
+    )
+
+
+@lru_cache
+def t_quantile(df: int) -> float:
+    """Return the 97.5% point of Student's t with `df` degrees of freedom, the normal one for a thousand or more.
+
+    By bisection of its distribution for whole numbers (Abramowitz and Stegun, 1964, 26.7.3 and 26.7.4), since SciPy may
+    not be installed.
+
+    >>> [round(t_quantile(df), 3) for df in (1, 2, 5, 30)]
+    [12.706, 4.303, 2.571, 2.042]
+    """
+    if df >= 1000:
+        return Z95
+
+    def rejected(angle: float) -> bool:
+        odd = df % 2
+        term, total = math.cos(angle) if odd else 1.0, 0.0
+        for k in range(odd, df - 1, 2):
+            total += term
+            term *= (k + 1) / (k + 2) * math.cos(angle) ** 2
+        inside = math.sin(angle) * total
+        return (2 / math.pi * (angle + inside) if odd else inside) > 1 - ALPHA
+
+    return math.sqrt(df) * math.tan(_find_end(0.0, math.pi / 2, rejected))
 
 
 def difference_interval(hits: int, count: int, other_hits: int, other_count: int, z: float = Z95) -> Interval:

@@ -56,7 +56,7 @@ def estimate_accuracy(
 ) -> AccuracyEstimate:  # fmt: skip
     """Estimate the accuracy on images with the confidences `new` [T] from those of validation images [N].
 
-    `correct` bool [N] marks the validation images that are classified correctly. The intervals are percentiles of 1,000
+    `correct` bool [N] marks the validation images that are classified correctly. The intervals are those of 1,000
     bootstrap resamples of both, of whole `groups` [N] of validation images if there are any. An alarm in `drift`
     becomes a caveat.
     """
@@ -80,7 +80,7 @@ def resample_estimates(
     groups: NDArray[np.int64] | None,
     name: str,
 ) -> tuple[Metric, Metric]:
-    """Return two estimates with the percentiles of `RESAMPLES` resamples of `count` validation images as intervals.
+    """Return two estimates, with the intervals of `RESAMPLES` resamples of `count` validation images.
 
     `estimate` returns both for the validation images at some rows; with a generator, for a resample of the new images
     as well.

@@ -1,4 +1,4 @@
-"""Percentile bootstrap: metrics of images, or of groups of them, resampled with replacement (Efron, 1979)."""
+"""Bootstrap: metrics of images, or of groups of them, resampled with replacement (Efron, 1979)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sightline.evaluation.grouped_proportions import TAIL, estimate_grouped_proportions, find_grouped_ends
 from sightline.evaluation.results import Metric
-from sightline.intervals import ALPHA, Z95, Interval, lower_bound, wilson_interval
+from sightline.intervals import ALPHA, RATE, Z95, Interval, Range, lower_bound, scaled_interval, wilson_interval
 from sightline.seeding import make_generator
 
 RESAMPLES = 2000
@@ -74,12 +74,18 @@ def mean_over_classes(per_class_values: NDArray[np.float64]) -> NDArray[np.float
 def make_metric(
     value: float,
     resampled: NDArray[np.float64],
+    units: int,
     classes: int | None = None,
     note: str = "",
     *,
+    of: Range | None = RATE,
     noise: NDArray[np.float64] | None = None,
 ) -> Metric:
     """Return a metric with the interval of its resampled values [R], or with the reason why it has none.
+
+    `units` images or groups were resampled. The interval is `scaled_interval` for the range `of` the metric and the
+    standard deviation of the resampled values: their percentiles miss the true value too often if a few errors or
+    groups determine it. Percentiles are used for a metric at an end of its range, and for one whose range is not known.
 
     A perfect model is perfect in every resample: an interval of zero width would claim more than the images show. Where
     each class has two or three images, resamples lack so many of them that a mean over classes is lower in nearly all
@@ -96,6 +102,9 @@ def make_metric(
         interval = find_error_ends(value, finite, noise)
     if interval and not interval.low - ROUNDING <= value <= interval.high + ROUNDING:
         return Metric(value, None, "no interval: too few images for a bootstrap", classes)
+    if interval and of is not None and noise is None and of.low < value < of.high:
+        error = float(finite.std()) * math.sqrt(units / (units - 1))
+        interval = scaled_interval(value, error, units, of)
     return Metric(value, interval, note if interval else "no interval: too few images of each class", classes)
 
 
@@ -162,11 +171,15 @@ class Resampling:
             return ONE_IMAGE_NOTE
         return ONE_GROUP_NOTE if count_groups(self.groups) == 1 else ""
 
+    def count_units(self, count: int) -> int:
+        """Return how many units of `count` images are resampled: these images, or their groups."""
+        return count_groups(self.groups) or count
+
     def draw_weights(self, count: int, number: int, name: str) -> Iterator[NDArray[np.float64]]:
         """Yield `number` resamples of `count` images in batches, as the counts of each image: float64 [r, count]."""
         step = max(1, CHUNK // max(count, 1))
         rng = make_generator(self.seed, "bootstrap", name)
-        size = count_groups(self.groups) or count
+        size = self.count_units(count)
         for start in range(0, number, step):
             rows = np.empty((min(step, number - start), count))
             for row in rows:
@@ -218,6 +231,8 @@ class Resampling:
         count: int,
         classes: int | None = None,
         note: str = "",
+        *,
+        of: Range = RATE,
     ) -> Metric:
         """Return the metric of `count` images with the interval of its resampled values [R] and a `note` on it.
 
@@ -225,7 +240,7 @@ class Resampling:
         """
         if reason := self.explain_absence(count):
             return Metric(value, None, reason, classes)
-        return make_metric(value, resampled, classes, note)
+        return make_metric(value, resampled, self.count_units(count), classes, note, of=of)
 
     def estimate_proportions(
         self, hits: NDArray[np.bool_], among: NDArray[np.bool_], tail: float = TAIL

@@ -50,7 +50,7 @@ def estimate_mean_iou(
 ) -> IouEstimate:  # fmt: skip
     """Estimate the mean IoU of masks of the quality `new` [T] from `quality` [N] and `ious` [N] of validation images.
 
-    The intervals are percentiles of 1,000 bootstrap resamples of both, of whole `groups` [N] of validation images if
+    The intervals are those of 1,000 bootstrap resamples of both, of whole `groups` [N] of validation images if
     there are any. An alarm in `drift` becomes a caveat.
     """
     size = min(len(new), MAX_QUANTILES)

@@ -63,7 +63,7 @@ def estimate_micro_f1(
     """Estimate the micro F1 of images with the probabilities `new` [T, K], each class predicted from `thresholds` [K].
 
     `probabilities` [N, K] and `labels` [N, K] are those of validation images. The intervals are those of the values on
-    these T images: percentiles of 1,000 bootstrap resamples of the validation images, or of whole `groups` [N] of them.
+    these T images, from 1,000 bootstrap resamples of the validation images, or of whole `groups` [N] of them.
     The regressions are fitted again to each, and the randomness of the labels of T images is added. An alarm in `drift`
     becomes a caveat.
     """

@@ -18,11 +18,12 @@ from sightline.evaluation.block_bootstrap import BlockBootstrap
 from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.calibration_intervals import estimate_calibration_errors
 from sightline.evaluation.results import NO_IMAGES, Metric
-from sightline.intervals import Interval
+from sightline.intervals import LOSS, RATE, SIGNED, Interval
 
 RANKED = ("mean_average_precision", "micro_average_precision", "auroc", "micro_auroc")
 COUNTED = ("micro_f1", "macro_f1", "micro_precision", "micro_recall", "macro_precision", "macro_recall")
 AVERAGED = ("example_f1", "hamming_loss", "ranking_loss", "coverage_error", "log_loss")
+RANGES = {"coverage_error": LOSS, "log_loss": LOSS}  # the others are between 0 and 1
 NAMES = (*RANKED, *COUNTED, *AVERAGED, "subset_accuracy", "calibration_error")
 
 
@@ -178,7 +179,7 @@ def compare_label_sets(
     def make(differences: NDArray[np.float64]) -> Metric:
         if not supported.any():
             return Metric(None, None, "no image has a class")
-        return resampling.make_metric(float(differences[0]), differences[1:], count)
+        return resampling.make_metric(float(differences[0]), differences[1:], count, of=SIGNED)
 
     return LabelSetComparison(make(precisions[1] - precisions[0]), *map(make, second - first))
 
@@ -236,7 +237,7 @@ def _average_examples(
     blocks = BlockBootstrap.draw(len(labels), 1, resampling, "means")
     resampled = (blocks.resample_sums(columns) / blocks.resample_sums(np.ones((len(labels), 1))))[1:]
     return {
-        name: resampling.make_metric(float(column.mean()), row, len(labels))
+        name: resampling.make_metric(float(column.mean()), row, len(labels), of=RANGES.get(name, RATE))
         for name, column, row in zip(AVERAGED, columns.T, resampled.T, strict=True)
     }
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from sightline.data.types import Subset, UnreadableImage
 from sightline.evaluation import bootstrap
 from sightline.evaluation.results import EvaluationResult, Metric
-from sightline.evaluation.scoring import NO_GROUPS, compute_evaluation
+from sightline.evaluation.scoring import NO_GROUPS, compute_evaluation, explain_errors
 from sightline.inference.decisions import compute_expected_grades
+from sightline.intervals import LOSS, SIGNED, UNBOUNDED
 
 QWK, MAE, WITHIN_ONE = "quadratic_weighted_kappa", "mean_absolute_error", "within_one_grade"
 
@@ -64,10 +65,12 @@ def compute_ordinal_metrics(
     values, resampled = terms.mean(0), resampling.resample_means(terms, "grades")
     kappa = float(compute_kappa(values))
     return {
-        QWK: resampling.make_metric(kappa, compute_kappa(resampled), count)
+        QWK: resampling.make_metric(
+            kappa, compute_kappa(resampled), count, note=explain_errors(predictions, labels), of=SIGNED
+        )
         if np.isfinite(kappa)
         else Metric(None, note="all images and predictions have the same grade"),
-        MAE: resampling.make_metric(float(values[0]), resampled[:, 0], count),
+        MAE: resampling.make_metric(float(values[0]), resampled[:, 0], count, of=LOSS),
         WITHIN_ONE: resampling.estimate_fraction(terms[:, 1] > 0),
     }
 
@@ -96,10 +99,10 @@ def compare_grades(
     kappas = compute_kappa(means[:, 6:]) - compute_kappa(means[:, :6])
     errors = means[:, 6] - means[:, 0]
     return GradeComparison(
-        resampling.make_metric(float(kappas[0]), kappas[1:], len(labels))
+        resampling.make_metric(float(kappas[0]), kappas[1:], len(labels), of=UNBOUNDED)
         if np.isfinite(kappas[0])
         else Metric(None, note="all images and predictions have the same grade"),
-        resampling.make_metric(float(errors[0]), errors[1:], len(labels)),
+        resampling.make_metric(float(errors[0]), errors[1:], len(labels), of=UNBOUNDED),
     )
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sightline import intervals
 from sightline.evaluation.bootstrap import Resampling, count_groups, sum_by_group
-from sightline.intervals import Interval
+from sightline.intervals import SIGNED, Interval
 from sightline.seeding import make_generator
 
 LEVEL = 0.05
@@ -69,7 +69,7 @@ def compare_scores(
     gains, resampling = second - first, Resampling(groups=groups)
     means = resampling.resample_means(gains[:, None], "paired difference")[:, 0]
     value = float(gains.mean())
-    interval = resampling.make_metric(value, means, len(gains)).interval
+    interval = resampling.make_metric(value, means, len(gains), of=SIGNED).interval
     error = None if interval is None else float(means.std())
     return ScoreDifference(
         value, error, interval, group_p_value(gains if groups is None else sum_by_group(gains, groups))

@@ -1,7 +1,7 @@
 """Metrics of probabilities against labels, each with its 95% interval.
 
 Proportions (``top_1``, ``top_5``, and ``weighted_recall``, which is accuracy) have Wilson's interval, or that of
-`grouped_proportions` if images come in groups. All others have a seeded percentile bootstrap of images or groups.
+`grouped_proportions` if images come in groups. All others have a seeded bootstrap of images or groups.
 Means over classes skip classes without images; AUROC and AP are one-vs-rest.
 """
 
@@ -21,14 +21,16 @@ from sightline.errors import DataError, PluginError, plural
 from sightline.evaluation import bootstrap
 from sightline.evaluation.block_bootstrap import BlockBootstrap
 from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
+from sightline.evaluation.calibration import MIN_ERRORS
 from sightline.evaluation.grouped_proportions import estimate_grouped_proportions
 from sightline.evaluation.results import ClassMetrics, EvaluationResult, Metric
-from sightline.intervals import Interval
+from sightline.intervals import LOSS, Interval
 from sightline.plugins import Registry
 
 AVERAGES = tuple(f"{how}_{what}" for how in ("macro", "weighted") for what in ("precision", "recall", "f1"))
 RANKINGS = ("auroc", "average_precision")
 NAMES = ("log_loss", "brier", *AVERAGES, *RANKINGS)
+FEW_ERRORS_NOTE = f"interval too narrow: fewer than {MIN_ERRORS} errors"
 
 MetricFunction = Callable[[NDArray[np.float32], NDArray[np.int32]], float]
 METRICS: Registry[MetricFunction] = Registry("metric", reserved=("accuracy", "top_1", "top_5", *NAMES))
@@ -85,14 +87,21 @@ def compute_metrics(
     true = probabilities[np.arange(count), labels].astype(np.float64)
     columns = np.stack([metrics.negative_log(true), metrics.brier_scores(probabilities, labels)], 1)
     resampled = resampling.resample_means(columns, "means")
+    predictions = probabilities.argmax(1)
+    narrow = explain_errors(predictions, labels)
     for name, values, means in zip(("log_loss", "brier"), columns.T, resampled.T, strict=True):
-        values_by_name[name] = resampling.make_metric(float(values.mean()), means, count)
+        values_by_name[name] = resampling.make_metric(float(values.mean()), means, count, note=narrow, of=LOSS)
     return (
         values_by_name
-        | _average_metrics(probabilities.argmax(1), labels, classes, values_by_name["top_1"], resampling)
+        | _average_metrics(predictions, labels, classes, values_by_name["top_1"], resampling)
         | _ranking_metrics(probabilities, labels, resampling)
         | {name: _registered_metric(name, probabilities, labels, resampling) for name in METRICS}
     )
+
+
+def explain_errors(predictions: NDArray[np.int64], labels: NDArray[np.int32]) -> str:
+    """Return that the interval of a metric to which rare large errors contribute most is too narrow; or ""."""
+    return FEW_ERRORS_NOTE if (predictions != labels).sum() < MIN_ERRORS else ""
 
 
 def _registered_metric(
@@ -112,8 +121,9 @@ def _registered_metric(
         return Metric(value, note=note)
     rows = resampling.draw_rows(len(labels), bootstrap.MIN_RESAMPLES, name)
     return bootstrap.make_metric(
-        value, np.array([METRICS[name](probabilities[r], labels[r]) for r in rows], np.float64)
-    )
+        value, np.array([METRICS[name](probabilities[r], labels[r]) for r in rows], np.float64),
+        resampling.count_units(len(labels)), of=None,
+    )  # fmt: skip
 
 
 def compute_class_metrics(confusion: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[ClassMetrics, ...]:
@@ -212,9 +222,10 @@ def _average_metrics(
     )
     rows = dict(zip(AVERAGES, resampled_averages.T, strict=True))
     narrow = bootstrap.explain_width(np.bincount(labels))
-    notes = {name: narrow if name.startswith("macro") else "" for name in AVERAGES}
+    notes = {name: narrow if class_counts[name] or name == "weighted_precision" else "" for name in AVERAGES}
     return {
-        name: bootstrap.make_metric(v, rows[name], class_counts[name], notes[name]) for name, v in values.items()
+        name: resampling.make_metric(v, rows[name], len(labels), class_counts[name], notes[name])
+        for name, v in values.items()
     } | same
 
 

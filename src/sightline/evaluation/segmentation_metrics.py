@@ -78,25 +78,25 @@ def compute_mask_metrics(
     """
     total = confusions.sum(0)
     present = total.sum(1) > 0
-    resampled = _resample(confusions, resampling)
+    resampled, units = _resample(confusions, resampling), resampling.count_units(len(confusions))
 
     def measure(compute: Callable[[NDArray[Any]], NDArray[np.float64]]) -> tuple[Metric, list[Metric]]:
         values, spread = compute(total), compute(resampled)
         each = [
-            _make_class_metric(label, float(values[k]), spread[:, k], is_present=bool(present[k]))
+            _make_class_metric(label, float(values[k]), spread[:, k], units, is_present=bool(present[k]))
             for k, label in enumerate(classes)
         ]
         if not present.any():
             return Metric(None, None, "no pixel has a class"), each
         mean = float(np.mean(values[present]))
-        return bootstrap.make_metric(mean, _mean_of_present(spread), int(present.sum())), each
+        return bootstrap.make_metric(mean, _mean_of_present(spread), units, int(present.sum())), each
 
     def measure_pixels(
         value: NDArray[np.float64], spread: NDArray[np.float64], noise: NDArray[np.float64] | None = None
     ) -> Metric:
         if not present.any():
             return Metric(None, None, "no pixel has a class")
-        return bootstrap.make_metric(float(value), spread, noise=noise)
+        return bootstrap.make_metric(float(value), spread, units, noise=noise)
 
     mean_iou, iou = measure(compute_iou)
     mean_dice, dice = measure(compute_dice)
@@ -131,7 +131,7 @@ def _measure_boundaries(
 ) -> tuple[Metric, list[Metric]]:
     """Return the boundary F1 of all classes and of each: means over the images in which a class has a boundary."""
     f1 = compute_boundary_f1(boundaries)  # [N, K]
-    known = np.isfinite(f1)
+    known, units = np.isfinite(f1), resampling.count_units(len(f1))
     sums = np.stack([np.where(known, f1, 0), known.astype(np.float64)], axis=-1)
 
     def compute(totals: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -140,7 +140,7 @@ def _measure_boundaries(
     values, spread = compute(sums.sum(0)), compute(_resample(sums, resampling))
     has_value = present & np.isfinite(values)
     each = [
-        bootstrap.make_metric(float(values[k]), spread[:, k])
+        bootstrap.make_metric(float(values[k]), spread[:, k], units)
         if has_value[k]
         else Metric(
             None, None, f"the class {label} has no boundary" if present[k] else f"no pixel has the class {label}"
@@ -150,15 +150,17 @@ def _measure_boundaries(
     if not has_value.any():
         return Metric(None, None, "no class has a boundary"), each
     mean = float(values[has_value].mean())
-    return bootstrap.make_metric(mean, _mean_of_present(spread[:, has_value]), int(has_value.sum())), each
+    return bootstrap.make_metric(mean, _mean_of_present(spread[:, has_value]), units, int(has_value.sum())), each
 
 
-def _make_class_metric(label: str, value: float, spread: NDArray[np.float64], *, is_present: bool) -> Metric:
+def _make_class_metric(
+    label: str, value: float, spread: NDArray[np.float64], units: int, *, is_present: bool
+) -> Metric:
     if not is_present:
         return Metric(None, None, f"no pixel has the class {label}")
     if not math.isfinite(value):
         return Metric(None, None, f"the class {label} is never predicted")
-    return bootstrap.make_metric(value, spread)
+    return bootstrap.make_metric(value, spread, units)
 
 
 def compute_image_iou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
