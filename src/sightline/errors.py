@@ -63,22 +63,26 @@ def name_arguments(message: str) -> str:
     'Replace it with `force`, use `cache=False`, or see `sightline help --all`.'
     >>> name_arguments("Choose one with --set input.page=N, or use --folds 5.")
     'Choose one with `set=["input.page=N"]`, or use `folds=5`.'
+    >>> name_arguments("Read them with --set data.class_level=1 --set data.root=FOLDER.")
+    'Read them with `set=["data.class_level=1", "data.root=FOLDER"]`.'
     >>> name_arguments("No images in photos--old: use --target-precision 0.9.")
     'No images in photos--old: use `target_precision=0.9`.'
     """
 
     def replace(match: re.Match[str]) -> str:
-        option, assignment, number = match.groups()
+        option, assignments, number = match.groups()
         if option is None:
             return match[0]
         name = option.replace("-", "_")
-        if assignment:
-            return f'`{name}=["{assignment}"]`'
+        if assignments:
+            values = '", "'.join(assignments.split(f" --{option} "))
+            return f'`{name}=["{values}"]`'
         if number:
             return f"`{name}={number}`"
         return f"`{name.removeprefix('no_')}=False`" if name.startswith("no_") else f"`{name}`"
 
-    value = r"([a-z_.]+=(?:\.\.\.|[^\s`]*[^\s`.,;:)]))|(\d+(?:\.\d+)?|N)\b"
+    assignment = r"[a-z_.]+=(?:\.\.\.|[^\s`]*[^\s`.,;:)])"
+    value = rf"({assignment}(?: --\1 {assignment})*)|(\d+(?:\.\d+)?|N)\b"
     return re.sub(rf"`[^`]*`|(?<![\w/.-])--([a-z][a-z-]*)(?: (?:{value}))?", replace, message)
 
 

@@ -386,6 +386,7 @@ def test_check_lists_the_findings(photos: Path, tmp_path: Path) -> None:
     assert report.findings[0].kind == "conflicting-duplicates"
     assert "conflicting-duplicates" in repr(report)
     assert "<td>conflicting-duplicates</td>" in report._repr_html_()
+    assert "drop the wrong ones (`write_fixes`" in report.findings[0].advice, "no option of the command line"
     assert report.to_frame()["kind"][0] == "conflicting-duplicates"
     assert (tmp_path / "doctor.html").is_file()
     clean = replace(report, audit=replace(report.audit, findings=()))

@@ -67,7 +67,7 @@ def test_nested_folders_are_read_as_before_unless_a_tree_is_asked_for(photos: Pa
     data = sl.Dataset.from_folder(photos)
     assert data.classes == ("cool", "gray", "warm")
     finding = next(f for f in data.check().findings if f.kind == "nested-classes")
-    assert "--set model.task=hierarchical --set data.class_tree=folders" in finding.advice
+    assert 'set=["model.task=hierarchical", "data.class_tree=folders"]' in finding.advice
     assert sl.Dataset.from_folder(photos, set=["data.class_tree=folders"]).classes == CLASSES
 
 

@@ -21,7 +21,7 @@ from sightline.data.class_folders import ClassFolders, write_class_folders
 from sightline.data.indexing import Sources, build_index, list_of_sources
 from sightline.data.sources.listing import SourceListing
 from sightline.data.types import Index
-from sightline.errors import ImageError, OutputError, UsageError, plural
+from sightline.errors import ImageError, OutputError, UsageError, name_arguments, plural
 from sightline.preprocessing import PreprocessingSpec, fit_size
 from sightline.report import doctor_page as page
 from sightline.report import fonts
@@ -45,8 +45,9 @@ class DoctorReport:
 
     @property
     def findings(self) -> RecordList[Finding]:
-        """The findings, errors first."""
-        return RecordList(self.audit.findings, _finding_row, FINDING_COLUMNS)
+        """The findings, errors first; their advice names arguments, not options of the command line."""
+        findings = [replace(finding, advice=name_arguments(finding.advice)) for finding in self.audit.findings]
+        return RecordList(findings, _finding_row, FINDING_COLUMNS)
 
     @property
     def errors(self) -> int:
@@ -72,7 +73,7 @@ class DoctorReport:
         return f"{self.audit.name}: {images} in {classes}, {plural(count, 'finding') if count else 'no findings'}"
 
     def _repr_html_(self) -> str:
-        return format_html_table([_finding_row(f) for f in self.audit.findings], title=self._describe())
+        return format_html_table([_finding_row(f) for f in self.findings], title=self._describe())
 
 
 def _finding_row(finding: Finding) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def test_identical_images_with_different_labels_are_an_error_that_names_them(tmp
         ("2.png", "second 2.png", "third 2.png"): ("tree", "tree", "car;tree"),
         ("4.png", "copy of 4.png"): ("car", ""),
     }
-    assert "--set data.merge_copies=true, which joins them" in conflicts.advice
+    assert '`set=["data.merge_copies=true"]`, which joins them' in conflicts.advice
     assert "model.task" not in conflicts.advice, "the table says that there may be several"
     same = findings["duplicates"]
     assert (same.groups, same.description) == (
