@@ -67,8 +67,8 @@ def test_every_extra_has_a_row(page: str) -> None:
     assert extras - set(re.findall(r"\w+", everything)) == without
 
 
-# The two excluded pages are about experiments and measured choices.
-GUIDES = [page for page in (REPOSITORY / "docs").glob("*.md") if page.name not in {"architecture.md", "security.md"}]
+# The excluded page is about measured choices.
+GUIDES = [page for page in (REPOSITORY / "docs").glob("*.md") if page.name != "architecture.md"]
 LOG_OF_MEASUREMENTS = re.compile(r"\bcommit [0-9a-f]{7}|[(,] ?20\d\d-\d\d-\d\d[,;)]")
 
 
