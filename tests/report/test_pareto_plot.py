@@ -19,7 +19,7 @@ def test_any_number_of_candidates_can_be_drawn(count: int) -> None:
         ParetoPoint(f"prune-{i}-int8", 1 - i / 50, 10**7 // 2**i, 8 / 1.5**i, 2**20 >> i, 2**24 >> i, i % 3 > 0, i == 4)
         for i in range(count)
     ]
-    with Image.open(io.BytesIO(plot_pareto(points, 0.9, "A run"))) as image:
+    with Image.open(io.BytesIO(plot_pareto(points, 0.9))) as image:
         assert image.format == "PNG"
         assert min(image.size) > 400
 

@@ -103,5 +103,5 @@ class CompressionResult:
             for c in self.candidates
             if not c.failed
         ]
-        figure = plot_pareto(points, value - self.max_drop if is_compared else None, "Smaller models", metric)
+        figure = plot_pareto(points, value - self.max_drop if is_compared else None, metric)
         _io.write_atomic(self.out / "pareto_front.png", figure)

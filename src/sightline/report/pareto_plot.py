@@ -31,7 +31,7 @@ class ParetoPoint:
     best: bool = False
 
 
-def plot_pareto(points: Sequence[ParetoPoint], floor: float | None, title: str = "", metric: str = "accuracy") -> bytes:
+def plot_pareto(points: Sequence[ParetoPoint], floor: float | None, metric: str = "accuracy") -> bytes:
     """Draw the `metric` of candidates over each of the four costs.
 
     `floor` is the required value of the metric, None if the requirement is on another metric.
@@ -72,8 +72,7 @@ def plot_pareto(points: Sequence[ParetoPoint], floor: float | None, title: str =
     for axes in figure.axes[::2]:
         axes.set_ylabel(f"validation {describe_metric(metric)}", color=INK)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    if title:
-        figure.suptitle(title, **plotting.text_style(12))
+    figure.suptitle("Smaller models", **plotting.text_style(12))
     return plotting.render_png(figure)
 
 

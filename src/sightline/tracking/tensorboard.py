@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sightline import _io
-from sightline._keras import imports
+from sightline._keras.imports import import_tensorboard
 from sightline.tracking.tracker import Status, TrackedRun, Tracker
 
 FOLDER = "tensorboard"
@@ -24,16 +24,18 @@ class TensorBoardTracker(Tracker):
         """Open a new event file in the run; TensorBoard merges the files of a folder."""
         folder = run.path / FOLDER
         _io.refuse_links(run.path, folder)
-        self._event = _require("compat.proto.event_pb2").Event
-        self._scalar = _require("plugins.scalar.summary_v2").scalar_pb
+        self._event = import_tensorboard("compat.proto.event_pb2").Event
+        self._scalar = import_tensorboard("plugins.scalar.summary_v2").scalar_pb
         self.last_epoch = run.epochs
         # TensorBoard's own EventFileWriter would import TensorFlow, if installed, only to open this file.
         folder.mkdir(exist_ok=True)
         name = f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.{next(_NUMBERS)}"
-        self._writer: Any = _require("summary.writer.record_writer").RecordWriter(_io.create_exclusive(folder / name))
+        self._writer: Any = import_tensorboard("summary.writer.record_writer").RecordWriter(
+            _io.create_exclusive(folder / name)
+        )
         self._write(file_version="brain.Event:2")
         if not run.epochs:
-            hparams = _require("plugins.hparams.summary_v2")
+            hparams = import_tensorboard("plugins.hparams.summary_v2")
             self._add(hparams.hparams_pb({key: _to_hparam(value) for key, value in run.params.items()}), 0)
 
     def log_metrics(self, metrics: Mapping[str, float], epoch: int) -> None:
@@ -56,7 +58,3 @@ class TensorBoardTracker(Tracker):
 
 def _to_hparam(value: Any) -> bool | float | str:
     return value if isinstance(value, bool | int | float | str) else str(value)
-
-
-def _require(module: str) -> Any:
-    return imports.import_tensorboard(module)
