@@ -14,9 +14,9 @@ from sightline.cli.output import (
     print_json,
     print_line,
     print_table,
+    terminal_width,
 )
 from sightline.cli.sources import set_option
-from sightline.progress import make_console
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
     from sightline.models.describe import LayerDescription, ModelDescription
@@ -64,7 +64,7 @@ def print_description(description: ModelDescription) -> None:
     ]
     layers = [[x.name, _describe_type(x), "x".join(map(str, x.output))] for x in description.layers]
     calculations = [[x.output_formula, x.parameters_formula] for x in description.layers]
-    if make_console().width >= WIDE_TERMINAL:
+    if terminal_width() >= WIDE_TERMINAL:
         rows = [[*a, *b, *c] for a, b, c in zip(layers, calculations, numbers, strict=True)]
         print_table(["layer", "type", "output", "output size", "parameters", *columns], rows, right=columns)
     else:

@@ -39,6 +39,11 @@ def csv_format(unit: str) -> Any:
     return typer.Option("--format", help=f"Output format; csv: one row per {unit}.")
 
 
+def terminal_width() -> int:
+    """Return the width of the terminal in columns, or a large number if there is none."""
+    return make_console().width
+
+
 def print_line(*pieces: StyledText, stderr: bool = False, soft_wrap: bool | None = None) -> None:
     """Print one line to standard output or standard error; an empty line without `pieces`."""
     make_console(stderr=stderr).print(styled_line(*pieces), soft_wrap=soft_wrap)
