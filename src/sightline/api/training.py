@@ -49,13 +49,9 @@ def train_run(  # noqa: PLR0913  # one keyword argument per option of the comman
 ) -> TrainResult:
     """Train a classifier on labeled images and write a complete run directory.
 
-    `sources`: see `sightline.data.indexing.build_index`. `recipe` is the name of a recipe, `config` a TOML file that
-    overrides it, and `set` a list of ``KEY=VALUE`` assignments that override both, as well as the shortcuts `epochs`
-    (total; the stages of a recipe are scaled to it), `batch_size` and `seed`. `out` is the run directory, by default
-    ``runs/<recipe>-<data>-<n>``. It must not exist or be a run: with `force` that run is replaced, else it must be
-    complete with the same settings, and is only evaluated again. `hosts`: the processes that train together, each of
-    which calls this with the same arguments; only host 0 writes, and the results of the others have training metrics
-    only.
+    `sources`: see `sightline.data.indexing.build_index`. The options are those of `sightline.train`, with `set` as a
+    list of ``KEY=VALUE`` assignments. `hosts`: the processes that train together, each of which calls this with the
+    same arguments; only host 0 writes, and the results of the others have training metrics only.
 
     Raises `SightlineError`s; if raised before the first step, nothing is left behind.
     """
