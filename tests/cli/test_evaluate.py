@@ -21,9 +21,9 @@ from sightline.api.model_evaluation import evaluate_model
 from sightline.callbacks import no_progress
 from sightline.cli import evaluation_view
 from sightline.errors import DataError, ModelError
-from sightline.evaluation.label_issues import LabelIssue
+from sightline.evaluation.label_issues import LabelIssue, LabelSetIssue
 from sightline.inference.predictor import FakePredictor, Outputs
-from sightline.inference.results import ThresholdRequest
+from sightline.inference.results import ClassProbability, ThresholdRequest
 from sightline.preprocessing import PreprocessingSpec
 from sightline.runs.directory import RunDirectory
 
@@ -344,6 +344,14 @@ def test_how_far_to_trust_suggested_labels_is_said_with_them(capsys: pytest.Capt
     issue = LabelIssue("1.png", "0", "ant", "bee", 0.1, 0.9)
     evaluation_view.print_label_issues((issue,), "labels.jsonl", (), 0.42)
     assert "the models behind these suggestions agree with 42.0% of all labels" in capsys.readouterr().out
+
+
+def test_label_issues_of_several_labels_are_not_called_probable(capsys: pytest.CaptureFixture[str]) -> None:
+    issue = LabelSetIssue("1.png", "0", "ant", "ant;bee", 0.1, (ClassProbability("bee", 0.9),), ())
+    evaluation_view.print_label_issues((issue,), "labels.jsonl", (), None)
+    printed = capsys.readouterr().out
+    assert "labels of 1 image may be wrong, worst first" in printed
+    assert "in a long list, most labels near its end are right" in printed
 
 
 def test_no_label_issues_are_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:

@@ -197,8 +197,8 @@ def test_a_search_without_label_issues_is_not_called_missing() -> None:
 def test_label_issues_that_are_not_shown_are_counted() -> None:
     issue = make_report().label_issues[0]  # type: ignore[index]
     one, many = (render_html(make_report(label_issues=(issue,) * count)) for count in (1, 1200))
-    assert "1 image has a label that is probably wrong.</p>" in one
-    assert "1,200 images have a label that is probably wrong" in many
+    assert "1 image has a label that may be wrong. Many suspected labels are right: look at each image" in one
+    assert "1,200 images have a label that may be wrong" in many
     assert f"the first {MAX_LABEL_ISSUES} are shown, all are in" in many
 
 

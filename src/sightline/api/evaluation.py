@@ -91,7 +91,7 @@ class Evaluation:
 
     @property
     def label_issue_counts(self) -> tuple[LabelIssueCount, ...] | None:
-        """How many labels of each class are probably missing and how many probably wrong, highest counts first.
+        """How many labels of each class are possibly missing and how many possibly wrong, highest counts first.
 
         None if they were not searched for, or if each image has one label.
         """

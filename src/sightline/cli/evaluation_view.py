@@ -95,11 +95,10 @@ def print_label_issues(
 
     print_line()
     count = len(issues)
-    text = f"{plural(count, 'label')} {'looks' if count == 1 else 'look'} wrong"
-    if any(isinstance(issue, LabelSetIssue) for issue in issues):
-        text = f"labels of {plural(count, 'image')} look wrong"
+    several = any(isinstance(issue, LabelSetIssue) for issue in issues)
+    text = f"labels of {plural(count, 'image')}" if several else plural(count, "label")
     if issues:
-        print_line(f"{text}, worst first; proposed fixes are in {patch}")
+        print_line(f"{text} may be wrong, worst first; proposed fixes are in {patch}")
         rows = [[s.path, s.label, _describe_suggestion(s)] for s in issues]
         print_table(["image", "label", "looks like"], rows, limit=MAX_ROWS, rest=f"all are in {patch}")
         if agreement is not None:
@@ -107,6 +106,8 @@ def print_label_issues(
                 f"the models behind these suggestions agree with {agreement:.1%} of all labels; the lower this is, the "
                 "more suggestions are wrong"
             )
+        if several:
+            print_line("look at each image before you apply a fix: in a long list, most labels near its end are right")
     else:
         print_line("no label looks wrong")
     if unchecked_classes:

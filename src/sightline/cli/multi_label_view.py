@@ -56,10 +56,10 @@ def print_report(report: MultiLabelReport, fitted: str) -> None:
 
 
 def print_label_issue_counts(counts: Sequence[LabelIssueCount]) -> None:
-    """Print how many labels of each class are probably missing or wrong."""
+    """Print how many labels of each class are possibly missing or wrong."""
     if counts:
         rows = [[count.label, str(count.missing), str(count.wrong)] for count in counts]
-        columns = ["class", "probably missing", "probably wrong"]
+        columns = ["class", "possibly missing", "possibly wrong"]
         print_line()
         print_table(columns, rows, right=columns[1:], rest="--format json has all classes")
 

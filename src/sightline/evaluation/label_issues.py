@@ -47,7 +47,7 @@ def check_packages() -> None:
 
 @dataclass(frozen=True, slots=True)
 class LabelIssue:
-    """An image whose label is probably wrong: `quality` in [0, 1], lower is worse.
+    """An image whose label may be wrong: `quality` in [0, 1], lower is worse.
 
     `probability` is that of `suggested_label`.
     """
@@ -73,7 +73,7 @@ class LabelIssue:
 
 @dataclass(frozen=True, slots=True)
 class LabelSetIssue:
-    """An image with several labels, or none, some of which are probably wrong: `quality` in [0, 1], lower is worse.
+    """An image with several labels, or none, some of which may be wrong: `quality` in [0, 1], lower is worse.
 
     `missing` are the classes of `suggested_label` that `label` lacks, and `wrong` the classes that only `label` has,
     each with the probability that the image has it.

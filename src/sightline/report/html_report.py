@@ -181,7 +181,7 @@ def sort_classes(classes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]
 
 
 def count_label_issues(issues: Sequence[PatchEntry]) -> list[LabelIssueCount]:
-    """Return how many labels of each class are probably missing or wrong in multi-label data."""
+    """Return how many labels of each class are possibly missing or wrong in multi-label data."""
     return [*label_issues.count_label_issues((issue.label, issue.to or "") for issue in issues)]
 
 
