@@ -349,7 +349,6 @@ def test_groups_and_copies_lie_on_one_side(
             sides[name].add(split)
         assert all(len(side) == 1 for name, side in sides.items() if name)
     assert all(c["train"] for c in by_class(images, assignment.splits).values())
-    assert assignment.groups_across_splits == ()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -406,7 +405,6 @@ def test_groups_do_not_move_stated_splits_but_are_reported(mode: Literal["hash",
     assert "test" not in assignment.splits[:80]
     validated = [i for i in range(80) if assignment.splits[i] == "validation"]
     assert validated == [i for i in range(80) if i // 4 in {j // 4 for j in validated}]
-    assert assignment.groups_across_splits == ("patient 0",)
     assert assignment.notes == (
         (
             "1 group spans more than one split of the source, such as that of ant/0.png and ant/80.png: the splits of "

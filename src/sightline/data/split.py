@@ -31,14 +31,12 @@ MAX_SHOWN_CLASSES = 3  # classes listed in a note
 class SplitAssignment:
     """The split of each image, in order, and notes for the user.
 
-    `groups` names the unit of each image: its group, or else its sha256. `groups_across_splits` names the groups with
-    images in several splits, which only splits stated by the source can cause.
+    `groups` names the unit of each image: its group, or else its sha256.
     """
 
     splits: tuple[Split, ...]
     notes: tuple[str, ...]
     groups: tuple[str, ...] = ()
-    groups_across_splits: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -390,4 +388,4 @@ def _build_assignment(
             f"{count} more than one split of the source, such as that of {example}: the splits of the source are "
             "kept, so metrics on them may be too optimistic"
         )
-    return SplitAssignment(tuple(splits), tuple(notes), tuple(names), tuple(groups_across_splits))
+    return SplitAssignment(tuple(splits), tuple(notes), tuple(names))
