@@ -26,6 +26,7 @@ T = TypeVar("T")
 MAX_BYTES = 64 << 20  # limit for one value: a manifest with 100,000 classes takes 10 MiB
 MAX_PARTS = 1_000_000  # limit on lists and objects in one value: each takes up to 30 times the memory of its text
 MAX_FILE_BYTES = 1 << 30  # limit for a file of lines: enough for five million images
+_LARGE_NUMBER = re.compile(r"[0-9]{19}|[0-9][eE]\+?[0-9]{3}")  # what any infinite or 64-bit number contains
 
 
 def dumps(value: Any, **options: Any) -> str:
@@ -115,11 +116,16 @@ def loads(text: str | bytes, max_parts: float = MAX_PARTS) -> Any:
         ...
     ValueError: 1e999 is not a finite number
     """
-    parts = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text), "surrogatepass")
+    parts = text.count("[") + text.count("{")
     if parts > max_parts:
         raise ValueError(f"it has more than {max_parts:,} lists and objects")
+    # a function for each number takes several times as long as the standard library, and few texts need one
+    may_be_large = _LARGE_NUMBER.search(text) is not None
+    parse_float, parse_int = (_parse_float, _parse_int) if may_be_large else (None, None)
     try:
-        value = json.loads(text, parse_constant=_parse_float, parse_float=_parse_float, parse_int=_parse_int)
+        value = json.loads(text, parse_constant=_parse_float, parse_float=parse_float, parse_int=parse_int)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if parts > MAX_DEPTH and is_deep(value):
