@@ -30,6 +30,7 @@ from sightline.inference.results import Thresholds
 from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.intervals import Interval
 from sightline.runs.finalize import encode_image, to_portable_file
+from sightline.runs.paths import is_run
 
 MAX_CANDIDATES = 8  # considered as reference examples of the new class; the smallest file among them is used
 MAX_PARITY_IMAGES = 64
@@ -178,7 +179,7 @@ def _choose_target(classifier: Classifier, label: str, out: Path | None, *, forc
     _io.check_writable(out)
     if _io.is_free(out):
         return out
-    if not bundle.is_bundle(out) or ((out.parent / "run.json").is_file() and out.name == "bundle"):
+    if not bundle.is_bundle(out) or (is_run(out.parent) and out.name == "bundle"):
         raise OutputError(f"{out} exists and is not the result of add-class: choose another place with --out.")
     if not force:
         raise OutputError(f"{out} exists: choose another place with --out, or replace it with --force.")

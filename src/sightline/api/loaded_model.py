@@ -30,6 +30,7 @@ from sightline.runs import run_images
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
 from sightline.runs.labeled_images import LabeledImages
+from sightline.runs.paths import is_run
 from sightline.tasks.protocol import Task, find_task
 
 
@@ -276,4 +277,4 @@ def check_not_in_run(path: Path) -> None:
 def _find_run_of_bundle(path: Path) -> Path | None:
     """Return the folder of the run whose bundle, or a file of it, is at `path`; None if there is none."""
     folder = path.resolve() if path.is_dir() else path.resolve().parent
-    return folder.parent if folder.name == "bundle" and (folder.parent / "run.json").is_file() else None
+    return folder.parent if folder.name == "bundle" and is_run(folder.parent) else None

@@ -20,6 +20,7 @@ from sightline.inference.device_choice import Device
 from sightline.inference.predictor import Predictor
 from sightline.progress import show_progress
 from sightline.runs.directory import RunDirectory
+from sightline.runs.paths import is_run
 
 Engine = Literal["onnx", "keras"]
 IMAGENET = "imagenet"  # the name of the pretrained classifier
@@ -177,4 +178,4 @@ def holds_images(folder: Path) -> bool:
 
 def is_model(path: Path) -> bool:
     """Return whether `path` looks like a run, a bundle or an exported folder; its content is not verified."""
-    return (path / "run.json").is_file() or bundle.is_bundle(path) or exported_folder.find(path) == path
+    return is_run(path) or bundle.is_bundle(path) or exported_folder.find(path) == path

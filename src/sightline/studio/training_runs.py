@@ -22,6 +22,7 @@ from sightline.config import stage_epochs
 from sightline.errors import OutputError, SightlineError, UsageError
 from sightline.escaping import quote_path
 from sightline.runs.directory import RunDirectory
+from sightline.runs.paths import is_run
 from sightline.runs.train_request import TrainRequest
 from sightline.studio.training_data import OF_RUN, OwnData, describe_run_data, find_data
 
@@ -96,7 +97,7 @@ class TrainingRuns:
             "name": name, "quoted_path": quote_path(run.path), "status": status, "message": message, "history": [],
             "epochs": None, "model": "", "recipe": "", "metrics": None,
             "can_stop": status in ACTIVE and self._find_process(name) > 0,
-            "can_resume": status in {"interrupted", "failed"} and (run.path / "run.json").is_file(),
+            "can_resume": status in {"interrupted", "failed"} and is_run(run.path),
         }  # fmt: skip
         try:
             values["history"] = [jsonio.fields_to_dict(epoch) for epoch in run.read_history()]
@@ -229,7 +230,7 @@ class TrainingRuns:
     def _find_state(self, name: str) -> tuple[str, str]:
         """Return the status of a run and the message of its failure."""
         run, is_alive = RunDirectory(self.folder / name), self._is_alive(name)
-        if not (run.path / "run.json").is_file():
+        if not is_run(run.path):
             return ("starting", "") if is_alive else ("failed", self._read_error(name))
         try:
             info = self._read_info(run)

@@ -34,6 +34,7 @@ from sightline.errors import (
 from sightline.progress import show_progress
 from sightline.report import comparison_plots
 from sightline.runs.directory import RunDirectory
+from sightline.runs.paths import is_run
 from sightline.sweeps import results
 from sightline.sweeps import study as studies
 from sightline.sweeps.parameters import CategoricalParameter
@@ -290,7 +291,7 @@ class _SweepRunner:
         try:
             result = train(
                 self.sources, recipe=self.space.options.recipe, config=self.space.config, set=assignments, out=path,
-                force=(path / "run.json").is_file(), callback=trial_callback,
+                force=is_run(path), callback=trial_callback,
             )  # fmt: skip
             return self._record_result(trial, result)
         except Interrupted:
