@@ -210,3 +210,24 @@ def test_a_student_of_several_labels_learns_what_only_the_teacher_knows() -> Non
     fit(student, wrong, train, config, Callback(), objective=taught)
     right = (compute_outputs(student.model, train.pixels)["logits"] >= 0) == train.labels.astype(bool)
     assert right.mean() > 0.8
+
+
+def test_a_student_learns_from_images_of_parent_classes(tmp_path: Path) -> None:
+    """Such images have more targets than there are classes: one for each node of the tree."""
+    train = samples(12)
+    labels = np.eye(3, dtype=np.uint8)[train.labels]
+    labels[:2, :2] = 1  # the parent of the first two classes
+    config = settings(batch_size=4)
+    config = replace(config, model=replace(config.model, task="hierarchical"))
+    taught = make_teacher(9 * np.eye(3, dtype=np.float32)[train.labels][None])
+    student = model(3)
+    tuner = FineTuner(config, replace(train, labels=labels), samples(0), 2, (), False, lambda: taught, Callback())
+    before = [array.copy() for array in student.model.get_weights()]
+    tuner.fine_tune(student, tmp_path)
+    assert any((old != new).any() for old, new in zip(before, student.model.get_weights(), strict=True))
+    objective = distill.Distillation.from_config(config, replace(train, labels=labels), taught)
+    targets, logits = objective.compute_targets(np.arange(12), 1, None), taught.logits[0]
+    assert targets.shape == (12, 3 + 1 + 3)
+    possible = (softmax(logits) * labels).sum(1)
+    expected = -distill.LABEL_WEIGHT * np.log(possible)  # the student equals the teacher, so they do not diverge
+    np.testing.assert_allclose(objective.build_loss().call(targets, logits), expected, rtol=1e-3, atol=1e-6)

@@ -96,9 +96,9 @@ def _predict_view(
 class Distillation:
     """The objective of a student: the loss of the labels, and its divergence from the teacher's softened probabilities.
 
-    Targets are float32 [n, 2K]: soft labels, then the teacher's logits for the same augmented images. `activation` is
-    how logits become probabilities: with a softmax, the divergence is between distributions over the classes; with
-    sigmoids, it is the mean of the divergences of each class.
+    Targets are float32 [n, T + K]: those of `labels`, then the teacher's logits for the same augmented images.
+    `activation` is how logits become probabilities: with a softmax, the divergence is between distributions over the
+    classes; with sigmoids, it is the mean of the divergences of each class.
     """
 
     teacher: TeacherLogits
@@ -125,9 +125,9 @@ class Distillation:
     def compute_targets(
         self, rows: NDArray[np.int64], epoch: int, params: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
-        """Return soft labels and teacher logits, float32 [n, 2K]."""
-        soft_labels = self.labels.compute_targets(rows, epoch, params)
-        return np.concatenate([soft_labels, self.teacher.logits[self._view(epoch), rows]], axis=1)
+        """Return the targets of the labels and the teacher's logits, float32 [n, T + K]."""
+        label_targets = self.labels.compute_targets(rows, epoch, params)
+        return np.concatenate([label_targets, self.teacher.logits[self._view(epoch), rows]], axis=1)
 
     def build_loss(self) -> Any:
         """Return `LABEL_WEIGHT` times the label loss, plus the rest times the divergence at `TEMPERATURE`.
@@ -138,8 +138,8 @@ class Distillation:
         measure = _diverge_by_class if self.activation == "sigmoid" else _diverge
 
         def distillation_loss(targets: Any, logits: Any) -> Any:
-            divergence = measure(targets[:, num_classes:] / TEMPERATURE, logits / TEMPERATURE) * TEMPERATURE**2
-            return LABEL_WEIGHT * label_loss.call(targets[:, :num_classes], logits) + (1 - LABEL_WEIGHT) * divergence
+            divergence = measure(targets[:, -num_classes:] / TEMPERATURE, logits / TEMPERATURE) * TEMPERATURE**2
+            return LABEL_WEIGHT * label_loss.call(targets[:, :-num_classes], logits) + (1 - LABEL_WEIGHT) * divergence
 
         return make_loss(distillation_loss, "distillation")
 
@@ -153,7 +153,7 @@ class Distillation:
                 self.accuracy = accuracy
 
             def update_state(self, targets: Any, logits: Any, sample_weight: Any = None) -> None:
-                self.accuracy.update_state(targets[:, :num_classes], logits, sample_weight)
+                self.accuracy.update_state(targets[:, :-num_classes], logits, sample_weight)
 
             def result(self) -> Any:
                 return self.accuracy.result()
