@@ -36,9 +36,10 @@ EMPTY = 1.0  # pixels added to both areas of a class, so that a class in neither
 
 @dataclass(frozen=True, slots=True)
 class MaskObjective(AugmentedObjective):
-    """The loss of ``train.loss`` against masks, uint8 [N, H, W]; the mean over the pixels that have a class.
+    """The loss of ``train.loss`` against masks, uint8 [N, H, W]: for each image, the mean over its pixels with a class.
 
-    `class_weights` float32 [K] multiply the loss of the pixels of each class; None for 1.
+    Images count equally, however many of their pixels have a class. `class_weights` float32 [K] weigh the pixels in the
+    mean of their image; None for equal weights.
     """
 
     num_classes: int
