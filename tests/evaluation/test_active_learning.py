@@ -30,6 +30,7 @@ from sightline.evaluation.active_learning import (
 from sightline.evaluation.covariance import ROWS
 from sightline.evaluation.labeling_simulation import SimulatedLook, _number_labels, simulate_labeling
 from sightline.seeding import make_generator
+from sightline.training.linear_head import find_scale
 
 CLASSES = 3
 SIMULATIONS = 100
@@ -148,7 +149,7 @@ def test_heads_are_the_same_when_they_are_solved_in_groups(group: int, monkeypat
 
 def test_projected_features_keep_distances() -> None:
     features, _ = draw_features(50, 1.0)
-    scaled = (features - features.mean(0)) / features.std(0)
+    scaled = (features - features.mean(0)) / find_scale(features.std(0))
     projected = project_features(features)
     products = scaled @ scaled.T
     assert np.abs(projected @ projected.T - products).max() < 1e-3
@@ -404,7 +405,7 @@ def test_features_of_a_file_are_projected_block_by_block_as_those_in_memory(tmp_
     features = np.random.default_rng(3).normal(5, 2, (2 * ROWS + 30, 12)).astype(np.float32)
     np.save(tmp_path / "features.npy", features)
     mapped = np.load(tmp_path / "features.npy", "r")
-    expected = (features - features.mean(0)) / features.std(0)
+    expected = (features - features.mean(0)) / find_scale(features.std(0))
     projected = project_features(mapped)
     assert np.array_equal(projected, project_features(features))
     sample = slice(ROWS - 20, ROWS + 20)

@@ -41,7 +41,7 @@ from sightline.runs.directory import RunDirectory
 from sightline.tasks.multi_label import LabelSetObjective
 from sightline.tasks.protocol import find_task
 from sightline.training.augment import pipeline
-from sightline.training.linear_head import DEFAULT_PENALTY, fit_linear_head
+from sightline.training.linear_head import DEFAULT_PENALTY, find_scale, fit_linear_head
 from synthetic_images import encode
 from task_images import LABEL_COLORS as COLORS
 from task_images import draw_colors
@@ -715,13 +715,13 @@ def test_a_solved_head_is_a_logistic_regression_for_each_class(mode: str) -> Non
     train = draw_features(300)
     weights = TASK.compute_weights(train.labels, 3, mode)
     head = fit_linear_head(TASK, train, draw_features(0), 3, weights)
-    scale = 300 if weights is None else weights.sum() / 3
+    total = 300 if weights is None else weights.sum() / 3
     for k in range(3):
         sample_weight = None if weights is None else weights[:, k]
-        std = train.pixels.std(0)
-        reference = LogisticRegression(C=1 / (DEFAULT_PENALTY * scale), tol=1e-8, max_iter=1000)
-        reference.fit(train.pixels / std, train.labels[:, k], sample_weight)
-        np.testing.assert_allclose(head.kernel[:, k], reference.coef_[0] / std, atol=2e-3)
+        scale = find_scale(train.pixels.std(0))
+        reference = LogisticRegression(C=1 / (DEFAULT_PENALTY * total), tol=1e-8, max_iter=1000)
+        reference.fit(train.pixels / scale, train.labels[:, k], sample_weight)
+        np.testing.assert_allclose(head.kernel[:, k], reference.coef_[0] / scale, atol=2e-3)
     assert head.loss == pytest.approx(TASK.score(head.compute_scores(train.pixels), train.labels).loss, rel=0.2)
 
 

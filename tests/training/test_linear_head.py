@@ -21,7 +21,7 @@ from sightline.models.build import Network, build_model
 from sightline.models.head import DENSE_LAYER
 from sightline.tasks.protocol import find_task
 from sightline.training import linear_head, stage_features
-from sightline.training.linear_head import PENALTIES, fit_linear_head
+from sightline.training.linear_head import PENALTIES, find_scale, fit_linear_head
 from sightline.training.loop import fit
 from sightline.training.state import load_latest
 
@@ -55,10 +55,10 @@ def test_it_is_the_solution_of_scikit_learn(classes: int, penalty: float, monkey
     train, others = draw_features(200, classes), draw_features(100, classes, seed=1)
     head = fit_linear_head(TASK, train, EMPTY, classes)
     varying = slice(0, 6)
-    mean, std = train.pixels[:, varying].mean(0), train.pixels[:, varying].std(0)
+    mean, scale = train.pixels[:, varying].mean(0), find_scale(train.pixels.std(0))[varying]
     theirs = LogisticRegression(C=1 / (penalty * len(train)), tol=1e-8, max_iter=5000)
-    theirs.fit((train.pixels[:, varying] - mean) / std, train.labels)
-    expected = theirs.predict_proba((others.pixels[:, varying] - mean) / std)
+    theirs.fit((train.pixels[:, varying] - mean) / scale, train.labels)
+    expected = theirs.predict_proba((others.pixels[:, varying] - mean) / scale)
     np.testing.assert_allclose(metrics.softmax(head.compute_scores(others.pixels)), expected, atol=2e-3)
     logits = head.compute_scores(train.pixels)
     assert head.loss == pytest.approx(metrics.cross_entropy_from_logits(logits, train.labels), abs=1e-4)
@@ -76,11 +76,31 @@ def test_with_fewer_images_than_features_it_is_the_same_solution(
     train = Subset(values, np.arange(24), labels, tuple(map(str, range(24))))
     others = (rng.normal(0, 1, (50, 60)) + rng.integers(0, 3, (50, 1)) + 5).astype(np.float32)
     head = fit_linear_head(TASK, train, EMPTY, 3)
-    mean, std = values.mean(0), values.std(0)
-    theirs = LogisticRegression(C=1 / (penalty * 24), tol=1e-8, max_iter=5000).fit((values - mean) / std, labels)
-    expected = theirs.predict_proba((others - mean) / std)
+    mean, scale = values.mean(0), find_scale(values.std(0))
+    theirs = LogisticRegression(C=1 / (penalty * 24), tol=1e-8, max_iter=5000).fit((values - mean) / scale, labels)
+    expected = theirs.predict_proba((others - mean) / scale)
     np.testing.assert_allclose(metrics.softmax(head.compute_scores(others)), expected, atol=2e-3)
     assert head.accuracy == (head.compute_scores(values).argmax(1) == labels).mean()
+
+
+def test_features_that_hardly_vary_among_few_images_do_not_decide() -> None:
+    """Three images of each class; the classes differ in the features that vary most, as in a pretrained network."""
+    centers = np.random.default_rng(99).normal(0, 1, (2, 20))
+
+    def draw(count: int, seed: int) -> Subset:
+        rng = np.random.default_rng(seed)
+        labels = (np.arange(count) % 2).astype(np.int32)
+        weak = 0.1 * rng.normal(0, 1, (count, 500))
+        values = np.c_[centers[labels] + 0.7 * rng.normal(0, 1, (count, 20)), weak].astype(np.float32)
+        return Subset(values, np.arange(count), labels, tuple(map(str, range(count))))
+
+    train, others = draw(6, 0), draw(400, 1)
+    head = fit_linear_head(TASK, train, EMPTY, 2)
+    accuracy = (head.compute_scores(others.pixels).argmax(1) == others.labels).mean()
+    standardized = train.pixels / train.pixels.std(0)
+    theirs = LogisticRegression(C=1 / (0.1 * 6), max_iter=5000).fit(standardized, train.labels)
+    assert accuracy > theirs.score(others.pixels / train.pixels.std(0), others.labels) + 0.05
+    assert accuracy > 0.9
 
 
 def test_two_classes_have_opposite_weights() -> None:

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from sightline.training import new_class
+from sightline.training.linear_head import find_scale
 from sightline.training.new_class import fit_new_class
 
 CENTERS = np.array([[4, 0, 0, 0, 1], [0, 4, 0, 0, 1], [0, 0, 4, 0, 1], [0, 0, 0, 4, 1]], np.float32)
@@ -64,18 +65,18 @@ def test_the_fit_is_the_minimum_of_the_cross_entropy_over_all_classes() -> None:
     x, labels = draw((10, 20, 30, 7))
     new, others = x[labels == 3], x[labels < 3]
     row = fit(new, others)
-    mean, std = np.concatenate([new, others]).mean(0, np.float64), np.concatenate([new, others]).std(0, np.float64)
+    mean, scale = x.mean(0, np.float64), find_scale(x.std(0, np.float64))
     weights = np.where(labels == 3, 1 / 7, 3 / 60) / 4
 
     def loss(theta: NDArray[np.float64]) -> float:
-        logits = np.column_stack([x @ KERNEL, (x - mean) / std @ theta[:-1] + theta[-1]])
+        logits = np.column_stack([x @ KERNEL, (x - mean) / scale @ theta[:-1] + theta[-1]])
         is_new = labels == 3
         log_sum = np.logaddexp.reduce(logits, axis=1)
         log_rest = np.logaddexp.reduce(logits[:, :3], axis=1)
         terms = np.where(is_new, log_sum - logits[:, 3], log_sum - log_rest)
         return float(weights @ terms + row.penalty / 2 * theta[:-1] @ theta[:-1])
 
-    theta = np.append(row.kernel * std, row.bias + mean @ row.kernel)
+    theta = np.append(row.kernel * scale, row.bias + mean @ row.kernel)
     step = 1e-4
     for k in range(len(theta)):
         shift = np.eye(len(theta))[k] * step

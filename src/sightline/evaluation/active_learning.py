@@ -105,19 +105,20 @@ class AuditedF1:
 
 
 def project_features(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return features float32 [N, F] standardized and rotated to their D <= 256 principal axes: float32 [N, D].
+    """Return features float32 [N, F] scaled and rotated to their D <= 256 principal axes: float32 [N, D].
 
     The axes are not scaled, so the penalty of a head means the same for them as for all features. Features that are
     mapped from a file are read in blocks, so they may be larger than memory.
     """
+    from sightline.training import linear_head  # imported here, since a report does not build networks
+
     covariance = measure_covariance(features)
-    mean, std = covariance.mean.astype(np.float32), np.sqrt(covariance.matrix.diagonal())
-    std[std <= 1e-3 * std.max(initial=0)] = 1.0
+    mean, scale = covariance.mean.astype(np.float32), linear_head.find_scale(np.sqrt(covariance.matrix.diagonal()))
     if len(features) <= features.shape[1]:
-        axes = np.linalg.svd((features - mean) / std, full_matrices=False)[2][:DIMENSIONS].T
+        axes = np.linalg.svd((features - mean) / scale, full_matrices=False)[2][:DIMENSIONS].T
     else:
-        axes = np.linalg.eigh(covariance.matrix / np.outer(std, std))[1][:, ::-1][:, :DIMENSIONS]
-    scaled_axes = (axes / std[:, None]).astype(np.float32)
+        axes = np.linalg.eigh(covariance.matrix / np.outer(scale, scale))[1][:, ::-1][:, :DIMENSIONS]
+    scaled_axes = (axes / scale[:, None]).astype(np.float32)
     projected = np.empty((len(features), axes.shape[1]), np.float32)
     for block, rows in iter_blocks(features):
         projected[block] = (rows - mean) @ scaled_axes
@@ -207,9 +208,12 @@ class ActiveLearner:
         start = self._weights
         if start is not None and start.shape[1:] != (len(used), num_classes):
             start = None
+        features, targets = self._features[labeled], list_targets(labels[labeled], sets)
+        parts = [slice(0, 1), slice(1, 2), slice(2, None)]  # apart, or labels of the audit would affect the chooser
         with process.one_blas_thread():
-            targets = list_targets(labels[labeled], sets)
-            self._weights = fit_heads(self._features[labeled], targets, used, num_classes, start)
+            starts = [None if start is None else start[:, part] for part in parts]
+            heads = [fit_heads(features, targets, used[p], num_classes, s) for p, s in zip(parts, starts, strict=True)]
+        self._weights = np.concatenate(heads, axis=1)
         self.accuracy = None
         if measure and len(audited) >= MIN_AUDITED:
             scores = self._score(audited, labels, sets, folds, self._weights[:, 2:])

@@ -196,8 +196,21 @@ def iter_heads(
     return map(_Problem(task, train, num_classes, weights, check_stop).solve, penalties)
 
 
+def find_scale(std: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return by what to divide features with standard deviations `std` [F]: Pareto scaling, float64 [F].
+
+    The scale is halfway, on a logarithmic scale, between `std`, which would make all features equally important, and
+    one number for all. Among few images, some features hardly vary by chance, and to standardize these lets them decide
+    (van den Berg et al., 2006, https://doi.org/10.1186/1471-2164-7-142). Features that are constant, but for rounding,
+    are not enlarged.
+    """
+    spread = float(np.sqrt(np.mean(np.square(std, dtype=np.float64)))) or 1.0
+    is_constant = std <= 1e-3 * std.max(initial=0)
+    return np.where(is_constant, spread, np.sqrt(std * spread))
+
+
 class _Problem:
-    """The regression on standardized features; features are never copied, as their scale is moved into the weights.
+    """The regression on scaled features; features are never copied, as their scale is moved into the weights.
 
     The solution is a combination of the images' features, so with fewer images than features, the search uses the
     coordinates in an orthonormal basis of them, `self._basis`. The penalty is the same in any such basis.
@@ -219,8 +232,7 @@ class _Problem:
         self._num_terms = first_loss.shape[1]  # terms in the loss of an image, which the optimum sums
         moments = [(x.sum(0, np.float64), np.square(x, dtype=np.float64).sum(0)) for _, x in self._iter_features()]
         mean, mean_square = (np.sum(values, 0) / len(train) for values in zip(*moments, strict=True))
-        std = np.sqrt(np.maximum(mean_square - mean**2, 0))
-        self._mean, self._std = mean, np.where(std > 1e-3 * std.max(initial=0), std, 1.0)  # does not scale constants
+        self._mean, self._scale = mean, find_scale(np.sqrt(np.maximum(mean_square - mean**2, 0)))
         self._basis: NDArray[np.float64] | None = None
         if len(train) < len(mean):
             self._change_basis()
@@ -228,12 +240,12 @@ class _Problem:
 
     def _change_basis(self) -> None:
         """Replace the features with their coordinates in a basis, with mean 0 and scale 1."""
-        basis, coordinates = np.linalg.qr(((self._train.take(slice(None)) - self._mean) / self._std).T)
-        self._basis, self._plain_mean = basis / self._std[:, None], self._mean
+        basis, coordinates = np.linalg.qr(((self._train.take(slice(None)) - self._mean) / self._scale).T)
+        self._basis, self._plain_mean = basis / self._scale[:, None], self._mean
         count = len(self._train)
         features = coordinates.T.astype(np.float32, "C")
         self._train = Subset(features, np.arange(count), self._train.labels, self._train.paths)
-        self._mean, self._std = np.zeros(count), np.ones(count)
+        self._mean, self._scale = np.zeros(count), np.ones(count)
 
     def _iter_features(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         train, features = self._train, np.asarray(self._train.pixels)
@@ -256,9 +268,9 @@ class _Problem:
         return LinearHead(kernel, bias, penalty, loss / self._num_terms, accuracy)
 
     def _split(self, theta: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Convert the parameters for standardized features to the kernel and bias for unscaled features."""
+        """Convert the parameters for scaled features to the kernel and bias for unscaled features."""
         matrix = theta.reshape(-1, self._num_units)
-        kernel = matrix[:-1] / self._std[:, None]
+        kernel = matrix[:-1] / self._scale[:, None]
         return kernel.astype(np.float32), (matrix[-1] - self._mean @ kernel).astype(np.float32)
 
     def _evaluate(self, theta: NDArray[np.float64], penalty: float) -> tuple[float, NDArray[np.float64]]:
@@ -266,7 +278,7 @@ class _Problem:
         loss, kernel_gradient, bias_gradient, _ = self._sum_over_rows(*self._split(theta))
         weights = theta.reshape(-1, self._num_units)[:-1]
         gradient = np.empty((len(self._mean) + 1, self._num_units))
-        gradient[:-1] = (kernel_gradient - np.outer(self._mean, bias_gradient)) / self._std[:, None] + penalty * weights
+        gradient[:-1] = (kernel_gradient - np.outer(self._mean, bias_gradient)) / self._scale[:, None] + penalty * weights
         gradient[-1] = bias_gradient
         return loss + penalty / 2 * float(np.square(weights).sum()), gradient.ravel()
 
