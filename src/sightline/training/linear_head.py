@@ -278,7 +278,9 @@ class _Problem:
         loss, kernel_gradient, bias_gradient, _ = self._sum_over_rows(*self._split(theta))
         weights = theta.reshape(-1, self._num_units)[:-1]
         gradient = np.empty((len(self._mean) + 1, self._num_units))
-        gradient[:-1] = (kernel_gradient - np.outer(self._mean, bias_gradient)) / self._scale[:, None] + penalty * weights
+        gradient[:-1] = (kernel_gradient - np.outer(self._mean, bias_gradient)) / self._scale[
+            :, None
+        ] + penalty * weights
         gradient[-1] = bias_gradient
         return loss + penalty / 2 * float(np.square(weights).sum()), gradient.ravel()
 
