@@ -167,19 +167,19 @@ class ActiveLearner:
         self._features, self._order, self._seed = features, audit_order, seed
         self._in_audit = np.zeros(len(features), bool)
         self._in_audit[audit_order] = True
-        self._weights: NDArray[np.float64] | None = None  # [D + 1, 2 (+ FOLDS), K]: `head`, `chooser`, one per fold
+        self._weights: NDArray[np.float64] | None = None  # [D + 1, 2 (+ FOLDS), K]: `chooser`, `head`, one per fold
         self._can_choose = self._several = False
         self.accuracy: AuditedAccuracy | AuditedF1 | None = None
 
     @property
     def head(self) -> NDArray[np.float64] | None:
         """The weights [D + 1, K] of the head; None before there are two different labels."""
-        return None if self._weights is None else self._weights[:, 0]
+        return None if self._weights is None else self._weights[:, 1]
 
     @property
     def chooser(self) -> NDArray[np.float64] | None:
         """The weights [D + 1, K] of the head trained without labels of the audit; None until there are others."""
-        return self._weights[:, 1] if self._weights is not None and self._can_choose else None
+        return self._weights[:, 0] if self._weights is not None and self._can_choose else None
 
     def list_audited(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the labeled images of the audit before the first unlabeled one: a random sample of the pool.
@@ -203,16 +203,18 @@ class ActiveLearner:
         folds = self._assign_folds(audited)
         others = ~self._in_audit[labeled]
         without_fold = [folds[labeled] != fold for fold in range(FOLDS if measure else 0)]
-        used = np.stack([np.ones(len(labeled), bool), others, *without_fold])
+        used = np.stack([others, np.ones(len(labeled), bool), *without_fold])
         self._can_choose = len(np.unique(labels[labeled[others]])) >= 2
         start = self._weights
         if start is not None and start.shape[1:] != (len(used), num_classes):
             start = None
         features, targets = self._features[labeled], list_targets(labels[labeled], sets)
-        parts = [slice(0, 1), slice(1, 2), slice(2, None)]  # apart, or labels of the audit would affect the chooser
+        groups = [slice(0, 1), slice(1, None)]  # apart, or labels of the audit would affect the chooser
         with process.one_blas_thread():
-            starts = [None if start is None else start[:, part] for part in parts]
-            heads = [fit_heads(features, targets, used[p], num_classes, s) for p, s in zip(parts, starts, strict=True)]
+            heads = [
+                fit_heads(features, targets, used[group], num_classes, None if start is None else start[:, group])
+                for group in groups
+            ]
         self._weights = np.concatenate(heads, axis=1)
         self.accuracy = None
         if measure and len(audited) >= MIN_AUDITED:
