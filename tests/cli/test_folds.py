@@ -17,6 +17,7 @@ from PIL import Image
 
 import sightline as sl
 from command import Command
+from recording import RecordingCallback
 from sightline import metrics
 from sightline.callbacks import EpochRecord
 from sightline.cli import output
@@ -43,16 +44,30 @@ def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for number in range(count):
                 pixels = np.clip(rng.normal([red, 128, 128], 60, (16, 16, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(root / split / label / f"{number}.png")
+    (root / "train" / "dusk" / "notes.txt").write_text("at the lake", encoding="utf-8")
     return root
 
 
 @pytest.fixture(scope="module")
-def run(noisy: Path, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
-    return sl.train(noisy, **SETTINGS, out=tmp_path_factory.mktemp("runs") / "run")
+def messages() -> RecordingCallback:
+    return RecordingCallback()
+
+
+@pytest.fixture(scope="module")
+def run(noisy: Path, messages: RecordingCallback, tmp_path_factory: pytest.TempPathFactory) -> sl.Run:
+    return sl.train(noisy, **SETTINGS, out=tmp_path_factory.mktemp("runs") / "run", callback=messages)
 
 
 def open_folds(run: sl.Run) -> Iterator[RunDirectory]:
     return (RunDirectory.open(folds.get_fold_path(run.directory, fold)) for fold in range(FOLDS))
+
+
+@pytest.mark.usefixtures("run")
+def test_notes_are_repeated_once_for_the_final_model(messages: RecordingCallback) -> None:
+    assert messages.lines.count("1 file skipped: not an image") == 2
+    assert [line for line in messages.lines if "fold" in line] == [
+        "fold 1 of 2", "fold 2 of 2", "the final model, on all images, after 2 folds"
+    ]  # fmt: skip
 
 
 def test_every_image_is_predicted_by_a_model_that_was_not_trained_on_it(run: sl.Run, noisy: Path) -> None:

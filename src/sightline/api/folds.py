@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sightline.api.report_writer import write_first_report
-from sightline.callbacks import Callback
+from sightline.callbacks import Callback, ForwardingCallback
 from sightline.config import RunConfig
 from sightline.data.indexing import Sources
 from sightline.errors import Interrupted, UsageError
@@ -42,22 +42,35 @@ def train_folds(job: Job, inputs: RunInputs, request: TrainRequest, sources: Sou
     """Train the runs of all folds that are not complete; each is a run below that of `job`, and a unit of work."""
     if not folds.is_folded(inputs.config):
         return
-    count = inputs.config.split.folds
+    count, callback = inputs.config.split.folds, _NewMessages(job.callback)
     for fold in range(count):
         path = folds.get_fold_path(job.run, fold)
         if is_run(path) and RunDirectory.open(path).info.get("status") == "complete":
             continue
-        job.callback.on_message(f"fold {fold + 1} of {count}")
+        callback.on_message(f"fold {fold + 1} of {count}")
         try:
             if is_run(path):
                 from sightline.api.resuming import resume
 
-                resume(path, sources, callback=job.callback)
+                resume(path, sources, callback=callback)
             else:
-                _train_fold(path, fold, inputs, request, job.callback)
+                _train_fold(path, fold, inputs, request, callback)
         except Interrupted:
             raise Interrupted(f"Stopped in fold {fold + 1} of {count}.") from None
     job.callback.on_message(f"the final model, on all images, after {count} folds")
+
+
+class _NewMessages(ForwardingCallback):
+    """Forwards each message once: most notes on the data are the same in every fold."""
+
+    def __init__(self, inner: Callback) -> None:
+        super().__init__(inner)
+        self._seen = set[str]()
+
+    def on_message(self, text: str) -> None:
+        if text not in self._seen:
+            self._seen.add(text)
+            super().on_message(text)
 
 
 def _train_fold(path: Path, fold: int, inputs: RunInputs, request: TrainRequest, callback: Callback) -> None:
