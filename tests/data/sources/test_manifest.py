@@ -204,8 +204,12 @@ def test_names_that_several_folders_have_are_not_said_to_be_missing(tmp_path: Pa
         tmp_path, "path,label\n1.png,cat\n2.png,dog\n", files=[f"{a}/{i}.png" for a in "ab" for i in (1, 2)]
     )
     message = get_error(path)
-    assert f"several folders in {tmp_path} have a file 1.png" in message
+    assert f"several files in {tmp_path} match 1.png" in message
     assert len(read_manifest(path, DataConfig(root=str(tmp_path / "b"))).items) == 2
+    path = write_table(
+        tmp_path / "c", "path,label\n1,cat\n2,dog\n", files=[f"{i}.{e}" for e in ("png", "jpg") for i in (1, 2)]
+    )
+    assert f"several files in {tmp_path / 'c'} match 1." in get_error(path), "they are in one folder"
 
 
 def test_backslashes_and_names_without_extension(tmp_path: Path) -> None:

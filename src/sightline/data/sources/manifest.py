@@ -347,8 +347,8 @@ def _no_items_message(table: Table, columns: Columns, listing: SourceListing, fi
     where = store.root.absolute() if isinstance(store, FolderStore) else store.name
     if finder.is_ambiguous(missing[0]):
         return (
-            f"{table.name} lists {plural(len(missing), 'file')} in column {column!r}, but several folders in {where} "
-            f"have a file {missing[0]}. Name the right one with --set data.root=FOLDER."
+            f"{table.name} lists {plural(len(missing), 'file')} in column {column!r}, but several files in {where} "
+            f"match {missing[0]}. List their paths from there, or name their folder with --set data.root=FOLDER."
         )
     archives = list(filter(is_archive, store.keys()))
     file = Path(table.name)
