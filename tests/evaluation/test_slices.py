@@ -237,6 +237,14 @@ def test_planted_labels_come_first() -> None:
     assert line["to"] != line["label"]
 
 
+def test_among_many_classes_those_with_few_images_are_recognized() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(100), np.where(np.arange(100) % 2, 12, 6)).astype(np.int32)
+    features = (0.4 * rng.normal(size=(100, 200))[labels] + rng.normal(size=(len(labels), 200))).astype(np.float32)
+    p = wrong_labels.predict_out_of_fold(features, labels, [f"class {k}" for k in range(100)])
+    assert (p.argmax(1) == labels).mean() > 0.75
+
+
 def test_without_cleanlab_the_install_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
     monkeypatch.setitem(sys.modules, "cleanlab", None)

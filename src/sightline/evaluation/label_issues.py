@@ -34,6 +34,10 @@ FOLDS = 5  # also the minimum number of images with and without a class, if imag
 # drawings). On 468 street scenes with several labels, 3% of them changed, the average precision is 0.605; with 0.0002
 # and 0.003, it is 0.577 and 0.567.
 PENALTY = 0.0008
+# If each image has one of more classes than this, the penalty falls in proportion to their number, as the part of each
+# class in the loss does. On 2,689 images in 96 clusters, 5% of the labels changed, this gives an average precision of
+# 0.70 instead of 0.57.
+MANY_CLASSES = 10
 IMPROBABLE = 0.2  # a probability below which a label is questioned in any case
 
 
@@ -176,8 +180,9 @@ def predict_out_of_fold(
             continue
         probabilities[test_rows] = 0.0
         probabilities[np.ix_(test_rows, known)] = _fit_and_predict(
-            find_task("single_label"), features[train_rows], train_labels, len(known), features[test_rows]
-        )
+            find_task("single_label"), features[train_rows], train_labels, len(known), features[test_rows],
+            PENALTY * min(1, MANY_CLASSES / len(known)),
+        )  # fmt: skip
         progress("checking labels (folds)", done, folds)
     return probabilities
 
@@ -188,13 +193,14 @@ def _fit_and_predict(
     labels: NDArray[Any],
     num_classes: int,
     others: NDArray[np.float32],
+    penalty: float = PENALTY,
 ) -> NDArray[np.floating]:
     """Return the probabilities [n, K] of images with features `others` [n, F] by a head fitted to [N, F]."""
     from sightline.training import linear_head  # imported here, since a report does not build networks
 
     train = Subset(features, np.arange(len(features)), labels, ("",) * len(features))
     with process.one_blas_thread():
-        head = next(linear_head.iter_heads(task, train, num_classes, penalties=(PENALTY * features.shape[1],)))
+        head = next(linear_head.iter_heads(task, train, num_classes, penalties=(penalty * features.shape[1],)))
     return task.activate(task.link_scores(head.compute_scores(others)))
 
 
