@@ -21,14 +21,14 @@ from typing import NamedTuple
 
 
 class Range(NamedTuple):
-    """The values that a metric can have, from `low` to `high`; either may be infinite."""
+    """The values that a metric can have, from `low` to `high`, which may be infinite."""
 
     low: float
     high: float
 
 
-RATE, LOSS, SIGNED, UNBOUNDED = Range(0, 1), Range(0, math.inf), Range(-1, 1), Range(-math.inf, math.inf)
-"""The ranges of accuracies, of losses, of kappas and differences of rates, and of other differences."""
+RATE, LOSS, SIGNED = Range(0, 1), Range(0, math.inf), Range(-1, 1)
+"""The ranges of accuracies, of losses, and of kappas and differences of rates."""
 
 
 class Interval(NamedTuple):
@@ -76,12 +76,10 @@ def scaled_interval(value: float, error: float, units: int, of: Range) -> Interv
 
     >>> scaled_interval(0.975, 0.01, 240, RATE)
     Interval(low=0.945..., high=0.988...)
-    >>> scaled_interval(0.1, 0.05, 12, LOSS), scaled_interval(0.0, 1.0, 2, UNBOUNDED)
-    (Interval(low=0.033..., high=0.300...), Interval(low=-12.706..., high=12.706...))
+    >>> scaled_interval(0.1, 0.05, 12, LOSS)
+    Interval(low=0.033..., high=0.300...)
     """
     half, (low, high) = t_quantile(units - 1) * error, of
-    if math.isinf(low):
-        return Interval(value - half, value + half)
     if math.isinf(high):
         factor = math.exp(min(half / (value - low), 700))
         return Interval(low + (value - low) / factor, low + (value - low) * factor)

@@ -34,16 +34,19 @@ from sightline.data.targets import GRADES
 from sightline.data.types import Subset
 from sightline.errors import DataError, UsageError
 from sightline.evaluation import conformal
+from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.error_analysis import ErrorExample
 from sightline.evaluation.ordinal import (
     MAE,
     QWK,
     WITHIN_ONE,
+    compare_grades,
     compute_kappa,
     compute_ordinal_metrics,
     list_distance_terms,
 )
 from sightline.evaluation.results import Metric
+from sightline.evaluation.scoring import compute_metrics
 from sightline.inference.decisions import make_prediction_sets
 from sightline.intervals import wilson_interval
 from sightline.models.build import build_model
@@ -313,11 +316,11 @@ def test_kappa_is_that_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
 
 def test_metrics_that_are_not_defined_say_why() -> None:
     same = np.zeros(5, np.int64)
-    metrics = compute_ordinal_metrics(same.astype(np.int32), same)
+    metrics = compute_ordinal_metrics(same.astype(np.int32), same, 5)
     assert metrics[QWK].value is None
     assert metrics[QWK].note == "all images and predictions have the same grade"
     assert metrics[MAE].value == 0
-    assert compute_ordinal_metrics(same[:0].astype(np.int32), same[:0])[MAE].note == "there are no images"
+    assert compute_ordinal_metrics(same[:0].astype(np.int32), same[:0], 5)[MAE].note == "there are no images"
 
 
 def test_groups_widen_the_intervals() -> None:
@@ -325,7 +328,7 @@ def test_groups_widen_the_intervals() -> None:
     groups = np.repeat(np.arange(20), 10)
     true = rng.integers(0, 5, 20)[groups].astype(np.int32)
     predicted = np.clip(true + rng.integers(-1, 2, 20)[groups], 0, 4).astype(np.int64)
-    alone, grouped = compute_ordinal_metrics(true, predicted), compute_ordinal_metrics(true, predicted, groups)
+    alone, grouped = compute_ordinal_metrics(true, predicted, 5), compute_ordinal_metrics(true, predicted, 5, groups)
     for name in (QWK, MAE):
         assert alone[name].value == grouped[name].value
         first, second = alone[name].interval, grouped[name].interval
@@ -336,12 +339,24 @@ def test_groups_widen_the_intervals() -> None:
     assert hits == count
     assert alone[WITHIN_ONE].interval == wilson_interval(hits, count)
     assert grouped[WITHIN_ONE].interval == pytest.approx((0.025 ** (1 / 20), 1.0))
-    single = compute_ordinal_metrics(true, predicted, np.zeros(count, np.int64))
+    single = compute_ordinal_metrics(true, predicted, 5, np.zeros(count, np.int64))
     assert {m.note for m in single.values()} == {"no interval: all images are in one group"}
 
 
+def test_intervals_of_two_groups_stay_within_the_limits_of_the_metrics() -> None:
+    true, groups = np.array([0, 1, 2, 1, 0, 2], np.int32), np.array([0, 0, 0, 1, 1, 1])
+    good, poor = np.array([0, 1, 2, 1, 1, 2]), np.array([2, 1, 0, 1, 0, 2])
+    metrics = compute_ordinal_metrics(true, poor, 3, groups)
+    probabilities = (0.9 * np.eye(3) + 0.1 / 3)[poor].astype(np.float32)
+    brier = compute_metrics(probabilities, true, Resampling(groups=groups))["brier"]
+    difference = compare_grades(true, good, poor, 3, groups)
+    for metric in (metrics[MAE], brier, difference.kappa_difference, difference.error_difference):
+        assert metric.interval is not None
+        assert -2 <= metric.interval.low < metric.interval.high <= 2
+
+
 def test_one_image_says_why_it_has_no_interval() -> None:
-    metrics = compute_ordinal_metrics(np.array([1], np.int32), np.array([2]))
+    metrics = compute_ordinal_metrics(np.array([1], np.int32), np.array([2]), 5)
     assert metrics[MAE] == Metric(1.0, None, "one image has no interval")
     assert metrics[WITHIN_ONE] == Metric(1.0, wilson_interval(1, 1))
 

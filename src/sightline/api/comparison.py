@@ -265,7 +265,7 @@ def _compare_grades(
     labels, first, second = (
         np.array([position[name] for name in names.tolist()], np.int64) for names in (common.labels, *common.predicted)
     )
-    return compare_grades(labels.astype(np.int32), first, second, groups)
+    return compare_grades(labels.astype(np.int32), first, second, len(position), groups)
 
 
 def _compare_label_sets(common: CommonImages, groups: NDArray[np.int64] | None) -> LabelSetComparison | None:

@@ -18,12 +18,11 @@ from sightline.evaluation.block_bootstrap import BlockBootstrap
 from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.calibration_intervals import estimate_calibration_errors
 from sightline.evaluation.results import NO_IMAGES, Metric
-from sightline.intervals import LOSS, RATE, SIGNED, Interval
+from sightline.intervals import LOSS, RATE, SIGNED, Interval, Range
 
 RANKED = ("mean_average_precision", "micro_average_precision", "auroc", "micro_auroc")
 COUNTED = ("micro_f1", "macro_f1", "micro_precision", "micro_recall", "macro_precision", "macro_recall")
 AVERAGED = ("example_f1", "hamming_loss", "ranking_loss", "coverage_error", "log_loss")
-RANGES = {"coverage_error": LOSS, "log_loss": LOSS}  # the others are between 0 and 1
 NAMES = (*RANKED, *COUNTED, *AVERAGED, "subset_accuracy", "calibration_error")
 
 
@@ -234,10 +233,11 @@ def _average_examples(
         compute_coverage(p, labels),
         metrics.negative_log(np.where(labels, p, 1 - p)).mean(1),
     ], axis=1)  # fmt: skip
+    ranges = {"coverage_error": Range(0, labels.shape[1]), "log_loss": LOSS}  # the others are between 0 and 1
     blocks = BlockBootstrap.draw(len(labels), 1, resampling, "means")
     resampled = (blocks.resample_sums(columns) / blocks.resample_sums(np.ones((len(labels), 1))))[1:]
     return {
-        name: resampling.make_metric(float(column.mean()), row, len(labels), of=RANGES.get(name, RATE))
+        name: resampling.make_metric(float(column.mean()), row, len(labels), of=ranges.get(name, RATE))
         for name, column, row in zip(AVERAGED, columns.T, resampled.T, strict=True)
     }
 

@@ -13,7 +13,7 @@ from sightline.evaluation import bootstrap
 from sightline.evaluation.results import EvaluationResult, Metric
 from sightline.evaluation.scoring import NO_GROUPS, compute_evaluation, explain_errors
 from sightline.inference.decisions import compute_expected_grades
-from sightline.intervals import LOSS, SIGNED, UNBOUNDED
+from sightline.intervals import SIGNED, Range
 
 QWK, MAE, WITHIN_ONE = "quadratic_weighted_kappa", "mean_absolute_error", "within_one_grade"
 
@@ -44,17 +44,17 @@ def compute_ordinal_evaluation(
     """
     evaluation = compute_evaluation(classes, probabilities, samples, unreadable=unreadable, group_by_path=group_by_path)
     groups = bootstrap.number_groups(samples.paths, group_by_path)
-    grades = compute_ordinal_metrics(samples.labels, probabilities.argmax(1), groups)
+    grades = compute_ordinal_metrics(samples.labels, probabilities.argmax(1), len(classes), groups)
     result = OrdinalResult(**{f.name: getattr(evaluation, f.name) for f in fields(evaluation)})
     return replace(result, metrics=grades | dict(evaluation.metrics))
 
 
 def compute_ordinal_metrics(
-    labels: NDArray[np.int32], predictions: NDArray[np.int64], groups: NDArray[np.int64] | None = None
+    labels: NDArray[np.int32], predictions: NDArray[np.int64], grades: int, groups: NDArray[np.int64] | None = None
 ) -> dict[str, Metric]:
     """Return quadratic weighted kappa, mean absolute error and the fraction within one grade, by name.
 
-    `labels` and `predictions` [N] are positions in the order of grades, and distances count positions. With `groups`
+    `labels` and `predictions` [N] are positions in the order of `grades`, and distances count positions. With `groups`
     [N], from 0, intervals account for the dependence of images within a group.
     """
     count = len(labels)
@@ -70,7 +70,7 @@ def compute_ordinal_metrics(
         )
         if np.isfinite(kappa)
         else Metric(None, note="all images and predictions have the same grade"),
-        MAE: resampling.make_metric(float(values[0]), resampled[:, 0], count, of=LOSS),
+        MAE: resampling.make_metric(float(values[0]), resampled[:, 0], count, of=Range(0, grades - 1)),
         WITHIN_ONE: resampling.estimate_fraction(terms[:, 1] > 0),
     }
 
@@ -90,19 +90,20 @@ def compare_grades(
     labels: NDArray[np.int32],
     first: NDArray[np.int64],
     second: NDArray[np.int64],
+    grades: int,
     groups: NDArray[np.int64] | None,
 ) -> GradeComparison:
-    """Compare the grades [N] that two classifiers predict for the same images, N at least 1, or `groups` of them."""
+    """Compare the predictions [N] of two classifiers among `grades`, for the same images, N at least 1, or `groups`."""
     resampling = bootstrap.Resampling(groups=groups)
     terms = np.concatenate([list_distance_terms(labels, predicted) for predicted in (first, second)], 1)
     means = np.concatenate([terms.mean(0)[None], resampling.resample_means(terms, "grade differences")])
     kappas = compute_kappa(means[:, 6:]) - compute_kappa(means[:, :6])
     errors = means[:, 6] - means[:, 0]
     return GradeComparison(
-        resampling.make_metric(float(kappas[0]), kappas[1:], len(labels), of=UNBOUNDED)
+        resampling.make_metric(float(kappas[0]), kappas[1:], len(labels), of=Range(-2, 2))
         if np.isfinite(kappas[0])
         else Metric(None, note="all images and predictions have the same grade"),
-        resampling.make_metric(float(errors[0]), errors[1:], len(labels), of=UNBOUNDED),
+        resampling.make_metric(float(errors[0]), errors[1:], len(labels), of=Range(1 - grades, grades - 1)),
     )
 
 

@@ -24,7 +24,7 @@ from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.evaluation.calibration import MIN_ERRORS
 from sightline.evaluation.grouped_proportions import estimate_grouped_proportions
 from sightline.evaluation.results import ClassMetrics, EvaluationResult, Metric
-from sightline.intervals import LOSS, Interval
+from sightline.intervals import LOSS, Interval, Range
 from sightline.plugins import Registry
 
 AVERAGES = tuple(f"{how}_{what}" for how in ("macro", "weighted") for what in ("precision", "recall", "f1"))
@@ -89,8 +89,9 @@ def compute_metrics(
     resampled = resampling.resample_means(columns, "means")
     predictions = probabilities.argmax(1)
     narrow = explain_errors(predictions, labels)
-    for name, values, means in zip(("log_loss", "brier"), columns.T, resampled.T, strict=True):
-        values_by_name[name] = resampling.make_metric(float(values.mean()), means, count, note=narrow, of=LOSS)
+    ranges = {"log_loss": LOSS, "brier": Range(0, 2)}
+    for (name, of), values, means in zip(ranges.items(), columns.T, resampled.T, strict=True):
+        values_by_name[name] = resampling.make_metric(float(values.mean()), means, count, note=narrow, of=of)
     return (
         values_by_name
         | _average_metrics(predictions, labels, classes, values_by_name["top_1"], resampling)

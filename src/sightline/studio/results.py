@@ -87,7 +87,7 @@ class SplitResults:
     @cached_property
     def grades(self) -> dict[str, Metric]:
         """Metrics of how far predicted grades are from the true ones, by name, if the classes are grades."""
-        return compute_ordinal_metrics(self._labels, self._predicted, self._resampling.groups)
+        return compute_ordinal_metrics(self._labels, self._predicted, len(self.classes), self._resampling.groups)
 
     @property
     def lowest_precision(self) -> float:
