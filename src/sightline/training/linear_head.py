@@ -205,8 +205,7 @@ def find_scale(std: NDArray[np.floating]) -> NDArray[np.float64]:
     are not enlarged.
     """
     spread = float(np.sqrt(np.mean(np.square(std, dtype=np.float64)))) or 1.0
-    is_constant = std <= 1e-3 * std.max(initial=0)
-    return np.where(is_constant, spread, np.sqrt(std * spread))
+    return np.where(std <= 1e-3 * std.mean(), spread, np.sqrt(std * spread))
 
 
 class _Problem:
