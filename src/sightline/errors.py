@@ -65,24 +65,34 @@ def name_arguments(message: str) -> str:
     'Choose one with `set=["input.page=N"]`, or use `folds=5`.'
     >>> name_arguments("Read them with --set data.class_level=1 --set data.root=FOLDER.")
     'Read them with `set=["data.class_level=1", "data.root=FOLDER"]`.'
+    >>> name_arguments(
+    ...     "Train with --set 'split.group=folder', choose --set data.class_level, or --allow split-folders."
+    ... )
+    'Train with `set=["split.group=folder"]`, choose `set=["data.class_level=..."]`, or `allow=["split-folders"]`.'
     >>> name_arguments("No images in photos--old: use --target-precision 0.9.")
     'No images in photos--old: use `target_precision=0.9`.'
     """
 
     def replace(match: re.Match[str]) -> str:
-        option, assignments, number = match.groups()
+        option, assignments, key, number, kind = match.groups()
         if option is None:
             return match[0]
         name = option.replace("-", "_")
         if assignments:
             values = '", "'.join(assignments.split(f" --{option} "))
             return f'`{name}=["{values}"]`'
+        if key or kind:
+            return f'`{name}=["{f"{key}=..." if key else kind}"]`'
         if number:
             return f"`{name}={number}`"
         return f"`{name.removeprefix('no_')}=False`" if name.startswith("no_") else f"`{name}`"
 
-    assignment = r"[a-z_.]+=(?:\.\.\.|[^\s`]*[^\s`.,;:)])"
-    value = rf"({assignment}(?: --\1 {assignment})*)|(\d+(?:\.\d+)?|N)\b"
+    assignment = r"[a-z_.]+=(?:\.\.\.|[^\s`']*[^\s`'.,;:)])"
+    value = (
+        rf"({assignment}(?: --\1 {assignment})*)|([a-z_]+(?:\.[a-z_]+)+)\b(?!=|\.\w)|(\d+(?:\.\d+)?|N)\b"
+        r"|(?<=allow )([a-z]+(?:-[a-z]+)+)"
+    )
+    message = re.sub(r"(--set )'([a-z_.]+=[^\s'\"]+)'", r"\1\2", message)  # a shell needs the quotes
     return re.sub(rf"`[^`]*`|(?<![\w/.-])--([a-z][a-z-]*)(?: (?:{value}))?", replace, message)
 
 

@@ -525,6 +525,11 @@ def test_the_history_shows_no_empty_columns(run: sl.Run) -> None:
             lambda run: run.classifier.predict("a.png", epochs=1),
             "predict() has no option 'epochs'. Valid names: callback, images, knn, progress, reference, set, top.",
         ),
+        (lambda _: untyped.Dataset("photos", page=2), "Dataset() has no option 'page': use set={'input.page': ...}."),
+        (
+            lambda _: untyped.Dataset.from_folder("photos", mixup=1),
+            "from_folder() has no option 'mixup'. Valid names: set.",
+        ),
         (lambda _: untyped.Run("a", rseult=1), "Run() has no option 'rseult'. Did you mean 'result'?"),
         (lambda run: run.classifier.predict("a.png", tops=1), "predict() has no option 'tops'. Did you mean 'top'?"),
         (lambda _: untyped.load(None), "path must be a string or a path, not None."),

@@ -115,8 +115,10 @@ def _explain_unknown_option(function: Callable[..., Any], name: str, known: list
     options = [option for option in known if option not in ("self", "cls")]
     caller = _name_caller(function)
     settings = [s for s in find_settings(RunConfig, name) if "." in s] if "set" in options else []
-    if "self" in known:  # a method of a model or of data: only some sections can be set there
-        settings = [s for s in settings if s.startswith("data.")]
+    owner, is_method, _ = function.__qualname__.partition(".")
+    if is_method:  # of a model or of data: only some sections can be set there
+        sections = ("data.", "input.", "model.task") if owner == "Dataset" else ("data.",)
+        settings = [s for s in settings if s.startswith(sections)]
     if len(settings) == 1 and not difflib.get_close_matches(name, options, n=1, cutoff=0.8):
         return f"{caller}() has no option {name!r}: use set={{{settings[0]!r}: ...}}."
     return f"{caller}() has no option {name!r}.{suggest(name, options)}"
