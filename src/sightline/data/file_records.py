@@ -8,7 +8,9 @@ clock's resolution would leave the same times (as in Git's index, "racy Git").
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -37,6 +39,7 @@ Header = tuple[str, int, int, bool, bool, tuple[float, float] | None]
 
 _COLUMNS = "file, size, inode, modified, changed, sha256, width, height, gray, high_bit_depth, low, high"
 _TABLES = f"CREATE TABLE files ({_COLUMNS}, PRIMARY KEY (file)) WITHOUT ROWID; CREATE TABLE checksum (sha256);"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class FileRecords:
@@ -150,8 +153,17 @@ def _make_row(file: str, stamp: Stamp, header: Header) -> tuple[Any, ...]:
 
 
 def _parse_row(row: tuple[Any, ...]) -> tuple[Stamp, Header]:
-    """Return the stamp and header from a row of `_make_row`."""
-    _, size, inode, modified, changed, sha256, width, height, gray, high_bit_depth, low, high = row
+    """Return the stamp and header from a row of `_make_row`; raises `ValueError` if they cannot belong to an image."""
+    file, size, inode, modified, changed, sha256, width, height, gray, high_bit_depth, low, high = row
+    numbers, limits = (size, inode, modified, changed, width, height, gray, high_bit_depth), (low, high)
+    if not (
+        isinstance(file, str)
+        and isinstance(sha256, str) and _SHA256.fullmatch(sha256)
+        and all(isinstance(number, int) for number in numbers)
+        and size >= 0 and width > 0 and height > 0 and {gray, high_bit_depth} <= {0, 1}
+        and (limits == (None, None) or all(isinstance(limit, float) and math.isfinite(limit) for limit in limits))
+    ):  # fmt: skip
+        raise ValueError("a row that is not one of an image")
     value_range = None if low is None else (low, high)
     return (size, inode, modified, changed), (sha256, width, height, bool(gray), bool(high_bit_depth), value_range)
 
