@@ -184,6 +184,7 @@ def predict_out_of_fold(
             PENALTY * min(1, MANY_CLASSES / len(known)),
         )  # fmt: skip
         progress("checking labels (folds)", done, folds)
+    probabilities /= probabilities.sum(1, keepdims=True)  # those of a head are float32
     return probabilities
 
 
