@@ -86,6 +86,18 @@ def test_grayscale_image_equals_its_rgb_copy(vgg16: tuple[Any, Path], loaded: Ne
     assert "gray_to_color" not in gray_network.backbone
 
 
+def test_a_network_for_grayscale_images_starts_from_one_of_either_kind(loaded: Network, tmp_path: Path) -> None:
+    own, pixels = build_model(make_plan("vgg16", channels=1, seed=3)), random_images(3, 32, 1)
+    of_color = tmp_path / "color.keras"
+    loaded.model.save(of_color)
+    converting = build_model(make_plan("vgg16", channels=1, options={"weights": of_color}))
+    for source in (own, converting):
+        source.model.save(tmp_path / "gray.keras")
+        network = build_model(make_plan("vgg16", channels=1, options={"weights": tmp_path / "gray.keras"}))
+        features, expected = (np.asarray(build_feature_model(one)(pixels, training=False)) for one in (network, source))
+        np.testing.assert_array_equal(features, expected)
+
+
 def test_a_gray_network_gets_a_smaller_head(vgg16: tuple[Any, Path]) -> None:
     """`compress` builds it without the weights file: the backbone still takes three channels."""
     old = build_model(make_plan("vgg16", channels=1, options={"weights": vgg16[1]}))

@@ -25,6 +25,8 @@ from sightline.inference.runtimes.onnx import OnnxPredictor
 from sightline.preprocessing import PreprocessingSpec
 
 pytest.importorskip("starlette")
+from sightline.serve.uploads import CURL_ADVICE, URL_ENCODED
+
 Answer = tuple[int, Any]
 
 
@@ -157,6 +159,7 @@ def test_the_class_is_by_default_that_of_predict() -> None:
             "The method gradcam needs a model whose head is one dense layer behind pooling: use method=occlusion.",
         ),
         (b"no image", "image/png", "", "The image cannot be read: not an image."),
+        (b"no image", URL_ENCODED, "", f"The image cannot be read: not an image.{CURL_ADVICE}"),
         (b'{"images": ["AAAA", "AAAA"]}', "application/json", "", "The request has 2 images: send one."),
     ],
 )

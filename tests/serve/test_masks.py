@@ -177,12 +177,15 @@ def test_what_cannot_be_answered_is_said_in_a_sentence() -> None:
         ("/predict", json.dumps({"images": [image] * 65}).encode(), as_json),
         ("/predict", json.dumps({"images": [image] * 2}).encode(), as_json | PNG),
         ("/explain?class=sky", FILES[0]),
+        ("/predict", b"no image", {"content-type": "application/x-www-form-urlencoded"}),
+        ("/predict", b"no image", {"content-type": "application/x-www-form-urlencoded"} | PNG),
     )
-    assert [answer.status for answer in answers] == [400, 200, 400, 400, 400]
+    assert [answer.status for answer in answers] == [400, 200, 400, 400, 400, 400, 400]
     assert answers[0].json["error"] == "The image cannot be read: not an image."
     first, second = answers[1].json["predictions"]
     assert (first, list(second)) == ({"error": "not an image"}, ["areas", "quality", "masks"])
     assert "at most 64" in answers[2].json["error"]
+    assert all("send a file with --data-binary" in answer.json["error"] for answer in answers[-2:])
     assert answers[3].json["error"] == "The request has 2 images: send one."
     assert answers[4].json["error"] == "The model has no class 'sky'. Valid names: dark, gray, light."
 

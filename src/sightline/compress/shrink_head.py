@@ -10,8 +10,9 @@ import numpy as np
 from sightline import backend
 from sightline.config import ModelConfig
 from sightline.models import registry
-from sightline.models.build import GRAY_LAYER, NORMALIZE_LAYER, ModelSpec, Network, build_model
+from sightline.models.build import NORMALIZE_LAYER, ModelSpec, Network, build_model
 from sightline.models.head import LOGITS
+from sightline.models.pretrained import GRAY_LAYER
 from sightline.tasks.protocol import find_task
 
 SHRINK = 8  # factor by which a hidden layer is narrowed

@@ -26,7 +26,6 @@ from sightline.preprocessing import LUMA
 from sightline.seeding import derive_seed
 
 NORMALIZE_LAYER = "normalize"
-GRAY_LAYER = "gray_to_color"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LITE_SCALE, LITE_OFFSET = 1 / 128, -127 / 128
@@ -39,7 +38,7 @@ class ModelSpec:
 
     `pixel_stats` is (mean, standard deviation) of the training pixels in [0, 255], for ``normalize="standardize"``.
     `weights` is the file of the pretrained weights, None for random weights. Grayscale images become color images for
-    pretrained weights, and with `gray_to_color`, which is set if the weights come from such a network. `activation` is
+    weights that are for color images, and with `gray_to_color`, which is set if the weights come from such a network. `activation` is
     the activation of the task. With a `decoder`, there are outputs for each pixel.
     """
 
@@ -135,8 +134,10 @@ def _build_graph(spec: ModelSpec, entry: ModelEntry) -> tuple[Any, tuple[str, ..
     with fresh_layer_names(), seed_new_layers(seed), use_dtype_policy(spec.precision):
         inputs = keras.Input((spec.height, spec.width, spec.channels), dtype="uint8", name="pixels")
         x = inputs
-        if spec.channels == 1 and (spec.gray_to_color or spec.weights is not None):
-            x = keras.layers.Concatenate(name=GRAY_LAYER)([x, x, x])  # before normalization, which is per channel
+        if spec.gray_to_color or (
+            spec.channels == 1 and spec.weights is not None and pretrained.are_for_color(spec.weights)
+        ):
+            x = keras.layers.Concatenate(name=pretrained.GRAY_LAYER)([x, x, x])  # before normalization, which is per channel
         normalize = entry.normalize if spec.config.normalize == "auto" else spec.config.normalize
         x = normalized_input = normalize_pixels(x, normalize, spec.pixel_stats)
         x = _apply_backbone(x, entry, spec.config)

@@ -44,11 +44,11 @@ def read_shapes(path: Path) -> list[tuple[int, ...]]:
         return keras_h5.read_shapes(_open_member(file, archive.getinfo("model.weights.h5")))
 
 
-def read_network_name(path: Path) -> str:
-    """Return the name of the network in a checked ``.keras`` file, "" if it has none."""
+def read_config(path: Path) -> dict[str, Any]:
+    """Return Keras' configuration of the network in a checked ``.keras`` file, {} if it has none."""
     with suppress(ValueError, KeyError, TypeError), zipfile.ZipFile(path) as archive:
-        return str(jsonio.loads(archive.read("config.json"))["config"]["name"])
-    return ""
+        return dict(jsonio.loads(archive.read("config.json"))["config"])
+    return {}
 
 
 def drop_compilation(config: Any) -> Any:

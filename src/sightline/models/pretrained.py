@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sightline.errors import MissingExtraError, ModelError, UsageError
 from sightline.models import keras_file, keras_h5, torch_file
 from sightline.models.entry import ModelEntry, PackagedWeights, PretrainedWeights
 
+GRAY_LAYER = "gray_to_color"  # makes color images of grayscale ones, for weights that are for color images
 MAX_TOP_ARRAYS = 6  # limit on arrays in a published top: three dense layers
 
 
@@ -136,6 +137,21 @@ def load_weights(backbone: Sequence[Any], head: Sequence[Any], path: Path, entry
     return False
 
 
+def are_for_color(path: Path) -> bool:
+    """Return whether the weights of a file are for color images, as all are but those of a grayscale ``.keras`` file.
+
+    Raises `ModelError` for a damaged ``.keras`` file.
+    """
+    if path.suffix != ".keras":
+        return True
+    with keras_file.open_keras_file(path) as name:
+        layers = keras_file.read_config(name).get("layers")
+    with suppress(KeyError, IndexError, TypeError):  # no network of Sightline
+        is_gray: bool = layers[0]["config"]["batch_shape"][-1] == 1
+        return not is_gray or GRAY_LAYER in [layer["name"] for layer in layers]
+    return True
+
+
 def _read_layers(path: Path, entry: ModelEntry) -> list[tuple[str, list[keras_h5.Array]]] | None:
     """Return the arrays of each layer in file order; None for a file of Keras 3."""
     if isinstance(entry.pretrained, PackagedWeights) and path.suffix == ".pth":
@@ -156,7 +172,7 @@ def _load_with_keras(model: Any, path: Path, entry: ModelEntry, convolutions: in
     """
     if path.suffix == ".keras":
         with keras_file.open_keras_file(path) as name:
-            if keras_file.read_network_name(name) != entry.network_name:
+            if keras_file.read_config(name).get("name") != entry.network_name:
                 _check_depth(keras_file.read_shapes(name), convolutions)
             keras_file.load_weights(model, name)
     elif path.suffix == ".h5":

@@ -71,12 +71,15 @@ def make_routes(models: RunningModels) -> list[Route]:
             running.check_free()
             if waiting >= MAX_WAITING:
                 raise refuse_busy()
-            content = (await read_upload(request)).get_single()
+            upload = await read_upload(request)
+            content = upload.get_single()
             if waiting >= MAX_WAITING:  # others arrived while the body was read
                 raise refuse_busy()
             waiting += 1
             try:
                 return await _explain(content, label, method, running, turn)
+            except ImageError as error:
+                raise HTTPException(400, f"The image cannot be read: {error}.{upload.advice}") from None
             finally:
                 waiting -= 1
 
@@ -108,8 +111,6 @@ async def _explain(
         async with turn:
             shared = _SharedPredictor(classifier.predictor, batcher, given_up)
             explanation = await asyncio.to_thread(_compute, classifier, shared, content, pixels, label, method)
-    except ImageError as error:
-        raise HTTPException(400, f"The image cannot be read: {error}.") from None
     finally:
         given_up.set()
     return JSONResponse(explanation | {"model": running.served.identity})

@@ -51,7 +51,7 @@ async def respond_with_masks(request: Request, running: RunningModel) -> Respons
     if has_overlay or _accepts_png(request):
         content = upload.get_single()
         prediction = await predict_mask(running, content)
-        check_prediction(prediction)
+        check_prediction(prediction, advice=upload.advice)
         image = await _encode(running, content, prediction, has_overlay=has_overlay)
         return Response(image, headers={DETAILS: _describe_briefly(prediction, identity)}, media_type=PNG)
     if len(upload.files) > MAX_MASKS:
@@ -60,7 +60,7 @@ async def respond_with_masks(request: Request, running: RunningModel) -> Respons
     async def describe(number: int) -> dict[str, Any]:
         prediction = await predict_mask(running, upload.files[number])
         if prediction.error == NOT_FINITE_REASON or not upload.is_list:
-            check_prediction(prediction, f"image {number}" if upload.is_list else "the image")
+            check_prediction(prediction, f"image {number}" if upload.is_list else "the image", upload.advice)
         path = {} if upload.names is None else {"path": upload.names[number]}
         return path | await asyncio.to_thread(_describe, prediction, classifier.classes)
 
