@@ -46,3 +46,14 @@ def test_bfloat16_leaves_depthwise_kernels_in_float32(graph: bytes) -> None:
     assert {weights[name].data_type for name in depthwise} == {types.FLOAT}
     wide = {w.data_type for name, w in kernels.items() if name not in depthwise and np.prod(w.dims) >= 256}
     assert wide == {types.BFLOAT16}
+
+
+def test_float16_leaves_weights_in_float32_that_would_become_infinite(graph: bytes) -> None:
+    model = package.load_model_from_string(graph)
+    variance = next(w for w in model.graph.initializer if w.name.endswith("_bn:variance") and w.dims[0] >= 256)
+    large = package.numpy_helper.to_array(variance) * np.float32(1e5)
+    variance.CopyFrom(package.numpy_helper.from_array(large, variance.name))
+    file = keras_to_onnx.cast_weights(model.SerializeToString(), "float16")
+    weights = {w.name: w for w in package.load_model_from_string(file).graph.initializer}
+    np.testing.assert_array_equal(package.numpy_helper.to_array(weights[variance.name]), large)
+    assert package.TensorProto.FLOAT16 in {w.data_type for w in weights.values()}
