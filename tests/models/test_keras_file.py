@@ -61,6 +61,17 @@ def test_what_keras_writes_passes_unread(ours: Path) -> None:
         assert sum(info.file_size for info in archive.infolist()) > 4000, "weights are there"
 
 
+def test_a_file_saved_with_lora_has_the_merged_weights(tmp_path: Path) -> None:
+    keras, pixels = backend.keras(), np.eye(8, dtype=np.uint8)
+    inputs = keras.Input((8,), dtype="uint8")
+    model = keras.Model(inputs, {PROBABILITIES: keras.layers.Dense(3, name="d")(inputs)})
+    model.get_layer("d").enable_lora(2)
+    model.get_layer("d").lora_kernel_b.assign(np.ones((2, 3), np.float32))
+    model.save(tmp_path / "model.keras")
+    expected, actual = (one(pixels)[PROBABILITIES] for one in (model, load_model(tmp_path / "model.keras")))
+    np.testing.assert_allclose(*map(keras.ops.convert_to_numpy, (actual, expected)), rtol=1e-6)
+
+
 def test_weights_are_not_read_to_be_looked_at(ours: Path, tmp_path: Path) -> None:
     large = make_weights(lambda file: file.create_dataset("vars/0", data=np.ones(8 * MIB, np.float32)))
     path = replace_member(ours, tmp_path / "large.keras", "model.weights.h5", large)

@@ -51,14 +51,14 @@ def read_config(path: Path) -> dict[str, Any]:
     return {}
 
 
-def drop_compilation(config: Any) -> Any:
-    """Return a Keras layer configuration without the compilation settings of models at any level.
+def drop_keys(config: Any, *names: str) -> Any:
+    """Return a Keras layer configuration without the keys `names` at any level.
 
-    An optimizer has variables, which cannot be created with shapes only.
+    Drop ``compile_config`` before building with shapes only: an optimizer has variables, which have values.
     """
     if isinstance(config, dict):
-        return {key: drop_compilation(value) for key, value in config.items() if key != "compile_config"}
-    return [drop_compilation(value) for value in config] if isinstance(config, list) else config
+        return {key: drop_keys(value, *names) for key, value in config.items() if key not in names}
+    return [drop_keys(value, *names) for value in config] if isinstance(config, list) else config
 
 
 def read_model(path: Path) -> Any:
@@ -68,7 +68,8 @@ def read_model(path: Path) -> Any:
     allocates all weights before reading any, and a layer of a million units would fill the memory.
     """
     with zipfile.ZipFile(path) as archive:
-        config = drop_compilation(jsonio.loads(archive.read("config.json")))
+        config = jsonio.loads(archive.read("config.json"))
+    config = drop_keys(config, "compile_config", "lora_rank", "lora_alpha")  # LoRA is merged into the stored kernels
     keras = backend.keras()  # before `shapes_only`, which would import it on Keras' default backend, with its messages
     with shapes_only():
         model: Any = keras.saving.deserialize_keras_object(config, safe_mode=True)

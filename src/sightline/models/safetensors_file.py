@@ -16,7 +16,7 @@ from sightline._keras.loading import explain_load_error
 from sightline._keras.process_state import seed_new_layers
 from sightline.errors import ModelError, first_line, require
 from sightline.models.head import PROBABILITIES
-from sightline.models.keras_file import drop_compilation
+from sightline.models.keras_file import drop_keys
 
 WEIGHTS_FILE, LAYERS_FILE = "model.safetensors", "layers.json"
 MAX_LAYERS_BYTES = 64 << 20
@@ -44,7 +44,7 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
     except Exception as error:  # safetensors has one error type for all problems
         raise ModelError(f"{WEIGHTS_FILE} cannot be read: {first_line(error)}") from error
     try:
-        config = drop_compilation(jsonio.loads(layers))
+        config = drop_keys(jsonio.loads(layers), "compile_config")
         keras = backend.keras()  # on the chosen backend; `shapes_only` might import it on another
         with shapes_only(), seed_new_layers(0):  # no memory is allocated before the sizes are compared
             model: Any = keras.saving.deserialize_keras_object(config, safe_mode=True)
