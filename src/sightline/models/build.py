@@ -38,8 +38,8 @@ class ModelSpec:
 
     `pixel_stats` is (mean, standard deviation) of the training pixels in [0, 255], for ``normalize="standardize"``.
     `weights` is the file of the pretrained weights, None for random weights. Grayscale images become color images for
-    weights that are for color images, and with `gray_to_color`, which is set if the weights come from such a network. `activation` is
-    the activation of the task. With a `decoder`, there are outputs for each pixel.
+    weights that are for color images, and with `gray_to_color`, which is set if the weights come from such a network.
+    `activation` is the activation of the task. With a `decoder`, there are outputs for each pixel.
     """
 
     config: ModelConfig
@@ -136,8 +136,8 @@ def _build_graph(spec: ModelSpec, entry: ModelEntry) -> tuple[Any, tuple[str, ..
         x = inputs
         if spec.gray_to_color or (
             spec.channels == 1 and spec.weights is not None and pretrained.are_for_color(spec.weights)
-        ):
-            x = keras.layers.Concatenate(name=pretrained.GRAY_LAYER)([x, x, x])  # before normalization, which is per channel
+        ):  # before normalization, which is per channel
+            x = keras.layers.Concatenate(name=pretrained.GRAY_LAYER)([x, x, x])
         normalize = entry.normalize if spec.config.normalize == "auto" else spec.config.normalize
         x = normalized_input = normalize_pixels(x, normalize, spec.pixel_stats)
         x = _apply_backbone(x, entry, spec.config)
