@@ -145,7 +145,7 @@ def are_for_color(path: Path) -> bool:
     if path.suffix != ".keras":
         return True
     with keras_file.open_keras_file(path) as name:
-        layers = keras_file.read_config(name).get("layers")
+        layers = keras_file.read_config(name).get("layers", [])
     with suppress(KeyError, IndexError, TypeError):  # no network of Sightline
         is_gray: bool = layers[0]["config"]["batch_shape"][-1] == 1
         return not is_gray or GRAY_LAYER in [layer["name"] for layer in layers]
