@@ -64,6 +64,7 @@ def test_a_candidate_is_found_and_its_setting_works(images: list[ImageRecord], s
         make_images(lambda i: f"{i}.png", sex="{}"[:0] + "f", age="{}"),
         make_images(lambda i: f"{i}.png", patient="p1"),
         make_images(lambda i: f"patient{i}_1.png"),
+        make_images(lambda i: f"{i // 2}_100.jpg"),
     ],
     ids=[
         "none",
@@ -76,6 +77,7 @@ def test_a_candidate_is_found_and_its_setting_works(images: list[ImageRecord], s
         "attributes",
         "one patient",
         "one image each",
+        "fruits of 100 pixels",
     ],
 )
 def test_no_candidate_where_there_are_no_groups(images: list[ImageRecord]) -> None:

@@ -15,7 +15,7 @@ from sightline.data.types import ImageRecord, Index
 from sightline.errors import ConfigError, plural
 
 # a file name with a group number followed by a running number
-RUNNING_NAME = re.compile(r"[^/]*\d[^/]*[ ._-]\d+\.\w+$")
+RUNNING_NAME = re.compile(r"[^/]*\d[^/]*[ ._-](\d+)\.\w+$")
 RUNNING_SETTING = r"pattern:([^/]+?)([ ._-]+\d+)?\.\w+$"
 AUGMENTED_NAME = re.compile(r"([^/]+)\.rf\.\w+\.\w+$")  # names of Roboflow's augmented copies
 AUGMENTED_SETTING = r"pattern:([^/]+?)(\.rf\.\w+)?\.\w+$"
@@ -87,8 +87,10 @@ def _propose_settings(images: Sequence[ImageRecord]) -> Iterator[str]:
         yield "folder"  # some images are in subfolders of their class folder
     if sum(AUGMENTED_NAME.search(p.path) is not None for p in images) >= MIN_GROUPED_FRACTION * len(images):
         yield AUGMENTED_SETTING
-    elif sum(RUNNING_NAME.search(p.path) is not None for p in images) >= MIN_NAMED_FRACTION * len(images):
-        yield RUNNING_SETTING
+    else:
+        numbers = [match[1] for p in images if (match := RUNNING_NAME.search(p.path))]
+        if len(numbers) >= MIN_NAMED_FRACTION * len(images) and len(set(numbers)) > 1:  # not a size, as in 12_100.jpg
+            yield RUNNING_SETTING
 
 
 def _is_number(text: str) -> bool:
