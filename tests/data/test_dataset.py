@@ -202,6 +202,16 @@ def test_one_class_is_too_few(image_folder: ImageFolder) -> None:
     assert "pass the folder directly above them" in message
 
 
+def test_one_class_beside_a_table_names_the_table(image_folder: ImageFolder) -> None:
+    folder = image_folder({"train": 2})
+    images = [path.name for path in (folder / "train").iterdir()]
+    (folder / "trainLabels.csv").write_text("image,level\n" + "".join(f"{name},0\n" for name in images))
+    assert error_message(folder) == (
+        "images has only one class, 'train': a classifier needs at least two. trainLabels.csv may hold labels (a table "
+        "whose columns are image, level). Use a table with --set data.labels=FILE --column label=NAME."
+    )
+
+
 def test_a_single_class_is_reported_before_anything_is_decoded(
     image_folder: ImageFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -572,12 +572,41 @@ def test_no_arrays_are_named_shortly() -> None:
     assert error_message(SourceListing([])) == "There are no images: the arrays are empty."
 
 
-@pytest.mark.parametrize("name", ["images.7z", "images.rar", "1.jpg", "README"])
+@pytest.mark.parametrize("name", ["images.7z", "images.rar", "README"])
 def test_other_files_are_refused_with_the_kinds_that_are_not(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(encode_png())
     message = error_message(tmp_path / name)
     assert f"{name} is not a source of labeled images" in message
     assert ".zip or .tar" in message
+
+
+def test_images_given_one_by_one_are_refused(tmp_path: Path) -> None:
+    """As a shell expands ``photos/*`` for a folder with images and a table."""
+    write_files(tmp_path, {"1.png": encode_png(), "labels.csv": b"path,label\n1.png,cat\n"})
+    paths = sorted(tmp_path.iterdir())
+    assert error_message(paths) == f"{paths[0]} is a single image: name the folder or the table that has its label."
+
+
+def test_a_table_beside_the_folders_of_its_images_is_refused(tmp_path: Path) -> None:
+    rows = b"path,label\ncat/1.png,cat\ndog/2.png,dog\n"
+    write_files(tmp_path, {"cat/1.png": encode_png(1), "dog/2.png": encode_png(2), "labels.csv": rows})
+    message = error_message(sorted(tmp_path.iterdir()))
+    assert message == (
+        "cat/1.png is in two of the sources, so it would count twice: name only one of them, such as the table or the "
+        "folder of its images."
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "advice"),
+    [
+        ("train_32x32.mat", "is a MATLAB file, which is not read: export its images as PNG or JPEG."),
+        ("fer2013.csv", "is a table: name it instead of the folder."),
+    ],
+)
+def test_a_folder_without_images_names_the_file_that_may_have_them(tmp_path: Path, file: str, advice: str) -> None:
+    (tmp_path / file).write_bytes(b"x")
+    assert error_message(tmp_path).endswith(f"as in cat/1.jpg, dog/2.jpg. {file} {advice}")
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz"])
@@ -717,7 +746,7 @@ def test_copies_in_different_splits_stay_and_a_class_cannot_contain_the_separato
     ("source", "options", "message"),
     [
         ("list.csv", DataConfig(labels="other.csv"), r"data\.labels is a table for a folder or an archive of images"),
-        ("list.csv", DataConfig(label_pattern="(?P<label>.)"), r"data\.label_pattern reads classes from the names"),
+        ("list.csv", DataConfig(label_pattern="(?P<label>p)"), r"data\.label_pattern reads classes from the names"),
         ("list.csv", DataConfig(class_level=1), r"data\.class_level chooses class folders, but the labels of .*list"),
         ("images", DataConfig(columns=ColumnsConfig(label="breed")), r"data\.columns\.label names a column of a table"),
         ("images", DataConfig(labels="../list.csv", class_level=1), r"data\.class_level chooses class folders, but"),

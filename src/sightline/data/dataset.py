@@ -18,6 +18,7 @@ from sightline.data.checks.image_stats import compute_image_stats
 from sightline.data.class_tree import build_tree, check_paths, find_parents
 from sightline.data.grouping import assign_groups
 from sightline.data.masks import CLASSES_FILE, load_masks
+from sightline.data.missing_images import name_unread_labels
 from sightline.data.split import assign_splits
 from sightline.data.targets import CLASS_TARGETS, Targets, list_leaf_classes
 from sightline.data.types import SPLITS, ImageRecord, Index, LabeledSubset, Split, Subset, UnreadableImage
@@ -251,11 +252,12 @@ def _explain_single_class(only: str, index: Index, targets: Targets) -> str:
             f"The training masks of {index.name} have pixels of one class only, {only!r}: a model needs at least two. "
             f"Check the values of the masks against {_name_table(index)}."
         )
-    return (
-        f"{index.name} has only one class, {only!r}: a classifier needs at least two. If the class folders are nested "
-        "deeper, pass the folder directly above them, or use --set data.class_level=2; if the names of the files state "
-        "the classes, use --set data.label_pattern=..., and if a table does, --set data.labels=FILE."
+    advice = name_unread_labels(index.notes) or (
+        " If the class folders are nested deeper, pass the folder directly above them, or use --set "
+        "data.class_level=2; if the names of the files state the classes, use --set data.label_pattern=..., and if a "
+        "table does, --set data.labels=FILE."
     )
+    return f"{index.name} has only one class, {only!r}: a classifier needs at least two.{advice}"
 
 
 def _name_table(index: Index) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +33,7 @@ from sightline.data.sources.container_files import (
     read_image_table,
 )
 from sightline.data.sources.file_finder import FileFinder
+from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.folder_or_archive import list_folder_or_archive
 from sightline.data.sources.idx import drop_label_files, is_idx, read_idx_files
 from sightline.data.sources.listing import (
@@ -114,6 +116,8 @@ def build_index(
     entries = listing.items
     _check_labels(entries)
     _check_splits(entries)
+    if len(source_list) > 1:
+        _check_overlap(entries)
     results = list(zip(entries, inspect_items(entries, progress, threads, records), strict=True))
     images = [(item, result) for item, result in results if isinstance(result, ImageRecord)]
     unreadable = (*listing.unusable, *(result for _, result in results if isinstance(result, UnreadableImage)))
@@ -174,6 +178,21 @@ def _check_splits(entries: Sequence[SourceItem]) -> None:
             "Some images are in a split (train, validation or test), but others, such as "
             f"{unassigned}, are not: put every image into a split, or none."
         )
+
+
+def _check_overlap(entries: Sequence[SourceItem]) -> None:
+    """Raise `DataError` if two sources list a file with the same label, as a table and the folder of its images do."""
+    resolve, examples = functools.cache(Path.resolve), set[tuple[str, str, str | None]]()
+    for item in entries:
+        if isinstance(item.store, FolderStore):
+            file = os.path.join(resolve(item.store.root), item.key)  # noqa: PTH118  # for speed
+            example = file, item.label, item.split
+            if example in examples:
+                raise DataError(
+                    f"{item.path} is in two of the sources, so it would count twice: name only one of them, such as "
+                    "the table or the folder of its images."
+                )
+            examples.add(example)
 
 
 def _check_labels(entries: Sequence[SourceItem]) -> None:
@@ -310,6 +329,8 @@ def _list_path(path: Path, prefix: str, options: DataConfig, *, lenient: bool) -
         return read_idx_files([path], options.limits)
     if path.suffix.lower() in {".yaml", ".yml"}:
         raise DataError(f"{path} is a configuration, as for YOLO: name the folder of its images, sorted by class.")
+    if is_image_name(path.name):
+        raise DataError(f"{path} is a single image: name the folder or the table that has its label.")
     raise DataError(
         f"{path} is not a source of labeled images: expected a folder of class folders, a .zip or .tar of one, "
         "a manifest (.csv, .tsv, .txt, .json, .jsonl), a .parquet or .arrow file with images, or IDX files."

@@ -22,6 +22,8 @@ _KINDS: Mapping[Callable[[str], object], str] = {
     is_placeholder: "stands for a file that is only in iCloud: download the folder first.",
     holds_unread_images: "may hold images in a format that is not read: export them as PNG or JPEG.",
     is_archive: "is an archive inside an archive: unpack the outer one.",
+    re.compile(r"(?i)\.mat$").search: "is a MATLAB file, which is not read: export its images as PNG or JPEG.",
+    re.compile(r"(?i)\.(csv|tsv)$").search: "is a table: name it instead of the folder.",
 }
 """Messages on files that may contain images, most certain first."""
 
@@ -61,10 +63,16 @@ def _explain_others(paths: Sequence[str]) -> str:
 
 def _advise_on_labels(notes: Sequence[SourceNote]) -> str:
     """Return advice on images that are in no class folder."""
-    if unread := {note.path: note.reason for note in notes if note.kind == "unread-labels"}:
-        path = min(unread, key=lambda path: (not unread[path].startswith("a table"), path))
-        return f" {path} may hold labels ({unread[path]}).{advise_on_unread_labels(unread[path])}"
-    return (
+    return name_unread_labels(notes) or (
         " Sort the images into one folder per class, and name the folder that holds these, or say where the labels "
         "are: in the file names with --set data.label_pattern=..., or in a table with --set data.labels=FILE."
     )
+
+
+def name_unread_labels(notes: Sequence[SourceNote]) -> str:
+    """Return a sentence on the file that most likely has the labels but is not read; "" without one."""
+    unread = {note.path: note.reason for note in notes if note.kind == "unread-labels"}
+    if not unread:
+        return ""
+    path = min(unread, key=lambda path: (not unread[path].startswith("a table"), path))
+    return f" {path} may hold labels ({unread[path]}).{advise_on_unread_labels(unread[path])}"

@@ -147,7 +147,8 @@ ALONE = tuple(f"val/images/val_{i}.png" for i in range(2))
 )
 def test_a_list_labels_a_split_without_class_folders(tmp_path: Path, key: str, text: str) -> None:
     images = tuple(name.replace("val/images", "Val") if key == "Val.csv" else name for name in ALONE)
-    write_source(tmp_path, (*TRAINING, *images), {key: text})
+    numbers = {"lists/val.txt": "val_0 1\nval_1 2\n"}  # as in ImageNet
+    write_source(tmp_path, (*TRAINING, *images), {key: text} | numbers)
     index = build_index(tmp_path)
     held_out = {p.path: p.label for p in index.images if p.split == "validation"}
     assert held_out == dict(zip(images, ("n02", "n01"), strict=True))
@@ -181,6 +182,24 @@ def test_a_list_that_may_mean_something_else_labels_nothing(tmp_path: Path, key:
     index = build_index(tmp_path)
     assert {p.split for p in index.images} == {"train"}
     assert [(n.kind, n.path, n.reason) for n in index.notes] == [("unlabeled-folders", "val", "2 images")]
+
+
+def test_identifiers_of_wordnet_do_not_number_the_parts_of_a_table(tmp_path: Path) -> None:
+    images = [f"train/{name}/{name}_{i}.jpg" for name in ("n01440764", "n02102040") for i in range(2)]
+    write_source(tmp_path, tuple(images), {"noisy.csv": "path,noisy\n" + "".join(f"{key},x\n" for key in images)})
+    assert build_index(tmp_path).notes == ()
+
+
+def test_a_list_of_images_and_masks_has_no_classes(tmp_path: Path) -> None:
+    """As CamVid comes with SegNet."""
+    pairs = {f"{split}/{i}.png": f"{split}annot/{i}.png" for split in ("train", "val") for i in range(2)}
+    lists = {
+        f"{split}.txt": "".join(f"/SegNet/{i} /SegNet/{m}\n" for i, m in pairs.items() if i.startswith(split))
+        for split in ("train", "val")
+    }
+    write_source(tmp_path, (*pairs, *pairs.values()), lists)
+    with pytest.raises(DataError, match=r"/train\.txt has masks, but .* has no classes\.csv"):
+        build_index(tmp_path)
 
 
 PARTS = tuple(f"images_part_{1 + i // 2 % 2}/x{i}.png" for i in range(8))
@@ -322,7 +341,7 @@ def test_folders_that_number_parts_are_an_error_where_the_column_of_labels_is_no
     findings = quick_audit(build_index(tmp_path)).findings
     with pytest.raises(
         DataError,
-        match=r"numbered-folders: 2 folders are read as classes, but are numbered parts of the images in a table "
+        match=r"numbered-folders: 2 folders are read as classes, but their names only number parts of the images "
         r"\(images_part_1: data\.csv, whose columns are image_id, result, names its images; images_part_2\)\. "
         r".*--set data\.labels=FILE --column label=NAME\. If these "
         r"folders are the classes, use --set data\.class_level=1\.",

@@ -289,6 +289,24 @@ def test_images_and_their_masks_are_not_two_classes(split: str) -> None:
     assert "mask-folders" not in {kind for kind, *_ in boxes}, "nothing there is a mask"
 
 
+@pytest.mark.parametrize(
+    "folders",
+    [("JPEGImages", "SegmentationClass", "SegmentationObject"), ("gtFine/train/aachen", "leftImg8bit/train/aachen")],
+    ids=["Pascal VOC", "Cityscapes"],
+)
+def test_masks_of_well_known_sets_are_not_classes(folders: tuple[str, ...]) -> None:
+    listing = read_class_folders(NameStore([*(f"{folder}/1.png" for folder in folders), "ImageSets/train.txt"]))
+    notes = [path for kind, path, _ in list_notes(listing) if kind == "mask-folders"]
+    assert [path.split("/")[0] for path in notes] == [folder.split("/")[0] for folder in folders]
+
+
+def test_folders_that_number_parts_are_not_classes_even_without_a_table() -> None:
+    keys = [f"HAM10000_images_part_{i % 2 + 1}/{i}.jpg" for i in range(4)]
+    notes = list_notes(read_class_folders(NameStore(keys)))
+    assert [kind for kind, *_ in notes] == ["numbered-folders"] * 2
+    assert read_class_folders(NameStore(keys), options=DataConfig(class_level=1)).notes == []
+
+
 def test_a_labeled_training_split_beside_a_flat_validation() -> None:
     listing = read_class_folders(
         NameStore(["Train/cat/1.jpg", "Train/dog/2.jpg", "Validation/3.jpg", "Validation/4.jpg"])
@@ -518,6 +536,10 @@ def test_splits_below_one_of_several_folders_are_not_a_class(tmp_path: Path) -> 
     )
     index = build_index(write_files(tmp_path, {f"{name}/{i}.png": encode_png(i) for i, name in enumerate(names)}))
     assert [(note.kind, note.path, note.reason) for note in index.notes] == [
-        ("split-folders", "casting", "one class with the subfolders test, train"),
+        (
+            "split-folders",
+            "casting",
+            "one class with the subfolders test, train, which are splits if you name this folder instead",
+        ),
         ("nested-classes", "casting_512", "one class with the subfolders def, ok"),
     ]

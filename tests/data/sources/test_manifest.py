@@ -708,6 +708,14 @@ def test_labels_of_a_flat_folder_come_from_a_table(tmp_path: Path, where: str) -
     assert kinds["labels-from-table"][1] == "column breed"
 
 
+def test_images_that_a_table_names_by_absolute_paths_are_not_unlabeled(tmp_path: Path) -> None:
+    write_files(tmp_path, {f"{name}.png": encode_png(i) for i, name in enumerate("abc")})
+    (tmp_path / "labels.csv").write_text(f"path,label\n{tmp_path}/a.png,cat\n{tmp_path}/b.png,dog\n")
+    index = build_index(tmp_path)
+    assert sorted(image.label for image in index.images) == ["cat", "dog"]
+    assert [(n.path, n.reason) for n in index.notes if n.kind == "unlabeled-folders"] == [(".", "1 image")]
+
+
 def test_labels_of_an_archive_with_flat_splits_come_from_its_table(tmp_path: Path) -> None:
     images = {f"train/{name}.png": encode_png(i) for i, name in enumerate("abc")} | {"test/x.png": encode_png(9)}
     sample = "id,cat,dog\nx,0.5,0.5\n"  # a sample submission, as competitions provide

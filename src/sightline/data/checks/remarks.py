@@ -70,9 +70,9 @@ REMARK_FINDINGS: dict[NoteKind, RemarkFinding] = {
     ),
     "numbered-folders": RemarkFinding(
         "error",
-        "folder is read as a class, but is a numbered part of the images in a table",
-        "folders are read as classes, but are numbered parts of the images in a table",
-        "If the table has the labels, use --set data.labels=FILE --column label=NAME. If these folders are the "
+        "folder is read as a class, but its name only numbers a part of the images",
+        "folders are read as classes, but their names only number parts of the images",
+        "If a table has the labels, use --set data.labels=FILE --column label=NAME. If these folders are the "
         "classes, use --set data.class_level=1.",
     ),
     "class-masks": RemarkFinding(

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from sightline.data.sources.folder_layout import PathParts
 from sightline.data.sources.split_names import parse_split_name
 
-IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "rgb"}
+IMAGE_FOLDERS = {"images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "rgb"}
 MASK_FOLDER_NAMES = {
-    "masks", "mask", "labels", "label", "annotations", "annotation", "segmentations", "gt", "groundtruth",
+    "masks", "mask", "labels", "label", "annotations", "annotation", "segmentations", "segmentationclass", "gt",
+    "gtfine", "groundtruth",
 }  # fmt: skip
+OBJECT_FOLDER = "segmentationobject"  # Pascal VOC: masks whose values are objects, not classes
 _LOSSLESS = {"png", "bmp", "gif", "tif", "tiff"}  # formats of masks; a photograph of a face mask is usually a JPEG
 _MASK_NAME = re.compile(r"(.+)_(?:mask|segmentation|gt)(?:_\d+)?", re.IGNORECASE)
 

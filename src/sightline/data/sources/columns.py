@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import PurePosixPath
 
 from sightline.config import ColumnsConfig
+from sightline.data.sources.filenames import is_image_name
 from sightline.data.sources.split_names import parse_split
 from sightline.data.sources.table import IsFile, NestedName, Row, Table, normalize_name
 from sightline.data.types import Split
@@ -114,6 +115,8 @@ def _choose_columns(table: Table, options: ColumnsConfig, is_file: IsFile) -> Co
         raise DataError(_missing_column_message(table, "path"))
     split = requested["split"] or _find_split_column(table, {path, requested["label"]})
     label = requested["label"] or _find_label_column(table, {path, split})
+    if label and not (requested["label"] or table.has_header) and all(map(is_image_name, table.list_texts(label))):
+        return Columns(path, "", split, mask=label)  # CamVid: `train/1.png trainannot/1.png`
     if label:
         return Columns(path, label, split, confidence=_find_confidence_column(table, label))
     if labels := _find_ragged_labels(table, path, split):

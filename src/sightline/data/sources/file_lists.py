@@ -33,19 +33,19 @@ _TRAIN_VAL = re.compile(r"train[\W_]*val(?![a-z])", re.IGNORECASE)
 _DEPTH = 4  # most path components of a list, such as archive/food-101/meta/train.txt
 
 
-def apply_file_lists(listing: SourceListing, store: FileStore, prefix: str, *, is_stated: bool) -> SourceListing:
+def apply_file_lists(listing: SourceListing, store: FileStore, prefix: str) -> SourceListing:
     """Return the listing of class folders with the splits and labels of the lists next to them.
 
     Lists define the splits if each image is in exactly one of them and no folder states a split. They define the labels
     of a split without class folders if they label each of its images with classes of the other splits. If lists name
-    most images but not all, a note reports it. `is_stated`: the user states which folders are the classes.
+    most images but not all, a note reports it.
     """
     keys = _list_candidates(listing, store)
     if not keys:
         return listing
     labels = {item.key: item.label for item in (listing.items or listing.to_label) if is_image_name(item.key)}
     lists = ImageLists(store, keys, labels)
-    note_unread_tables(listing, lists, prefix, is_stated=is_stated)
+    note_unread_tables(listing, lists, prefix)
     if any(note.kind == "split-folders" for note in listing.notes):  # reported as an error
         return listing
     if any(item.split for item in listing.items):
@@ -179,13 +179,16 @@ def _label_splits(listing: SourceListing, store: FileStore, prefix: str, keys: S
             by_split[split][path.removeprefix(prefix)] = ""
     for split, images in by_split.items():
         own = [key for key in keys if split in {find_folder_split(key), parse_split(PurePosixPath(key).stem)}]
+        unknown: list[SourceNote] = []
         for key, each in ImageLists(store, own, images).read_all(own):
             labels = _read_labels(each, classes)
             if len(labels) == len(images) and len(set(labels.values())) > 1:
                 listing = _add_labeled(listing, store, prefix, labels, split, key)
                 break
             if reason := describe_unknown_labels(each, images, classes, split):
-                listing.notes.append(SourceNote("unread-labels", prefix + key, reason))
+                unknown.append(SourceNote("unread-labels", prefix + key, reason))
+        else:
+            listing.notes.extend(unknown)
     return listing
 
 

@@ -10,10 +10,10 @@ from pathlib import PurePosixPath
 
 from sightline.config import DataConfig
 from sightline.data.class_tree import PATH_SEPARATOR
-from sightline.data.sources.class_masks import IMAGE_FOLDERS, MASK_FOLDER_NAMES, find_class_masks
+from sightline.data.sources.class_masks import IMAGE_FOLDERS, MASK_FOLDER_NAMES, OBJECT_FOLDER, find_class_masks
 from sightline.data.sources.file_labels import are_class_names, compile_pattern, normalize_label, parse_label
 from sightline.data.sources.filenames import are_hidden, is_hidden, is_image_name, split_path
-from sightline.data.sources.folder_layout import FolderLayout, PathParts, infer_layout
+from sightline.data.sources.folder_layout import FolderLayout, PathParts, are_numbered, infer_layout
 from sightline.data.sources.listing import ClassFolder, SourceItem, SourceListing
 from sightline.data.sources.split_names import parse_split_name, suggest_split
 from sightline.data.sources.unread_labels import find_unread_labels
@@ -69,6 +69,8 @@ def read_class_folders(
         copied_folders = {note.path for note in copies}
         nested = _note_nested_classes(layout, image_paths, prefix)
         notes += [note for note in nested if note.path not in copied_folders]
+    if level is None and are_numbered({folder.label for folder in listing.classes}):
+        notes += [SourceNote("numbered-folders", folder.path) for folder in listing.classes]
     notes += copies
     notes += () if are_masks_allowed else _note_masks(listing)
     return listing
@@ -232,6 +234,7 @@ def _note_nested_classes(layout: FolderLayout, image_paths: Sequence[PathParts],
             are_splits = len(splits) == len(names) and not layout.splits
             kind: NoteKind = "split-folders" if are_splits else "nested-classes"
             reason = f"one class with the subfolders {list_some(sorted(names), 3)}"
+            reason += ", which are splits if you name this folder instead" if are_splits else ""
             yield SourceNote(kind, prefix + "/".join(folder), reason)
 
 
@@ -262,8 +265,10 @@ def _note_masks(listing: SourceListing) -> Iterator[SourceNote]:
     """Yield a note for each class folder if the folders look like the images and masks of a segmentation data set."""
     images = (item for item in listing.items if is_image_name(item.key) or not PurePosixPath(item.key).suffix)
     labels = {item.label.casefold() for item in images}
-    if labels & IMAGE_FOLDERS and labels & MASK_FOLDER_NAMES and labels <= IMAGE_FOLDERS | MASK_FOLDER_NAMES:
-        yield from (SourceNote("mask-folders", c.path, f"read as the class {c.label!r}") for c in listing.classes)
+    others = labels - IMAGE_FOLDERS - MASK_FOLDER_NAMES
+    if labels & IMAGE_FOLDERS and labels & MASK_FOLDER_NAMES and others <= {OBJECT_FOLDER}:
+        folders = (c for c in listing.classes if c.label.casefold() in labels)  # others have no images
+        yield from (SourceNote("mask-folders", c.path, f"read as the class {c.label!r}") for c in folders)
 
 
 def _unexpected_folders_message(name: str, layout: FolderLayout) -> str:

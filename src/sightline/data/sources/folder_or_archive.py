@@ -57,4 +57,4 @@ def _list_images(
     listing = read_class_folders(store, prefix, store.folders(), options, lenient=lenient)
     if (labeled := read_numbered_folders(listing, store, folder, options, prefix)) is not None:
         return apply_split_lists(labeled, store, prefix)
-    return apply_file_lists(listing, store, prefix, is_stated=options.folder_level is not None)
+    return apply_file_lists(listing, store, prefix)

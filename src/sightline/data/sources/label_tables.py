@@ -208,11 +208,13 @@ def read_label_table(store: FileStore, options: DataConfig, prefix: str) -> Sour
 def _add_unlabeled(listing: SourceListing, store: FileStore, prefix: str, tables: Iterable[str]) -> None:
     """Add the images of the store that no table names, by folder, and list other files except `tables` as skipped."""
     named = [*(item.path for item in listing.items), *(image.path for image in listing.unusable)]
-    used = set(map(normpath, [*named, *(prefix + key for key in tables)]))  # a row may name ./1.jpg
+    root = f"{store.root.absolute()}/" if isinstance(store, FolderStore) else ""
+    rows = (path.removeprefix(prefix).removeprefix(root) for path in named)  # a row may name ./1.jpg, or /home/me/1.jpg
+    used = set(map(normpath, [*rows, *tables]))
     folders: dict[str, list[str]] = defaultdict(list)
     keys = store.keys()
     for key in keys:
-        if normpath(prefix + key) in used:
+        if normpath(key) in used:
             continue
         if is_image_name(key) and not is_hidden(key):
             folders[str(PurePosixPath(key).parent)].append(prefix + key)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from sightline.data.image_tables import is_image_table
+from sightline.data.sources.class_name_files import is_wordnet_id
 from sightline.data.sources.columns import find_by_name
 from sightline.data.sources.filenames import is_hidden, is_image_name
-from sightline.data.sources.folder_layout import are_numbered
 from sightline.data.sources.image_lists import ImageList, ImageLists
 from sightline.data.sources.listing import SourceListing
 from sightline.data.sources.table import LIST_SUFFIXES, Table
@@ -70,28 +70,29 @@ def advise_on_unread_labels(reason: str) -> str:
     return next((f" {advice}" for start, advice in _ADVICE.items() if reason.startswith(start)), "")
 
 
-def note_unread_tables(listing: SourceListing, lists: ImageLists, prefix: str, *, is_stated: bool) -> None:
+def note_unread_tables(listing: SourceListing, lists: ImageLists, prefix: str) -> None:
     """Add a note on each table that names most images and may contain their labels, if the folders may not be classes.
 
     This is in doubt if there is at most one folder, if the names of the folders differ only in a number (``images_1``,
     ``images_2``) or look like splits, or if images with one label in the table are in several folders. Folders that
-    number the parts of a data set are an error, unless the user states the class folders (`is_stated`). Text files
-    count only if there is at most one class.
+    number the parts of a data set are an error, which then names the table. Text files count only if there is at most
+    one class.
     """
     looks_split = any(note.kind == "split-folders" for note in listing.notes)
-    in_doubt = looks_split or len({re.sub(r"\d+", "", label) for label in lists.labels.values()}) < 2
+    stems = {label if is_wordnet_id(label) else re.sub(r"\d+", "", label) for label in lists.labels.values()}
+    in_doubt = looks_split or len(stems) < 2
     may_be_incomplete = any(item.split for item in listing.items)  # a table may name the remaining images
     described = {
         key: _describe(lists, key, in_doubt=in_doubt, may_be_incomplete=may_be_incomplete) for key in lists.select_top()
     }
     reasons = {key: reason for key, reason in described.items() if reason}
-    if not is_stated and are_numbered({folder.label for folder in listing.classes}):
+    numbered = next((i for i, note in enumerate(listing.notes) if note.kind == "numbered-folders"), None)
+    if numbered is not None:
         naming = next(((key, each) for key, each in lists.read_all(list(reasons)) if each.images), None)
         if naming is not None:
             key, each = naming
             reason = f"{prefix}{key}, whose columns are {list_some(each.table.columns)}, names its images"
-            notes = [SourceNote("numbered-folders", folder.path) for folder in listing.classes]
-            listing.notes.extend([replace(notes[0], reason=reason), *notes[1:]])
+            listing.notes[numbered] = replace(listing.notes[numbered], reason=reason)
             del reasons[key]
     listing.notes.extend(SourceNote("unread-labels", prefix + key, reason) for key, reason in reasons.items())
 
