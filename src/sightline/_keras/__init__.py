@@ -16,7 +16,7 @@ CHECKED_VERSIONS = {
     "tensorflow": "2.21",
     "jax": "0.11",
     "torch": "2.13",
-    "onnxruntime": "1.31",
+    "onnxruntime": "1.32",
     "openvino": "2026.4",
     "ai_edge_litert": "2.3",
 }
