@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -140,6 +141,7 @@ def test_the_report_and_the_model_card_state_distances(run: Path) -> None:
         assert words in page
     error = jsonio.read_object(run / "eval" / "test" / "metrics.json")["metrics"][MAE]["value"]
     assert f'<dt>Mean absolute error</dt><dd class="value">{error:.3f}</dd>' in page
+    assert tuple(re.findall('<td class="name">(.*)</td>$', page, re.MULTILINE)) == SIZES, "not the worst first"
     card = sl.load(run).model_card()
     assert "| Quadratic weighted kappa |" in card
     assert "grades above, from the lowest to the highest" in card
