@@ -52,7 +52,7 @@ def compute_reference(
         true, p = mask[mask != VOID], softmax(scores[mask != VOID], axis=-1)
         p_true, weight = p[np.arange(len(true)), true], weights[true]
         of_pixels = -np.log(p_true) * ((1 - p_true) ** FOCAL_GAMMA if loss == "focal" else 1)
-        value = (weight * of_pixels).sum() / weight.sum() if len(true) else 0.0
+        value = (weight * of_pixels).mean() if len(true) else 0.0
         if loss == "dice":
             overlaps = np.array([p[true == k, k].sum() for k in range(CLASSES)])
             areas = np.bincount(true, minlength=CLASSES) + p.sum(0)
@@ -76,6 +76,15 @@ def test_class_weights_multiply_the_loss_of_each_pixel(loss: str) -> None:
     weighted = compute_loss(loss, masks, logits, "balanced")
     assert weighted == pytest.approx(compute_reference(loss, masks, logits, weights), rel=1e-5)
     assert abs(weighted - compute_loss(loss, masks, logits)) > 0.01
+
+
+def test_class_weights_count_in_an_image_of_a_single_class() -> None:
+    masks = np.stack([np.zeros((8, 8), np.uint8), np.eye(8, dtype=np.uint8)])
+    logits = np.zeros((2, 8, 8, CLASSES), np.float32)
+    weights = compute_pixel_weights(masks, CLASSES, "balanced")
+    assert weights is not None
+    expected = np.log(CLASSES) * np.mean([weights[0], weights[masks[1]].mean()])
+    assert compute_loss("cross_entropy", masks, logits, "balanced") == pytest.approx(expected)
 
 
 def test_rare_classes_weigh_more_by_the_median_frequency() -> None:

@@ -38,8 +38,8 @@ EMPTY = 1.0  # pixels added to both areas of a class, so that a class in neither
 class MaskObjective(AugmentedObjective):
     """The loss of ``train.loss`` against masks, uint8 [N, H, W]: for each image, the mean over its pixels with a class.
 
-    Images count equally, however many of their pixels have a class. `class_weights` float32 [K] weigh the pixels in the
-    mean of their image; None for equal weights.
+    Images count equally, however many of their pixels have a class. `class_weights` float32 [K] multiply the losses of
+    the pixels of each class; None for equal weights.
     """
 
     num_classes: int
@@ -70,7 +70,7 @@ class MaskObjective(AugmentedObjective):
             if kind == "focal":
                 losses *= (1 - ops.exp(-losses)) ** FOCAL_GAMMA
             pixel_weights = known * ops.sum(true * weights, axis=-1)
-            mean = ops.sum(pixel_weights * losses, axis=(1, 2)) / ops.maximum(ops.sum(pixel_weights, axis=(1, 2)), 1.0)
+            mean = ops.sum(pixel_weights * losses, axis=(1, 2)) / ops.maximum(ops.sum(known, axis=(1, 2)), 1.0)
             if kind != "dice":
                 return mean
             true, predicted = true * known[..., None], ops.exp(log_probabilities) * known[..., None]
