@@ -288,6 +288,27 @@ def test_intervals_without_errors_count_groups() -> None:
     assert second == wilson_interval(10, 10)
 
 
+def draw_rankings(rng: np.random.Generator, num_groups: int) -> HeldOutRankings:
+    """Return scores of images in groups of 20 that share a difficulty, each held out once."""
+    groups = np.repeat(np.arange(num_groups), 20)
+    labels = rng.random((len(groups), 2)) < 0.3
+    scores = rng.normal(size=labels.shape) + 1.5 * labels + 0.7 * rng.normal(size=(num_groups, 2))[groups]
+    pools = np.zeros(len(groups), np.int64)
+    return HeldOutRankings((9,), scores[None].astype(np.float32), labels, groups, groups % 10, pools, len(groups))
+
+
+def test_intervals_of_few_groups_contain_the_mean_average_precision() -> None:
+    rng = np.random.default_rng(0)
+    true_rate = draw_rankings(rng, 5000).compute_error_rates()[0]
+    covered = []
+    for seed in range(40):
+        results = draw_rankings(rng, 4)
+        interval = results.estimate_interval(0, results.resample_rates(seed)[:, 0])
+        covered.append(interval.low <= 1 - true_rate <= interval.high)
+    assert np.mean(covered) >= 0.95, "percentiles contain it in 26 of 40 cases"
+    assert draw_rankings(rng, 1).estimate_interval(0, np.zeros(100)) == (0, 1), "one group tells nothing of others"
+
+
 def test_a_single_group_leaves_nothing_to_train_on() -> None:
     features = Subset(np.zeros((40, 3), np.float32), np.arange(40), np.repeat([0, 1], 20).astype(np.int32), ("",) * 40)
     with pytest.raises(DataError, match="No image is left to train on, since all are in one group"):

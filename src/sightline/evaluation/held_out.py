@@ -6,6 +6,7 @@ multi-label data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from sightline.errors import plural
 from sightline.evaluation.bootstrap import find_percentiles, mean_over_classes, sum_by_group
 from sightline.evaluation.grouped_proportions import estimate_grouped_proportions
 from sightline.evaluation.label_subsets import Partition
-from sightline.intervals import Interval, wilson_interval
+from sightline.intervals import RATE, Interval, scaled_interval, wilson_interval
 from sightline.seeding import make_generator
 from sightline.tasks.protocol import Task
 from sightline.training import linear_head
@@ -150,20 +151,25 @@ class HeldOutRankings:
         return finite
 
     def estimate_interval(self, number: int, resampled: NDArray[np.float64]) -> Interval:
-        """Return the percentiles; with few errors, at least as wide as Wilson's interval.
+        """Return `scaled_interval`; with few errors, at least as wide as Wilson's interval.
 
-        A mean over classes averages a proportion of the images of each class. Wilson's interval for it assumes the
+        Percentiles miss the true value too often if few groups determine it, and of a single group nothing is known. A
+        mean over classes averages a proportion of the images of each class. Wilson's interval for it assumes the
         number of images that gives the variance of this mean: the harmonic mean of the numbers per class, times the
         number of classes. For images in groups, the numbers per class are fractions of Kish's effective number of
         groups.
         """
-        if self.count_errors() >= MIN_ERRORS:
-            return find_percentiles(1 - resampled)
+        value = 1 - float(self.compute_error_rates()[number])
+        num_units = len(np.unique(self.units))
+        if num_units == 1:
+            return Interval(0.0, 1.0)
+        if self.count_errors() >= MIN_ERRORS and value < 1:
+            error = float(resampled.std()) * math.sqrt(num_units / (num_units - 1))
+            return scaled_interval(value, error, num_units, RATE)
         sizes = np.bincount(self.units).astype(np.float64)
         supports = self.labels.sum(0) / len(self.labels) * (sizes.sum() ** 2 / (sizes**2).sum())
         supports = supports[supports > 0]
         effective = max(1, round(len(supports) ** 2 / float((1 / supports).sum())))
-        value = 1 - float(self.compute_error_rates()[number])
         return _widen(1 - resampled, wilson_interval(round(value * effective), effective))
 
 
