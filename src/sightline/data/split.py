@@ -224,9 +224,9 @@ def _describe_folds(
 ) -> list[str]:
     """Return notes on folds without images, and on classes in a single fold, whose model cannot learn them.
 
-    Only the first fold has them: they would be the same for the other folds and for the final model.
+    The final model has none: its folds have stated them.
     """
-    if config.fold != 0:
+    if config.fold is None:
         return []
     notes = []
     if empty := config.folds - len(set(folds.values())):
