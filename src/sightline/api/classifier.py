@@ -92,7 +92,7 @@ class Classifier(ImageModel):
             reset_thresholds: Discard the targets of earlier evaluations; those of the run's settings apply again.
             coverage: Fit conformal prediction sets that contain the true class this often, e.g. 0.95.
             ood: Out-of-distribution images; the evaluation reports how well they are detected.
-            find_label_issues: A patch file to add likely label errors of the run to.
+            find_label_issues: A patch file to add fixes of the run's labels that may be wrong to.
             tta: Average over several views of each image: ``"flip"`` uses it and its mirror image, ``"flip-shift"`` 6
                 views, some of them slightly shifted. Each view costs as much as an image.
             include_training: Whether to keep images that the model was trained or validated on.

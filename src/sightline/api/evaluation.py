@@ -36,7 +36,7 @@ class Evaluation:
     Attributes:
         result: The metrics with the probabilities and labels that they were computed from.
         report: All analyses: calibration, abstention, slices, errors.
-        label_issues: The likely label errors, the most likely first; None if they were not searched for.
+        label_issues: The labels that may be wrong, worst first; None if they were not searched for.
         unchecked_classes: The classes with too few images to check their labels; None if none were checked.
         label_agreement: The fraction of the checked labels that models trained without these images predict. If it is
             low, most label issues are errors of these models. None if none were checked, or for several labels.

@@ -1,4 +1,4 @@
-"""`find_label_issues`: likely label errors of a run's own images."""
+"""`find_label_issues`: labels of a run's own images that may be wrong."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sightline.runs import report_images
 
 @dataclass(frozen=True, slots=True)
 class LabelCheck:
-    """The likely label errors, the worst first, and the classes that have too few images to be checked.
+    """The labels that may be wrong, worst first, and the classes that have too few images to be checked.
 
     `agreement` is the fraction of the checked images whose label is what the out-of-fold models predict; None if images
     have several labels.
@@ -44,7 +44,7 @@ def find_label_issues(
     cache: bool = True,
     progress: Progress = no_progress,
 ) -> LabelCheck:
-    """Find likely label errors in the run's own images, with out-of-fold heads on the features of the network.
+    """Find labels of the run's own images that may be wrong, with out-of-fold heads on the features of the network.
 
     Adds a line for each to the patch (JSON lines: action, path, sha256, label, to, reason), worst first, unless the
     patch corrects the image already, and saves the list in the run, unless images are missing. An image is not reported
@@ -101,7 +101,7 @@ def _check_labels(
     progress: Progress,
     groups: NDArray[np.int64] | None = None,
 ) -> LabelCheck:
-    """Return the likely label errors of the classes with enough images, or with enough `groups` [N] of them."""
+    """Return the labels that may be wrong in classes with enough images, or with enough `groups` [N] of them."""
     seed, classes = 0 if classifier.run is None else classifier.run.config.seed, classifier.classes
     if not classifier.task.targets.allows_several:
         repeated = label_issues.find_repeated_classes(labels, classes, groups)

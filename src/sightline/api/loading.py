@@ -90,7 +90,7 @@ def load(
         return Classifier(runner, manifest=manifest, path=folder)
     if bundle.is_bundle(path):
         return _make_bundle_classifier(path, *bundle.load(path, threads, bundle_device), engine)
-    if not (path / "run.json").exists():
+    if not is_run(path):
         raise ModelError(explain_not_a_model(path))
     run = RunDirectory.open(path)
     if engine == "onnx" and (folder := run.bundle) is not None:

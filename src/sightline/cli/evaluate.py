@@ -78,7 +78,7 @@ def evaluate(
     ] = None,
     find_label_issues: Annotated[
         Path | None,
-        typer.Option(metavar="PATCH", help="Find likely label errors, and write proposed fixes to this file."),
+        typer.Option(metavar="PATCH", help="Find labels that may be wrong, and write proposed fixes to this file."),
     ] = None,
     tta: Annotated[
         Literal["flip", "flip-shift"] | None,

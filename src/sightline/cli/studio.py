@@ -59,15 +59,15 @@ def studio(
     """Look at labeled images in the browser, and correct their labels; the images are never changed."""
     from sightline.api.dataset import Dataset
     from sightline.api.run import Run
+    from sightline.runs.paths import is_run
     from sightline.studio.server import Addresses, run_studio
 
-    is_run = len(data) == 1 and (_io.expand_home(data[0]) / "run.json").is_file()
-    if is_run and (column or set):
+    from_run = len(data) == 1 and is_run(_io.expand_home(data[0]))
+    if from_run and (column or set):
         raise UsageError("--column and --set say how to read images, which a run already records: leave them out.")
-
-    if compare and not is_run:
+    if compare and not from_run:
         raise UsageError("--compare compares a run with another: give a run, as in sightline studio RUN --compare RUN.")
-    if is_run and classes:
+    if from_run and classes:
         raise UsageError("--classes is for images to label: a run has its classes. Leave it out.")
     names = [name.strip() for name in classes.split(",") if name.strip()]
 
@@ -85,7 +85,7 @@ def studio(
             webbrowser.open(addresses.local)
 
     with ProgressDisplay() as display:
-        chosen = Run(data[0]) if is_run else Dataset(data, column=column, set=set or ())
+        chosen = Run(data[0]) if from_run else Dataset(data, column=column, set=set or ())
         others = [Run(path) for path in compare or ()]
         run_studio(
             chosen, patch=patch, classes=names, compare=others, runs=runs, host=host, port=port,

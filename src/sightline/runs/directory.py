@@ -14,7 +14,7 @@
     eval/<split>/    metrics.json, predictions.npz
     folds/<k>/       with split.folds, the run that holds out fold k
     thresholds.json  abstention thresholds, once fitted by `evaluate --target-precision` or `--coverage`
-    label_issues.jsonl  likely label errors, worst first, once `evaluate --find-label-issues` searched for them
+    label_issues.jsonl  labels that may be wrong, worst first, once `evaluate --find-label-issues` searched for them
     bundle/          the deployable model, see `inference.bundle`
     figures/         curves, confusion, reliability, risk-coverage, those of `evaluate`; *.png and *.svg
     network.json     the layers of the network and their cost
@@ -56,7 +56,7 @@ from sightline.inference.bundle import Bundle
 from sightline.inference.manifest import check_classes
 from sightline.inference.results import Thresholds
 from sightline.preprocessing import PreprocessingSpec
-from sightline.runs.paths import LOCK_NAME, check_writable, lock_run, next_path, require_run
+from sightline.runs.paths import LOCK_NAME, check_writable, is_run, lock_run, next_path, require_run
 from sightline.runs.predictions import parse_predictions
 from sightline.runs.run_info import read_run_info
 
@@ -149,7 +149,7 @@ class RunDirectory:
 
     def update(self, *, drop: Sequence[str] = (), **values: Any) -> None:
         """Set keys of ``run.json``, and remove those in `drop`."""
-        old = self.info if (self.path / "run.json").exists() else {}
+        old = self.info if is_run(self.path) else {}
         self._write_json("run.json", {key: value for key, value in old.items() if key not in drop} | values)
 
     @property
@@ -329,7 +329,7 @@ class RunDirectory:
             ) from error
 
     def read_label_issues(self) -> tuple[PatchEntry, ...] | None:
-        """Return the likely label errors, worst first; None if they were never searched for."""
+        """Return the labels that may be wrong, worst first; None if they were never searched for."""
         path = self.path / "label_issues.jsonl"
         return jsonio.read_records(path, lambda _: PatchEntry) if path.exists() else None
 
@@ -375,7 +375,7 @@ class RunDirectory:
         return self.write_file("report.html", html.encode(errors="backslashreplace"))
 
     def write_label_issues(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Save the likely label errors, worst first."""
+        """Save the labels that may be wrong, worst first."""
         self.write_file("label_issues.jsonl", jsonio.dump_lines(lines))
 
     def write_figure(self, name: str, files: Mapping[str, bytes]) -> None:

@@ -204,6 +204,6 @@ def write_leak_images(run: RunDirectory, leaks: Sequence[Leak], data: DecodedDat
 
 
 def write_label_issue_images(run: RunDirectory, pixels: Mapping[str, NDArray[np.uint8]]) -> None:
-    """Save thumbnails of likely label errors, whose pixels uint8 [H, W, C] are given by path."""
+    """Save thumbnails of images whose labels may be wrong, whose pixels uint8 [H, W, C] are given by path."""
     images = dict(make_thumbnail("label_issue", path, image) for path, image in pixels.items())
     write_images(run, images, lambda image: image.kind == "label_issue")

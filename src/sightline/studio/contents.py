@@ -212,7 +212,7 @@ def _make_labeling(
 
 
 def _list_label_issues(run: RunDirectory, index: Index) -> list[Finding]:
-    """Return the likely label errors of a run as one finding, worst first, leaving out changed images."""
+    """Return the labels of a run that may be wrong as one finding, worst first, leaving out changed images."""
     known = {(image.path, image.sha256) for image in index.images}
     issues = [issue for issue in run.read_label_issues() or () if (issue.path, issue.sha256) in known]
     if not issues:
