@@ -13,6 +13,7 @@ from sightline.cli.sources import Allow, Column, Sources, set_option
 from sightline.cli.train import CpusPerWorker, Engine, RayAddress
 from sightline.cli.verbs import state_order
 from sightline.errors import ModelError
+from sightline.escaping import quote_path
 from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import Optuna
@@ -99,6 +100,10 @@ def print_sweep(result: SweepResult) -> None:
         settings = ", ".join(f"{name}={_format_value(value)}" for name, value in best.settings.items())
         print_line()
         print_line(f"best       trial {best.trial}, {settings}: {result.monitor} {best.value:.4f}")
+        count = sum(t.state == "complete" for t in result.trials)
+        if count > 1:
+            command = f"`sightline evaluate {quote_path(best.run or '')}`"
+            print_line(f"           the best of {count} trials is partly lucky: {command} shows its test metrics")
         print_line(f"run        {best.run}")
     if result.importance is not None:
         importances = ", ".join(f"{name} {fraction:.0%}" for name, fraction in result.importance.items())
