@@ -29,7 +29,7 @@ def candidate_pairs(hash_values: NDArray[np.uint64], radius: int, few: int) -> l
 
 
 @settings(deadline=None, max_examples=6)
-@given(near_values(), st.integers(0, 14))
+@given(near_values(), st.integers(0, perceptual_hash.RADIUS))
 def test_bands_find_exactly_the_pairs_that_brute_force_finds(values: list[int], radius: int) -> None:
     hash_values = np.array(values, np.uint64)
     by_bands = candidate_pairs(hash_values, radius, few=0)
@@ -54,7 +54,8 @@ def test_bands_compare_a_small_fraction_of_all_pairs(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(perceptual_hash, "_pairs_in_buckets", count)
     monkeypatch.setattr(perceptual_hash, "CANDIDATES_PER_BATCH", 1000)  # chunks lose nothing
-    assert set(candidate_pairs(hash_values, 14, few=0)) == set(candidate_pairs(hash_values, 14, few=10_000))
+    radius = perceptual_hash.RADIUS
+    assert set(candidate_pairs(hash_values, radius, few=0)) == set(candidate_pairs(hash_values, radius, few=10_000))
     assert looked < 0.06 * 2000 * 3999 / 2
 
 

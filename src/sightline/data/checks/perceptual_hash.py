@@ -4,10 +4,9 @@ A hash consists of the signs of the 64 lowest frequencies of the image's discret
 "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, there with 8x8 coefficients and a threshold
 at their median). Images whose hashes differ in few bits are candidates. They are found by multi-index hashing
 (M. Norouzi et al., "Fast Search in Hamming Space with Multi-Index Hashing", 2012): if two hashes differ in at most
-`RADIUS` bits, at least one of four bands of 16 bits differs in at most a fourth of them (for 14 bits: the first band in
-at most 2, or another in at most 3). A candidate is verified further (`near`) if thumbnails of both images correlate,
-where one of them may be shifted and scaled as by a slight crop. `docs/doctor.md` has the measurements behind the
-constants.
+`RADIUS` bits, at least one of four bands of 16 bits differs in at most a fourth of them (for 15 bits, in at most 3). A
+candidate is verified further (`near_duplicates`) if thumbnails of both images correlate, where one of them may be
+shifted and scaled as by a slight crop. `docs/doctor.md` has the measurements behind the constants.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from sightline.data.checks.cross_correlation import running_mean
 
 SIDE = 32  # pixels of the gray image that is hashed
 THUMBNAIL_SIDE = 16  # pixels of the thumbnail that is correlated
-RADIUS = 14  # bits, of 64, by which hashes of the same image may differ
+RADIUS = 15  # bits, of 64, by which hashes of the same image may differ
 BANDS, BAND_BITS = 4, 16
 MAX_ALL_PAIRS = 3000  # up to this many hashes, comparing all pairs is faster than bands
 CANDIDATES_PER_BATCH = 1 << 21  # candidates per batch
