@@ -211,6 +211,8 @@ def test_grades_are_not_reported_as_sorted_by_text(tmp_path: Path) -> None:
         config = resolve_config(assignments=[f"model.task={task}"])
         _, findings = run_preflight_checks(index, config, Callback())
         assert {finding.kind for finding in findings} & {NUMERIC_NAMES} == kinds
+        checked = sl.Dataset.from_folder(tmp_path / "grades", set={"model.task": task}).check()
+        assert {finding.kind for finding in checked.findings} & {NUMERIC_NAMES} == kinds
 
 
 def test_numbers_in_names_state_an_order() -> None:

@@ -25,7 +25,7 @@ from sightline.errors import ImageError, OutputError, UsageError, name_arguments
 from sightline.preprocessing import PreprocessingSpec, fit_size
 from sightline.report import doctor_page as page
 from sightline.report import fonts
-from sightline.runs.preflight import raise_for_errors
+from sightline.runs.preflight import raise_for_errors, select_applicable
 from sightline.runs.resolve import inspection_preprocess
 from sightline.tasks.protocol import find_task
 
@@ -99,9 +99,9 @@ def doctor(
     `html` is a report to write, with thumbnails. `fix` is a patch file of proposed corrections to write, which
     `train --patch` applies. `patch` is applied first; if `fix` is the same file, its lines are kept. `folders` is a
     folder to write, with a link to each image in one folder per class and split, see `write_class_folders`. `config`
-    says how sources are read and decoded: with several labels per image, a row without a label is an image of none of
-    the classes. The images themselves are never modified. Raises `DataError` for a source without images, `OutputError`
-    if a file cannot be written, `UsageError` if `fix` has lines and is not `patch`.
+    says how sources are read and decoded, and which findings apply: with several labels per image, a row without a
+    label is an image of none of the classes. The images themselves are never modified. Raises `DataError` for a source
+    without images, `OutputError` if a file cannot be written, `UsageError` if `fix` has lines and is not `patch`.
     """
     raise_for_errors((), config.data.allow_findings)  # rejects unknown kinds
     html, fix, folders = (None if path is None else _io.output_path(path) for path in (html, fix, folders))
@@ -118,9 +118,8 @@ def doctor(
         index = patches.load_and_apply_patch(index, patch)
         preprocess, sample_range = inspection_preprocess(config.input, index, callback.on_progress)
         result_audit, duplicates, image_stats = audit_images(index, callback.on_progress, sample_range, preprocess)
-        result_audit = replace(
-            result_audit, findings=(*result_audit.findings, *_missing_font_findings(result_audit.classes))
-        )
+        findings = select_applicable(result_audit.findings, index, config)
+        result_audit = replace(result_audit, findings=(*findings, *_missing_font_findings(result_audit.classes)))
         result = DoctorReport(result_audit)
         if file is not None:
             proposed = fixes.propose_fixes(index, duplicates, image_stats)

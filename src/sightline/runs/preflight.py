@@ -39,10 +39,12 @@ def run_preflight_checks(index: Index, config: RunConfig, callback: Callback) ->
         applied = plural(sum(entry.action != "keep" for _, entry in corrections), "correction")
         callback.on_message(f"{path}: {applied} applied; to undo one, delete its line")
     assign_groups(index.images, parse_group_rule(config.split.group))  # fail on an unusable rule before any work
-    findings = _applicable_findings(quick_audit(index).findings, index, config)
+    targets = find_task(config.model.task).targets
+    known = {SEVERAL_LABELS, MASKS} if targets.allows_several else set()  # advice to choose the task that is set
+    findings = tuple(f for f in select_applicable(quick_audit(index).findings, index, config) if f.kind not in known)
     displayed = [f for f in findings if f.severity != "note" or f.kind in remarks.SHOWN_IN_TRAINING]
     try:
-        check_classes(index, find_task(config.model.task).targets)  # errors that --allow cannot override come first
+        check_classes(index, targets)  # errors that --allow cannot override come first
     except DataError:
         _report_findings(displayed, config, callback)
         raise
@@ -52,19 +54,19 @@ def run_preflight_checks(index: Index, config: RunConfig, callback: Callback) ->
     return index, findings
 
 
-def _applicable_findings(findings: Sequence[Finding], index: Index, config: RunConfig) -> tuple[Finding, ...]:
+def select_applicable(findings: Sequence[Finding], index: Index, config: RunConfig) -> tuple[Finding, ...]:
     """Return the findings that apply under the settings.
 
     Class folders with identical subfolders look like splits, unless ``split.group = "folder"`` declares the subfolders
-    to be groups. Classes named like splits look like splits in any case. Advice to use several labels or masks is
-    omitted for tasks that use them, and for masks it does not matter which classes occur together. Grades and classes
-    in a stated order are not sorted as text, and may be decimal numbers. With ``split.group``, none is suggested.
+    to be groups. Classes named like splits look like splits in any case. For masks it does not matter which classes
+    occur together. Grades and classes in a stated order are not sorted as text, and may be decimal numbers. With
+    ``split.group``, none is suggested.
     """
     targets, hidden = find_task(config.model.task).targets, set[str]()
     if config.split.group != "none":
         hidden.add("group-candidates")
-    if targets.allows_several:
-        hidden |= {SEVERAL_LABELS, MASKS} | ({CO_OCCURRENCE} if targets.are_masks else set())
+    if targets.are_masks:
+        hidden.add(CO_OCCURRENCE)
     if targets.are_ordered or index.class_order:
         hidden |= {DECIMAL_NAMES, NUMERIC_NAMES}
     findings = [f for f in findings if f.kind not in hidden]
