@@ -240,6 +240,52 @@ def test_losses_with_few_errors_say_that_their_intervals_are_too_narrow(wrong: i
     assert [name for name, metric in compute_metrics(p, labels).items() if FEW_ERRORS_NOTE in metric.note] == noted
 
 
+@pytest.mark.parametrize("units", [2, 4, 5])
+@pytest.mark.parametrize("grouped", [False, True], ids=["images", "groups"])
+def test_fewer_than_five_images_or_groups_have_no_interval_that_spans_everything(units: int, grouped: bool) -> None:
+    p, labels = draw_predictions(units * (30 if grouped else 1), 2, right=0.5)
+    paths = tuple(f"{i}.png" for i in range(len(labels)))
+    groups = {path: str(i % units) for i, path in enumerate(paths)} if grouped else {}
+    result = compute_evaluation(("a", "b"), p, Subset(p, np.arange(len(p)), labels, paths), group_by_path=groups)
+    loss = result.metrics["log_loss"]
+    if units == 5:
+        assert loss.interval is not None
+        assert loss.interval.high < 100 * loss.interval.low
+        return
+    bootstrapped = [m for name, m in result.metrics.items() if name not in {"top_1", "weighted_recall"}]
+    assert all(metric.interval is None for metric in bootstrapped)
+    reason = f"no interval: fewer than 5 {'groups' if grouped else 'images'}"
+    assert (loss.note, repr(loss)) == (reason, f"{loss.value:.4g} ({reason})")
+    assert loss.to_dict() == {"value": loss.value, "interval": None, "note": reason}
+    assert result.metrics["top_1"].interval, "a proportion has one that holds for any number of images"
+
+
+def test_losses_without_an_error_have_no_interval() -> None:
+    """The true loss is mostly that of errors, of which these images have none: resamples do not vary by them."""
+    labels = np.arange(100, dtype=np.int32) % 2
+    right = np.random.default_rng(0).uniform(0.9, 1, 100).astype(np.float32)
+    scores = compute_metrics(np.where(labels[:, None] == [0, 1], right[:, None], 1 - right[:, None]), labels)
+    for name in ("log_loss", "brier"):
+        assert (scores[name].interval, scores[name].note) == (None, "no interval: no errors")
+
+
+def test_the_auroc_of_a_few_positives_has_their_degrees_of_freedom() -> None:
+    """The positives determine its error (DeLong et al., 1988): Student's t is that of their number."""
+    rng, labels = np.random.default_rng(0), (np.arange(300) < 8).astype(np.int32)
+    scores = rng.normal(size=300) + 1.5 * labels
+    positive = (1 / (1 + np.exp(-scores))).astype(np.float32)
+    auroc = compute_metrics(np.stack([1 - positive, positive], 1), labels)["auroc"]
+    above = scores[:8, None] > scores[8:]
+    error = np.sqrt(above.mean(1).var(ddof=1) / 8 + above.mean(0).var(ddof=1) / 292)
+    assert auroc.value == pytest.approx(above.mean())
+    expected = intervals.scaled_interval(above.mean(), error, 8, intervals.RATE)
+    assert auroc.interval == pytest.approx(expected, abs=0.02)
+    four = (np.arange(300) < 4).astype(np.int32)
+    assert compute_metrics(np.stack([1 - positive, positive], 1), four)["auroc"].note == (
+        "no interval: fewer than 5 images of a class"
+    )
+
+
 def test_a_perfect_model_has_no_loss_of_minus_zero() -> None:
     metric = compute_metrics(np.eye(3, dtype=np.float32), np.arange(3, dtype=np.int32))["log_loss"]
     assert f"{metric.value:.4f}" == "0.0000"
@@ -251,7 +297,7 @@ def test_one_class_one_image_and_none() -> None:
     assert (scores["auroc"].value, scores["auroc"].note) == (None, "all images are of one class")
     one = compute_metrics(p[:1], np.zeros(1, np.int32))
     assert one["log_loss"].interval is None
-    assert one["log_loss"].note == "one image has no interval"
+    assert one["log_loss"].note == "no interval: fewer than 5 images"
     assert all(f.value is None and f.note for f in compute_metrics(p[:0], np.zeros(0, np.int32)).values())
 
 
@@ -288,10 +334,10 @@ def test_probabilities_of_masks_are_checked_without_an_array_of_their_size() -> 
 def test_an_interval_without_a_width_is_none() -> None:
     resamples = np.full(2000, 0.5)
     resamples[:10] = 1.0  # the few resamples without a single image of the class that is never predicted
-    assert bootstrap.make_metric(0.5, resamples, 10).interval is None
-    assert bootstrap.make_metric(0.5, resamples, 10).note == "no interval: the same value in nearly every resample"
+    metric = Resampling().make_metric(0.5, resamples, 10)
+    assert (metric.interval, metric.note) == (None, "no interval: the same value in nearly every resample")
     rounded = 0.4010 + np.linspace(0, 1e-14, 2000)
-    assert bootstrap.make_metric(0.4010, rounded, 10).note == "no interval: the same value in every resample"
+    assert Resampling().make_metric(0.4010, rounded, 10).note == "no interval: the same value in every resample"
 
 
 def test_intervals_of_copies_in_groups_are_those_of_the_originals(monkeypatch: pytest.MonkeyPatch) -> None:

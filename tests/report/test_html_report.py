@@ -270,7 +270,7 @@ def test_a_target_is_proposed_that_the_validation_images_reach() -> None:
 def test_a_single_image_and_a_single_error_are_written_in_the_singular() -> None:
     page = render_html(make_report(metrics=make_metrics(("ant", "bee"), 1)))
     assert "on 1 unseen image (95% interval" in page
-    assert "Mean F1 of 1 of 2 classes, each with the same weight; one image has no interval." in page
+    assert "Mean F1 of 1 of 2 classes, each with the same weight; no interval: fewer than 5 images." in page
     assert "over 0 of 2 classes" not in page
     values = make_metrics(("ant", "bee"), 300)
     errors = values["errors"]

@@ -347,9 +347,9 @@ def test_groups_widen_the_intervals() -> None:
     assert {m.note for m in single.values()} == {"no interval: all images are in one group"}
 
 
-def test_intervals_of_two_groups_stay_within_the_limits_of_the_metrics() -> None:
-    true, groups = np.array([0, 1, 2, 1, 0, 2], np.int32), np.array([0, 0, 0, 1, 1, 1])
-    good, poor = np.array([0, 1, 2, 1, 1, 2]), np.array([2, 1, 0, 1, 0, 2])
+def test_intervals_of_few_groups_stay_within_the_limits_of_the_metrics() -> None:
+    groups, true = np.repeat(np.arange(6), 3), np.tile(np.array([0, 1, 2, 1, 0, 2], np.int32), 3)
+    good, poor = np.tile([0, 1, 2, 1, 1, 2], 3), np.tile([2, 1, 0, 1, 0, 2], 3)
     metrics = compute_ordinal_metrics(true, poor, 3, groups)
     probabilities = (0.9 * np.eye(3) + 0.1 / 3)[poor].astype(np.float32)
     brier = compute_metrics(probabilities, true, Resampling(groups=groups))["brier"]
@@ -361,7 +361,7 @@ def test_intervals_of_two_groups_stay_within_the_limits_of_the_metrics() -> None
 
 def test_one_image_says_why_it_has_no_interval() -> None:
     metrics = compute_ordinal_metrics(np.array([1], np.int32), np.array([2]), 5)
-    assert metrics[MAE] == Metric(1.0, None, "one image has no interval")
+    assert metrics[MAE] == Metric(1.0, None, "no interval: fewer than 5 images")
     assert metrics[WITHIN_ONE] == Metric(1.0, wilson_interval(1, 1))
 
 

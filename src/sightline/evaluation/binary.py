@@ -222,7 +222,7 @@ def _compute_average_precision(score: NDArray[np.float64], truth: NDArray[np.boo
         return Metric(None, note="all images are of one class")
     blocks = BlockBootstrap.draw(len(score), 1, resampling, "ranking")
     values = blocks.rank_classes(score[:, None], truth[:, None])[0, 1]
-    return resampling.make_metric(float(values[0]), values[1:], len(score))
+    return resampling.make_metric(float(values[0]), values[1:], len(score), having=bootstrap.choose_rarer(truth))
 
 
 def compute_rates_at(

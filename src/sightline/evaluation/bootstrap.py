@@ -10,9 +10,10 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
+from sightline import intervals
 from sightline.evaluation.grouped_proportions import TAIL, estimate_grouped_proportions, find_grouped_ends
 from sightline.evaluation.results import Metric
-from sightline.intervals import ALPHA, RATE, Z95, Interval, Range, lower_bound, scaled_interval, wilson_interval
+from sightline.intervals import ALPHA, RATE, Z95, Interval, Range
 from sightline.seeding import make_generator
 
 RESAMPLES = 2000
@@ -21,7 +22,7 @@ MIN_RESAMPLES = 200  # with fewer, the ends of a 95% interval depend on a handfu
 BUDGET = 20_000_000  # images drawn in total, about a second
 ROUNDING = 1e-9  # allowed difference between equal values
 CHUNK = 100_000  # numbers in memory at once, so that they fit the processor's cache
-ONE_IMAGE_NOTE = "one image has no interval"
+MIN_UNITS = 5  # images or groups for an interval; those of fewer span a factor of a hundred, or nearly all values
 ONE_GROUP_NOTE = "no interval: all images are in one group"
 MIN_CLASS_IMAGES = 10  # with fewer in most classes, resamples of a mean over classes vary too little
 NARROW_NOTE = f"interval too narrow: most classes have fewer than {MIN_CLASS_IMAGES} images"
@@ -37,9 +38,16 @@ def count_resamples(count: int, work: int = 1) -> int:
     return affordable if affordable >= MIN_RESAMPLES else 0
 
 
-def find_percentiles(values: NDArray[np.float64]) -> Interval:
-    """Return the 2.5th and 97.5th percentile of resampled values [R]."""
-    low, high = np.percentile(values, [2.5, 97.5])
+def find_percentiles(values: NDArray[np.float64], units: int | None = None) -> Interval:
+    """Return the 2.5th and 97.5th percentile of resampled values [R].
+
+    For few `units`, images or groups, they are those further out that make an interval of a mean as wide as Student's t
+    (Hesterberg, 2015, Am. Stat. 69:371-386, section 3.4).
+    """
+    tail = (
+        TAIL if units is None else NormalDist().cdf(-intervals.t_quantile(units - 1) * math.sqrt(units / (units - 1)))
+    )
+    low, high = np.percentile(values, [100 * tail, 100 * (1 - tail)])
     return Interval(float(low), float(high))
 
 
@@ -71,41 +79,9 @@ def mean_over_classes(per_class_values: NDArray[np.float64]) -> NDArray[np.float
     return mean
 
 
-def make_metric(
-    value: float,
-    resampled: NDArray[np.float64],
-    units: int,
-    classes: int | None = None,
-    note: str = "",
-    *,
-    of: Range | None = RATE,
-    noise: NDArray[np.float64] | None = None,
-) -> Metric:
-    """Return a metric with the interval of its resampled values [R], or with the reason why it has none.
-
-    `units` images or groups were resampled. The interval is `scaled_interval` for the range `of` the metric and the
-    standard deviation of the resampled values: their percentiles miss the true value too often if a few errors or
-    groups determine it. Percentiles are used for a metric at an end of its range, and for one whose range is not known.
-
-    A perfect model is perfect in every resample: an interval of zero width would claim more than the images show. Where
-    each class has two or three images, resamples lack so many of them that a mean over classes is lower in nearly all
-    resamples: an interval that excludes the value would be wrong. For an expected calibration error, with the `noise`
-    of `resampled`, the interval is that of `find_error_ends`.
-    """
-    finite = resampled[np.isfinite(resampled)]
-    if len(finite) and finite.max() - finite.min() <= ROUNDING:
-        return Metric(value, None, "no interval: the same value in every resample", classes)
-    interval = percentile_interval(resampled)
-    if interval and interval.high - interval.low <= ROUNDING:
-        return Metric(value, None, "no interval: the same value in nearly every resample", classes)
-    if interval and noise is not None:
-        interval = find_error_ends(value, finite, noise)
-    if interval and not interval.low - ROUNDING <= value <= interval.high + ROUNDING:
-        return Metric(value, None, "no interval: too few images for a bootstrap", classes)
-    if interval and of is not None and noise is None and of.low < value < of.high:
-        error = float(finite.std()) * math.sqrt(units / (units - 1))
-        interval = scaled_interval(value, error, units, of)
-    return Metric(value, interval, note if interval else "no interval: too few images of each class", classes)
+def choose_rarer(has_class: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which images [N] have the class, or, if most images have it, which do not."""
+    return has_class if 2 * np.count_nonzero(has_class) <= len(has_class) else ~has_class
 
 
 def explain_width(supports: NDArray[np.integer]) -> str:
@@ -165,15 +141,20 @@ class Resampling:
     seed: int = 0
     groups: NDArray[np.int64] | None = None
 
-    def explain_absence(self, count: int) -> str:
-        """Return why `count` images determine no interval; empty if they do."""
-        if count < 2:
-            return ONE_IMAGE_NOTE
-        return ONE_GROUP_NOTE if count_groups(self.groups) == 1 else ""
+    def count_units(self, count: int, having: NDArray[np.bool_] | None = None) -> int:
+        """Return how many units are resampled: `count` images, or their groups; only those `having` [N] something."""
+        if having is None:
+            return count if self.groups is None else count_groups(self.groups) or 0
+        return len(np.unique(np.flatnonzero(having) if self.groups is None else self.groups[having]))
 
-    def count_units(self, count: int) -> int:
-        """Return how many units of `count` images are resampled: these images, or their groups."""
-        return count_groups(self.groups) or count
+    def explain_absence(self, count: int, having: NDArray[np.bool_] | None = None) -> str:
+        """Return why `count` images, or those of a class, determine no interval; empty if they do."""
+        if count_groups(self.groups) == 1:
+            return ONE_GROUP_NOTE
+        if self.count_units(count, having) >= MIN_UNITS:
+            return ""
+        unit = "images" if self.groups is None else "groups"
+        return f"no interval: fewer than {MIN_UNITS} {unit}" + ("" if having is None else " of a class")
 
     def draw_weights(self, count: int, number: int, name: str) -> Iterator[NDArray[np.float64]]:
         """Yield `number` resamples of `count` images in batches, as the counts of each image: float64 [r, count]."""
@@ -224,6 +205,11 @@ class Resampling:
         for _ in range(number):
             yield draw_rows(rng, count, members)
 
+    def estimate_error(self, resampled: NDArray[np.float64], count: int) -> float:
+        """Return the standard error of a metric of `count` images from its resampled values [R]."""
+        units = self.count_units(count)
+        return float(resampled.std()) * math.sqrt(units / (units - 1))
+
     def make_metric(
         self,
         value: float,
@@ -232,15 +218,42 @@ class Resampling:
         classes: int | None = None,
         note: str = "",
         *,
-        of: Range = RATE,
+        of: Range | None = RATE,
+        having: NDArray[np.bool_] | None = None,
+        noise: NDArray[np.float64] | None = None,
     ) -> Metric:
-        """Return the metric of `count` images with the interval of its resampled values [R] and a `note` on it.
+        """Return a metric of `count` images with the interval of its resampled values [R], or why it has none.
 
-        The note is the reason why there is no interval instead, if there is none.
+        The interval is `scaled_interval` for the range `of` the metric and the standard deviation of the resampled
+        values: their percentiles miss the true value too often if a few errors or groups determine it. Percentiles are
+        used for a metric at an end of its range, and for one whose range is not known. If only some images determine
+        the metric, such as those of the rarer of two classes, these are the ones `having` it, [N]. For an expected
+        calibration error, with the `noise` of `resampled`, the interval is that of `find_error_ends`. `note` is the
+        remark on an interval.
+
+        A perfect model is perfect in every resample: an interval of zero width would claim more than the images show.
+        Where each class has two or three images, resamples lack so many of them that a mean over classes is lower in
+        nearly all resamples: an interval that excludes the value would be wrong.
         """
-        if reason := self.explain_absence(count):
+        if reason := self.explain_absence(count, having):
             return Metric(value, None, reason, classes)
-        return make_metric(value, resampled, self.count_units(count), classes, note, of=of)
+        finite = resampled[np.isfinite(resampled)]
+        if len(finite) and finite.max() - finite.min() <= ROUNDING:
+            return Metric(value, None, "no interval: the same value in every resample", classes)
+        interval = percentile_interval(resampled)
+        if interval and interval.high - interval.low <= ROUNDING:
+            return Metric(value, None, "no interval: the same value in nearly every resample", classes)
+        if interval and noise is not None:
+            interval = find_error_ends(value, finite, noise)
+        if interval and not interval.low - ROUNDING <= value <= interval.high + ROUNDING:
+            return Metric(value, None, "no interval: too few images for a bootstrap", classes)
+        if interval and of is not None and noise is None and of.low < value < of.high:
+            interval = intervals.scaled_interval(
+                value, self.estimate_error(finite, count), self.count_units(count, having), of
+            )
+        elif interval and noise is None:
+            interval = find_percentiles(finite, self.count_units(count))
+        return Metric(value, interval, note if interval else "no interval: too few images of each class", classes)
 
     def estimate_proportions(
         self, hits: NDArray[np.bool_], among: NDArray[np.bool_], tail: float = TAIL
@@ -254,7 +267,7 @@ class Resampling:
         if self.groups is None:
             pairs = zip(hits.sum(0).tolist(), among.sum(0).tolist(), strict=True)
             z = Z95 if tail == TAIL else NormalDist().inv_cdf(1 - tail)  # inv_cdf rounds the last digit
-            return [wilson_interval(number, count, z) if count else None for number, count in pairs]
+            return [intervals.wilson_interval(number, count, z) if count else None for number, count in pairs]
         sums = [sum_by_group(of.astype(np.float64), self.groups) for of in (hits, among)]
         return estimate_grouped_proportions(sums[0], sums[1], tail)
 
@@ -265,7 +278,7 @@ class Resampling:
         """
         hits = hits & among
         if self.groups is None:
-            return lower_bound(int(hits.sum()), int(among.sum())) if among.any() else None
+            return intervals.lower_bound(int(hits.sum()), int(among.sum())) if among.any() else None
         sums = [sum_by_group(of[:, None].astype(np.float64), self.groups) for of in (hits, among)]
         bound = float(find_grouped_ends(sums[0], sums[1], ALPHA)[0, 0])
         return bound if np.isfinite(bound) else None

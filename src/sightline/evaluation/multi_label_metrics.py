@@ -18,6 +18,7 @@ from sightline.evaluation.block_bootstrap import BlockBootstrap
 from sightline.evaluation.bootstrap import Resampling
 from sightline.evaluation.calibration_intervals import estimate_calibration_errors
 from sightline.evaluation.results import NO_IMAGES, Metric
+from sightline.evaluation.scoring import without_errors
 from sightline.intervals import LOSS, RATE, SIGNED, Interval, Range
 
 RANKED = ("mean_average_precision", "micro_average_precision", "auroc", "micro_auroc")
@@ -135,7 +136,8 @@ def _rank(
         if np.isnan(values[0]):
             return Metric(None, None, undefined, included)
         note = "" if included is None else bootstrap.explain_width(supports)
-        return resampling.make_metric(float(values[0]), values[1:], count, included, note)
+        rarer = bootstrap.choose_rarer(labels[:, row]) if included is None and row >= 0 else None
+        return resampling.make_metric(float(values[0]), values[1:], count, included, note, having=rarer)
 
     neither, uniform = "no image has a class", "every class has all images or none"
     mean_of, mean_of_both = int((supports > 0).sum()), int(((supports > 0) & (supports < count)).sum())
@@ -236,10 +238,11 @@ def _average_examples(
     ranges = {"coverage_error": Range(0, labels.shape[1]), "log_loss": LOSS}  # the others are between 0 and 1
     blocks = BlockBootstrap.draw(len(labels), 1, resampling, "means")
     resampled = (blocks.resample_sums(columns) / blocks.resample_sums(np.ones((len(labels), 1))))[1:]
-    return {
+    values = {
         name: resampling.make_metric(float(column.mean()), row, len(labels), of=ranges.get(name, RATE))
         for name, column, row in zip(AVERAGED, columns.T, resampled.T, strict=True)
     }
+    return values | ({"log_loss": without_errors(values["log_loss"])} if (predicted == labels).all() else {})
 
 
 def compute_example_f1(predicted: NDArray[np.bool_], labels: NDArray[np.bool_]) -> NDArray[np.float64]:

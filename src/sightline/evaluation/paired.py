@@ -70,7 +70,7 @@ def compare_scores(
     means = resampling.resample_means(gains[:, None], "paired difference")[:, 0]
     value = float(gains.mean())
     interval = resampling.make_metric(value, means, len(gains), of=SIGNED).interval
-    error = None if interval is None else float(means.std())
+    error = None if interval is None else resampling.estimate_error(means, len(gains))
     return ScoreDifference(
         value, error, interval, group_p_value(gains if groups is None else sum_by_group(gains, groups))
     )

@@ -73,13 +73,16 @@ class Metric:
 
         >>> Metric(0.971, Interval(0.948, 0.988))
         0.971 (95% interval 0.948 to 0.988)
+        >>> Metric(0.11, note="no interval: fewer than 5 images")
+        0.11 (no interval: fewer than 5 images)
         >>> Metric(None, note="no image of class b was evaluated")
         undefined: no image of class b was evaluated
         """
         if self.value is None:
             return f"undefined: {self.note}" if self.note else "undefined"
         i = self.interval
-        return f"{self.value:.4g}" + ("" if i is None else f" (95% interval {i.low:.4g} to {i.high:.4g})")
+        remark = self.note if i is None else f"95% interval {i.low:.4g} to {i.high:.4g}"
+        return f"{self.value:.4g}" + (f" ({remark})" if remark else "")
 
 
 NO_IMAGES = Metric(None, note="there are no images")

@@ -30,6 +30,7 @@ from sightline.plugins import Registry
 AVERAGES = tuple(f"{how}_{what}" for how in ("macro", "weighted") for what in ("precision", "recall", "f1"))
 RANKINGS = ("auroc", "average_precision")
 NAMES = ("log_loss", "brier", *AVERAGES, *RANKINGS)
+NO_ERRORS_NOTE = "no interval: no errors"
 FEW_ERRORS_NOTE = f"interval too narrow: fewer than {MIN_ERRORS} errors"
 
 MetricFunction = Callable[[NDArray[np.float32], NDArray[np.int32]], float]
@@ -88,10 +89,11 @@ def compute_metrics(
     columns = np.stack([metrics.negative_log(true), metrics.brier_scores(probabilities, labels)], 1)
     resampled = resampling.resample_means(columns, "means")
     predictions = probabilities.argmax(1)
-    narrow = explain_errors(predictions, labels)
+    narrow, is_perfect = explain_errors(predictions, labels), bool((predictions == labels).all())
     ranges = {"log_loss": LOSS, "brier": Range(0, 2)}
     for (name, of), values, means in zip(ranges.items(), columns.T, resampled.T, strict=True):
-        values_by_name[name] = resampling.make_metric(float(values.mean()), means, count, note=narrow, of=of)
+        metric = resampling.make_metric(float(values.mean()), means, count, note=narrow, of=of)
+        values_by_name[name] = without_errors(metric) if is_perfect else metric
     return (
         values_by_name
         | _average_metrics(predictions, labels, classes, values_by_name["top_1"], resampling)
@@ -103,6 +105,11 @@ def compute_metrics(
 def explain_errors(predictions: NDArray[np.int64], labels: NDArray[np.int32]) -> str:
     """Return that the interval of a metric to which rare large errors contribute most is too narrow; or ""."""
     return FEW_ERRORS_NOTE if (predictions != labels).sum() < MIN_ERRORS else ""
+
+
+def without_errors(loss: Metric) -> Metric:
+    """Return a loss of images without an error, which has no interval: the errors missing determine the true loss."""
+    return Metric(loss.value, None, NO_ERRORS_NOTE) if loss.interval else loss
 
 
 def _registered_metric(
@@ -121,10 +128,8 @@ def _registered_metric(
     if note := resampling.explain_absence(len(labels)):
         return Metric(value, note=note)
     rows = resampling.draw_rows(len(labels), bootstrap.MIN_RESAMPLES, name)
-    return bootstrap.make_metric(
-        value, np.array([METRICS[name](probabilities[r], labels[r]) for r in rows], np.float64),
-        resampling.count_units(len(labels)), of=None,
-    )  # fmt: skip
+    resampled = np.array([METRICS[name](probabilities[r], labels[r]) for r in rows], np.float64)
+    return resampling.make_metric(value, resampled, len(labels), of=None)
 
 
 def compute_class_metrics(confusion: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[ClassMetrics, ...]:
@@ -250,8 +255,11 @@ def _ranking_metrics(
     blocks = BlockBootstrap.draw(count, len(present), resampling, "ranking")
     means = blocks.rank_classes(probabilities[:, present], labels[:, None] == present)[-1]
     narrow = bootstrap.explain_width(supports)
-    auroc, average = (resampling.make_metric(float(row[0]), row[1:], count, len(present), narrow) for row in means)
-    if resampling.explain_absence(count):
+    rarer = bootstrap.choose_rarer(labels == present[0]) if len(present) == 2 else None
+    auroc, average = (
+        resampling.make_metric(float(row[0]), row[1:], count, len(present), narrow, having=rarer) for row in means
+    )
+    if resampling.explain_absence(count, rarer):
         return {"auroc": auroc, "average_precision": average}
     how = "mean of both classes" if classes == 2 else "mean over classes, one-vs-rest"
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sightline.data.masks import VOID
-from sightline.evaluation import bootstrap, calibration
+from sightline.evaluation import calibration
 from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling
 from sightline.evaluation.boundaries import compute_boundary_f1
 from sightline.evaluation.results import Metric
@@ -76,27 +76,32 @@ def compute_mask_metrics(
     `confusions` int64 [N, K, K], `boundaries` int64 [N, K, 4] and `reliability` float64 [N, B, 3] are those of each
     image, as in `MaskOutputs`.
     """
-    total = confusions.sum(0)
+    total, has_class = confusions.sum(0), confusions.sum(2) > 0  # [K, K], [N, K]
     present = total.sum(1) > 0
-    resampled, units = _resample(confusions, resampling), resampling.count_units(len(confusions))
+    resampled, count = _resample(confusions, resampling), len(confusions)
 
     def measure(compute: Callable[[NDArray[Any]], NDArray[np.float64]]) -> tuple[Metric, list[Metric]]:
         values, spread = compute(total), compute(resampled)
-        each = [
-            _make_class_metric(label, float(values[k]), spread[:, k], units, is_present=bool(present[k]))
-            for k, label in enumerate(classes)
-        ]
+
+        def measure_class(k: int, label: str) -> Metric:
+            if not present[k]:
+                return Metric(None, None, f"no pixel has the class {label}")
+            if not math.isfinite(values[k]):
+                return Metric(None, None, f"the class {label} is never predicted")
+            return resampling.make_metric(float(values[k]), spread[:, k], count, having=has_class[:, k])
+
+        each = [measure_class(k, label) for k, label in enumerate(classes)]
         if not present.any():
             return Metric(None, None, "no pixel has a class"), each
         mean = float(np.mean(values[present]))
-        return bootstrap.make_metric(mean, _mean_of_present(spread), units, int(present.sum())), each
+        return resampling.make_metric(mean, _mean_of_present(spread), count, int(present.sum())), each
 
     def measure_pixels(
         value: NDArray[np.float64], spread: NDArray[np.float64], noise: NDArray[np.float64] | None = None
     ) -> Metric:
         if not present.any():
             return Metric(None, None, "no pixel has a class")
-        return bootstrap.make_metric(float(value), spread, units, noise=noise)
+        return resampling.make_metric(float(value), spread, count, noise=noise)
 
     mean_iou, iou = measure(compute_iou)
     mean_dice, dice = measure(compute_dice)
@@ -115,7 +120,7 @@ def compute_mask_metrics(
         "mean_class_accuracy": mean_recall,
         "ece": measure_pixels(np.abs(gaps).sum(), np.abs(spread).sum(1), np.abs(spread - gaps).sum(1)),
     }
-    support = (confusions.sum(2) > 0).sum(0)
+    support = has_class.sum(0)
     fractions = total.sum(1) / max(int(total.sum()), 1)
     per_class = tuple(
         MaskClassMetrics(
@@ -131,7 +136,7 @@ def _measure_boundaries(
 ) -> tuple[Metric, list[Metric]]:
     """Return the boundary F1 of all classes and of each: means over the images in which a class has a boundary."""
     f1 = compute_boundary_f1(boundaries)  # [N, K]
-    known, units = np.isfinite(f1), resampling.count_units(len(f1))
+    known = np.isfinite(f1)
     sums = np.stack([np.where(known, f1, 0), known.astype(np.float64)], axis=-1)
 
     def compute(totals: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -140,7 +145,7 @@ def _measure_boundaries(
     values, spread = compute(sums.sum(0)), compute(_resample(sums, resampling))
     has_value = present & np.isfinite(values)
     each = [
-        bootstrap.make_metric(float(values[k]), spread[:, k], units)
+        resampling.make_metric(float(values[k]), spread[:, k], len(f1), having=known[:, k])
         if has_value[k]
         else Metric(
             None, None, f"the class {label} has no boundary" if present[k] else f"no pixel has the class {label}"
@@ -150,17 +155,7 @@ def _measure_boundaries(
     if not has_value.any():
         return Metric(None, None, "no class has a boundary"), each
     mean = float(values[has_value].mean())
-    return bootstrap.make_metric(mean, _mean_of_present(spread[:, has_value]), units, int(has_value.sum())), each
-
-
-def _make_class_metric(
-    label: str, value: float, spread: NDArray[np.float64], units: int, *, is_present: bool
-) -> Metric:
-    if not is_present:
-        return Metric(None, None, f"no pixel has the class {label}")
-    if not math.isfinite(value):
-        return Metric(None, None, f"the class {label} is never predicted")
-    return bootstrap.make_metric(value, spread, units)
+    return resampling.make_metric(mean, _mean_of_present(spread[:, has_value]), len(f1), int(has_value.sum())), each
 
 
 def compute_image_iou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
