@@ -59,8 +59,8 @@ def test_too_few_images_give_sets_of_all_classes() -> None:
 
 
 def test_metrics_of_the_sets() -> None:
-    p = np.array([[0.9, 0.2], [0.6, 0.7], [0.1, 0.3]], np.float32)
-    y = np.array([[True, True], [False, True], [False, False]])
+    p = np.tile(np.array([[0.9, 0.2], [0.6, 0.7], [0.1, 0.3]], np.float32), (2, 1))
+    y = np.tile([[True, True], [False, True], [False, False]], (2, 1))
     sets = evaluate_label_sets(p, y, 0.5, 0.2)
     assert sets.fnr.value == pytest.approx(0.5 / 3)
     assert sets.fnr.interval is not None
