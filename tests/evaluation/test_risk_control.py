@@ -65,7 +65,7 @@ def test_metrics_of_the_sets() -> None:
     assert sets.fnr.value == pytest.approx(0.5 / 3)
     assert sets.fnr.interval is not None
     assert sets.empty_fraction == pytest.approx(1 / 3)
-    assert (sets.mean_size, sets.count) == (1.0, 3)
+    assert (sets.mean_size, sets.count) == (1.0, 6)
     assert evaluate_label_sets(p[:0], y[:0], 0.5, 0.2).fnr.value is None
 
 
