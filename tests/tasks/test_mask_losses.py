@@ -87,14 +87,16 @@ def test_class_weights_count_in_an_image_of_a_single_class() -> None:
     assert compute_loss("cross_entropy", masks, logits, "balanced") == pytest.approx(expected)
 
 
-def test_rare_classes_weigh_more_by_the_median_frequency() -> None:
+def test_weights_are_in_inverse_proportion_to_the_frequency_and_1_on_average() -> None:
     masks = np.zeros((2, 10, 10), np.uint8)
     masks[0, :1], masks[1, :, :5] = 1, VOID
     weights = compute_pixel_weights(masks, 3, "balanced")
     frequency = np.array([140 / 150, 10 / 100])
     assert weights is not None
-    assert weights[:2] == pytest.approx(np.median(frequency) / frequency)
+    assert weights[0] / weights[1] == pytest.approx(frequency[1] / frequency[0])
+    assert np.mean([weights[masks[0]].mean(), weights[0]]) == pytest.approx(1)
     assert weights[2] == 1
+    assert compute_pixel_weights(np.full_like(masks, VOID), 3, "balanced") == pytest.approx(1)
     assert compute_pixel_weights(masks, 3, "none") is None
 
 

@@ -313,10 +313,10 @@ class _MaskComparison:
 
 
 def compute_pixel_weights(masks: NDArray[np.uint8], classes: int, mode: str) -> NDArray[np.float32] | None:
-    """Return the weight of each class, float32 [K]: the median frequency divided by its own; None for equal weights.
+    """Return the weight of each class, float32 [K]: in inverse proportion to its frequency; None for equal weights.
 
-    The frequency of a class is that in the images that have it (Eigen and Fergus, 2015, arXiv:1411.4734). A class
-    without pixels has the weight 1.
+    The frequency of a class is that in the images that have it (Eigen and Fergus, 2015, arXiv:1411.4734). The mean
+    weight of a pixel is 1, so that weights leave the scale of the loss as it is; a class without pixels has weight 1.
     """
     if mode == "none":
         return None
@@ -325,5 +325,8 @@ def compute_pixel_weights(masks: NDArray[np.uint8], classes: int, mode: str) -> 
     frequencies = counts.sum(0) / np.maximum(np.where(counts > 0, known, 0).sum(0), 1)
     present = frequencies > 0
     weights = np.ones(classes, np.float32)
-    weights[present] = np.median(frequencies[present]) / frequencies[present]
+    if present.any():
+        weights[present] = 1 / frequencies[present]
+        image_means = counts[known[:, 0] > 0] @ weights / known[known > 0]
+        weights[present] /= image_means.mean()
     return weights
