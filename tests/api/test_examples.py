@@ -82,7 +82,7 @@ def test_the_examples_of_docstrings_run(
 ) -> None:
     """One after the other, in the order of the objects' lives: each may use what the ones before it made."""
     monkeypatch.chdir(tmp_path)
-    for i in range(40):
+    for i in range(80):
         folder = tmp_path / "photos" / coffee_beans.CLASSES[i % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(coffee_beans.draw(i, 32, 0)).save(folder / f"{i}.png")

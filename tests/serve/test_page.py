@@ -81,6 +81,8 @@ def test_each_error_that_is_translated_is_one_of_the_server() -> None:
             pieces = node.values if isinstance(node, ast.JoinedStr) else [node]
             for value in ("5", "the image"):
                 texts = [str(piece.value) if isinstance(piece, ast.Constant) else value for piece in pieces]
+                if isinstance(node, ast.JoinedStr) and ast.unparse(node.values[-1]).endswith("advice}"):
+                    texts.pop()  # for clients that are not a page
                 sentences.append("".join(texts))
     patterns = re.findall(r"^  \[/(.+)/s?, \"", (FOLDER / "page.js").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(patterns) == 18

@@ -101,7 +101,10 @@ def train(config: RunConfig, budget: TimeBudget | None, **options: Any) -> tuple
     )
 
 
-@pytest.mark.parametrize(("elapsed", "words"), [(20, "fit into"), (30, "will run, beyond"), (45, "will run, beyond")])
+@pytest.mark.parametrize(
+    ("elapsed", "words"),
+    [(20, "fit into"), (30, "begins, but does not fit into"), (45, "begins, but does not fit into")],
+)
 def test_a_required_epoch_is_not_said_to_fit_if_it_does_not(clock: Clock, elapsed: int, words: str) -> None:
     budget = Journal().budget(40, clock.now - elapsed)
     budget.record.finishing = FINISHING
@@ -166,8 +169,15 @@ def test_slower_steps_end_training_in_time(slower: float, epochs: int, clock: Cl
 
 
 def test_the_first_epoch_ends_early_too_and_leaves_a_model(clock: Clock, tmp_path: Path) -> None:
+    messages: list[str] = []
+
+    class Messages(Callback):
+        def on_message(self, text: str) -> None:
+            messages.append(text)
+
     journal = Journal()
-    _, result = train(CONFIG, journal.budget(6, clock.now), checkpoint_dir=tmp_path)
+    _, result = train(CONFIG, journal.budget(6, clock.now), callback=Messages(), checkpoint_dir=tmp_path)
+    assert messages[-1] == f"the time limit ended epoch 1 after 1 of {STEPS} steps"
     assert len(result.history) == 1, "without one epoch, there is no model"
     assert clock.num_steps == 4 + 1
     assert result.history[0].learning_rate == CONFIG.train.optimizer.learning_rate, "that of the step that ran"

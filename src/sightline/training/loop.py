@@ -350,6 +350,7 @@ def _run_steps(
         runner.begin_epoch(number, state.step, rates, record, has_next=state.epoch + 1 < stage_run.epochs)
         for step in range(state.step, steps):
             if step and deadline.is_over():
+                callback.on_message(f"the time limit ended epoch {number} after {step} of {plural(steps, 'step')}")
                 break
             stop.check(f"in epoch {number}, before step {step + 1} of {steps}")
             runner.run_step()

@@ -100,7 +100,7 @@ class TimeBudget:
         views = f", on {plan.views} views of each image," if plan.views > 1 else ""
         rate = "" if plan.seconds is None else f"an epoch takes about {format_duration(plan.seconds)}, "
         is_beyond = plan.epochs * (plan.seconds or 0) > self._find_available(1)
-        fit = "will run, beyond the time limit" if plan.epochs and is_beyond else "fit into the time limit"
+        fit = "begins, but does not fit into the time limit" if plan.epochs and is_beyond else "fit into the time limit"
         return (
             f"{name}: {plan.epochs} of {plural(plan.configured, 'epoch')}{views} {fit}: "
             f"{format_duration(self.elapsed)} of {format_duration(self.limit)} have passed, {rate}"
