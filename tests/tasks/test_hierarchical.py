@@ -137,11 +137,11 @@ def test_the_predicted_node_is_a_class_of_the_tree(run: Path, photos: Path) -> N
 def test_an_image_of_two_classes_gets_the_class_above_both() -> None:
     interpret = find_task("hierarchical").interpret
     p = np.array([0.02, 0.02, 0.01, 0.45, 0.5], np.float32)
-    unsure = interpret("a", p, np.log(p), CLASSES, top=1, thresholds=None)
+    unsure = interpret("a", p, CLASSES, top=1, thresholds=None, ood_score=None)
     assert (unsure.label, unsure.node, unsure.decision) == ("warm/red", "warm", None)
     assert unsure.node_probability == pytest.approx(0.95)
     p = np.array([0.3, 0.1, 0.2, 0.1, 0.3], np.float32)
-    lost = interpret("a", p, np.log(p), CLASSES, top=1, thresholds=None)
+    lost = interpret("a", p, CLASSES, top=1, thresholds=None, ood_score=None)
     assert (lost.node, lost.node_probability) == (None, None)
     assert lost.to_dict()["node"] is None
 

@@ -199,7 +199,7 @@ def _extend_manifest(manifest: Manifest, label: str, extension: Extension) -> Ma
         parameters=manifest.parameters + extension.parameters,
         weights_sha256=hashlib.sha256(weights).hexdigest(),
         data={"name": f"{name} and {label}" if name else label, "counts": counts},  # `positive` is only for two classes
-        thresholds=None if extension.thresholds is None else extension.thresholds.to_dict(),
+        thresholds=None if extension.thresholds is None else extension.thresholds.to_stored(),
         metrics=extension.metrics,
         reference_examples=(),
         version=metadata.version("sightline"),

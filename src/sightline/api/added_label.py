@@ -123,10 +123,13 @@ def _find_recalled(left_out: NDArray[np.float64], is_present: NDArray[np.bool_])
 def _extend_thresholds(old: Thresholds | None, classes: Sequence[str], label: str, threshold: float) -> Thresholds:
     """Return the thresholds with one for the new label, on which the model does not abstain.
 
-    The limit of the joint energy stays: another label lowers the energy, so it makes no image unusual. Label sets are
-    left out, because one threshold for all labels no longer reaches their false-negative rate.
+    The limit of the joint energy stays: another label lowers the energy, so it makes no image unusual. That of the
+    distance is left out, because images with the new label may be far from the others. So are label sets, because one
+    threshold for all labels no longer reaches their false-negative rate.
     """
     old = old or Thresholds(0, ood="joint_energy")
+    if old.ood == "distance":
+        old = replace(old, ood="joint_energy", ood_limit=None, ood_space=None)
     labels = dict.fromkeys(classes, DEFAULT_THRESHOLD) if old.labels is None else dict(old.labels)
     absent = None if old.absent is None else {**old.absent, label: threshold}
     return replace(

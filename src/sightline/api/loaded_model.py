@@ -156,7 +156,7 @@ class LoadedModel:
 
         Raises `UsageError` for the bundle inside a run, which would then contradict its run.
         """
-        values = None if thresholds is None else thresholds.to_dict()
+        values = None if thresholds is None else thresholds.to_stored()
         if self.run is not None:
             self.check_run_unchanged()
             self.run.write_thresholds(thresholds)

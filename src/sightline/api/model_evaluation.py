@@ -18,7 +18,6 @@ from sightline.data.label_patch import hold_patch, read_entries
 from sightline.data.types import OUT_OF_FOLD, LabeledSubset, Split
 from sightline.errors import DataError, UsageError
 from sightline.evaluation import label_issues as issues
-from sightline.evaluation import ood
 from sightline.evaluation.multi_label import MultiLabelReport
 from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import TaskReport
@@ -115,8 +114,6 @@ def evaluate_model(
         )
     if fits_thresholds and classifier.run is None and classifier.path is not None:
         check_not_in_run(classifier.path)
-    if ood_sources is not None and classifier.run is not None:  # its training images may be available
-        ood.check_packages()
     ood_index = None if ood_sources is None else build_index(ood_sources, progress, lenient=True, unlabeled=True)
     labeled_images = sources if isinstance(sources, LabeledImages) else classifier.labeled_images(sources, progress)
     if classifier.run is not None and labeled_images.is_own:  # its figures are redrawn
@@ -151,7 +148,7 @@ def evaluate_model(
         )
     )
     if ood_index is not None and isinstance(result, EvaluationReport | MultiLabelReport):
-        ood_result = evaluate_ood(output_reader, outputs, result.thresholds, ood_index)
+        ood_result = evaluate_ood(output_reader, outputs, validation_outputs, result.thresholds, ood_index)
         result = replace(result, ood=ood_result)
     _save_results(classifier, result, labeled, save_thresholds=fits_thresholds)
     return result

@@ -122,8 +122,17 @@ class OutputReader:
         return report.add_groups(outputs, labeled.subset.paths, labeled.groups)
 
 
-def evaluate_ood(reader: OutputReader, outputs: ModelOutputs, thresholds: Thresholds | None, index: Index) -> OODResult:
-    """Compare with OOD images, whose labels are ignored; the run's own images among them are excluded."""
+def evaluate_ood(
+    reader: OutputReader,
+    outputs: ModelOutputs,
+    held_out: ModelOutputs | None,
+    thresholds: Thresholds | None,
+    index: Index,
+) -> OODResult:
+    """Compare with OOD images, whose labels are ignored; the run's own images among them are excluded.
+
+    `held_out` are the outputs for the validation images, if there are any.
+    """
     run = reader.classifier.source_run
     run_hashes = set() if run is None else {row.sha256 for row in run.read_data() or ()}
     indices = [i for i, image in enumerate(index.images) if image.sha256 not in run_hashes]
@@ -139,7 +148,5 @@ def evaluate_ood(reader: OutputReader, outputs: ModelOutputs, thresholds: Thresh
     count = len(decoded.rows)
     samples = Subset(decoded.pixels.array, decoded.rows, np.zeros(count, np.int32), ("",) * count)
     ood_outputs = task.collect_outputs(predictor, samples, reader.progress, "evaluating (OOD images)").outputs
-    ood_result = report.evaluate_ood(
-        outputs, ood_outputs, reader.collect_outputs("train"), index.name, thresholds, task.compute_energy
-    )
+    ood_result = report.evaluate_ood(outputs, ood_outputs, held_out, index.name, thresholds, task.compute_energy)
     return replace(ood_result, note=" ".join(filter(None, (ood_result.note, note))))

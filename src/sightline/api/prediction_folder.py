@@ -72,7 +72,7 @@ def _make_format(model: LoadedModel, top: int, rows: int, probabilities: bool) -
     """Return the format of the files of predictions; raises `UsageError` for numbers below 1."""
     if top < 1 or rows < 1:
         raise UsageError(f"top and rows_per_part must be at least 1, not {top} and {rows}.")
-    thresholds = None if model.thresholds is None else model.thresholds.to_dict()
+    thresholds = None if model.thresholds is None else model.thresholds.to_stored()
     identity = [type(model.predictor).__name__, getattr(model.predictor, "sha256", None), thresholds]
     digest = hashlib.sha256(jsonio.dumps([model.feature_model_id, *identity], sort_keys=True).encode())
     has_several, are_masks = model.task.targets.allows_several, model.task.targets.are_masks

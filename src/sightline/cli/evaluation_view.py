@@ -334,7 +334,7 @@ def list_ood_lines(s: OODResult | None) -> Iterator[str]:
     if s.note:
         yield f"  {s.note}"
     if s.flagged_fraction is not None:
-        yield f"  the energy limit flags {s.flagged_fraction:.1%} of them"
+        yield f"  the model's limit flags {s.flagged_fraction:.1%} of them"
 
 
 def _slice_lines(report: EvaluationReport) -> Iterator[str]:

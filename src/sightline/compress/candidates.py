@@ -209,7 +209,7 @@ class CandidateFactory:
             "precision": precision,
             "lineage": lineage,
             "metrics": {"validation": evaluation.summarize()},
-            "thresholds": thresholds and thresholds.to_dict(),
+            "thresholds": thresholds and thresholds.to_stored(),
         }
         bundle = self.task.pack(model, graph, predictor, fields)
         candidate = CompressionCandidate(

@@ -17,7 +17,8 @@ from sightline.evaluation.bootstrap import EACH_IMAGE, Resampling, count_groups
 from sightline.evaluation.report import DecisionMetrics, EvaluationReport
 from sightline.evaluation.results import EvaluationResult, Metric
 from sightline.evaluation.selective import SelectiveResult, Threshold
-from sightline.inference.decisions import compute_energy, predict_nodes
+from sightline.inference.decisions import predict_nodes
+from sightline.inference.ood import compute_scores
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, ThresholdRequest, Thresholds
 from sightline.intervals import Interval
@@ -86,7 +87,10 @@ def build_report(inputs: EvaluationInputs) -> HierarchyReport:
     sums = tree.sum_probabilities(outputs.outputs.probabilities)
     resampling = Resampling(groups=bootstrap.number_groups(labeled.subset.paths, labeled.groups))
     levels = tuple(_evaluate_level(tree, sums, labels, level, resampling) for level in range(1, tree.levels + 1))
-    nodes = predict_nodes(outputs.outputs.probabilities, outputs.outputs.logits, tree, thresholds)
+    scores = (
+        None if thresholds is None else compute_scores(thresholds, outputs.outputs.logits, outputs.outputs.features)
+    )
+    nodes = predict_nodes(outputs.outputs.probabilities, scores, tree, thresholds)
     correct = tree.are_above(nodes, labels)
     evaluation = {f.name: getattr(leaf_report.evaluation, f.name) for f in fields(leaf_report.evaluation)}
     metrics = compute_metrics(tree, outputs.outputs.probabilities.argmax(1), labels, resampling)
@@ -115,11 +119,7 @@ def fit_thresholds(
 ) -> Thresholds:
     """Fit the requested threshold for nodes on validation images; others stay as in `old`."""
     threshold = _choose_requested(build_tree(classes), held_out, request)
-    new = replace(
-        old or Thresholds(0),
-        count=len(held_out.labels),
-        ood_limit=ood.fit_limit(compute_energy(held_out.outputs.logits)),
-    )
+    new = ood.fit_detection(replace(old or Thresholds(0), count=len(held_out.labels)), held_out, "energy")
     if threshold is None:
         return new
     return replace(

@@ -1,41 +1,30 @@
-"""Out-of-distribution (OOD) detection by the energy of the logits and by the distance in feature space.
+"""Fit and evaluate the detection of out-of-distribution (OOD) images; the scores are those of `inference.ood`.
 
-The energy is that of `inference.decisions`, with several labels per image the joint one. The distance is the
-Mahalanobis distance to the nearest class mean with a shared covariance (Lee et al., 2018,
-arXiv:1807.03888), shrunk after Ledoit and Wolf (2004), since there are often more features than images. Unlike the
-distance to the k-th neighbor, it need not store the features of every training image. Neither score is fitted on OOD
-images.
+The distance and its limit are fitted on the validation images; no OOD image is needed. Training images would not do:
+the features of a network that was trained on them are more alike.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sightline import metrics
-from sightline.errors import check_installed, require
+from sightline.inference.ood import FeatureSpace, compute_scores, scale_to_unit_length
+from sightline.inference.predictor import ModelOutputs
+from sightline.inference.results import Thresholds
+from sightline.seeding import make_generator
 
-PURPOSE = "The distance in feature space"
-MAX_MEANS = 1000  # the most frequent sets of labels, each with a mean
 LIMIT_QUANTILE = 0.99  # fraction of the validation images below the limit
-
-
-@dataclass(frozen=True, slots=True)
-class MahalanobisDistance:
-    """Class means float64 [K, F] after whitening, and the matrix [F, F] that whitens."""
-
-    means: NDArray[np.float64]
-    whiten: NDArray[np.float64]
-
-    def __call__(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the squared distance of features [N, F] to the nearest class mean, float64 [N]."""
-        x = features.astype(np.float64) @ self.whiten
-        squares = (x**2).sum(1)[:, None] - 2 * x @ self.means.T + (self.means**2).sum(1)
-        nearest: NDArray[np.float64] = squares.min(1)
-        return nearest
+MIN_IMAGES = 40  # with fewer, the limit is exceeded too often or never
+MAX_IMAGES = 500  # more change the directions little
+MAX_DIRECTIONS, IMAGES_PER_DIRECTION = 32, 4
+FOLDS = 5
+NEGLIGIBLE = 1e-6  # smallest variance of a direction, as a fraction of the largest
+NO_DISTANCE_NOTE = f"The distance in feature space needs {MIN_IMAGES} validation images whose features can be computed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +40,74 @@ class OODResult:
     note: str = ""
 
 
-def check_packages() -> None:
-    """Raise `MissingExtraError` if a package that `fit_distance` needs is not installed."""
-    check_installed("sklearn", purpose=PURPOSE)
+def fit_detection(
+    thresholds: Thresholds, held_out: ModelOutputs, energy: Literal["energy", "joint_energy"]
+) -> Thresholds:
+    """Return `thresholds` with the score and the limit for OOD images, fitted on validation images.
 
-
-def fit_distance(features: NDArray[np.float32], labels: NDArray[Any]) -> MahalanobisDistance:
-    """Fit on the training images' features [N, F]; raises `MissingExtraError` without scikit-learn.
-
-    `labels` are the class of each image, int32 [N], or which classes it has, uint8 [N, K]. Most sets of labels have few
-    images, so the mean of each is a sum of a part for each label, by least squares.
+    The score is the distance, or the `energy` if the images or their features do not determine a distance.
     """
-    covariances = require("sklearn.covariance", PURPOSE)
-    x = features.astype(np.float64)
-    present, inverse, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
-    rows = inverse.ravel()  # a column in NumPy 2.0
-    if labels.ndim == 1:
-        means = np.stack([x[labels == k].mean(0) for k in present])
-    else:
-        design = np.column_stack([np.ones(len(present)), present])
-        means = design @ np.linalg.lstsq(design[rows], x, rcond=None)[0]
-    residuals = x - means[rows]
-    means = means[np.argsort(-counts, kind="stable")[:MAX_MEANS]]
-    covariance, _ = covariances.ledoit_wolf(residuals, assume_centered=True)
-    values, vectors = np.linalg.eigh(covariance)
-    floor = max(float(values.max()) * 1e-6, 1e-12)  # for constant features
-    whiten = vectors / np.sqrt(np.maximum(values, floor))
-    return MahalanobisDistance(means @ whiten, whiten)
+    outputs = held_out.outputs
+    space, distances = fit_space(outputs.features), measure_held_out(outputs.features, held_out.groups)
+    if space is not None and distances is not None:
+        return replace(thresholds, ood="distance", ood_limit=fit_limit(distances), ood_space=space)
+    by_energy = replace(thresholds, ood=energy, ood_space=None)
+    return replace(by_energy, ood_limit=fit_limit(compute_scores(by_energy, outputs.logits, outputs.features)))
+
+
+def fit_space(features: NDArray[np.float32]) -> FeatureSpace | None:
+    """Return the space of the validation images' features [N, F]; None if they do not determine it."""
+    return _fit_directions(features, len(features)) if len(features) >= MIN_IMAGES else None
+
+
+def measure_held_out(features: NDArray[np.float32], groups: NDArray[np.int64] | None) -> NDArray[np.float64] | None:
+    """Return the distance of each validation image from the others, float64 [N]; None if they do not determine it.
+
+    Each fifth of the images, or of their `groups` [N], is measured from the rest: an image is too near to itself.
+    """
+    units = np.arange(len(features)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if len(features) < MIN_IMAGES or units.max() + 1 < FOLDS:
+        return None
+    folds = make_generator(0, "ood folds").permutation(int(units.max()) + 1)[units] % FOLDS
+    distances = np.empty(len(features))
+    for fold in range(FOLDS):
+        space = _fit_directions(features[folds != fold], len(features))
+        if space is None:
+            return None
+        distances[folds == fold] = space.measure(features[folds == fold])
+    return distances
+
+
+def _fit_directions(features: NDArray[np.float32], count: int) -> FeatureSpace | None:
+    """Return the space of features [n, F] with as many directions as `count` images determine: a fourth, at most 32."""
+    if len(features) > MAX_IMAGES:
+        features = features[make_generator(0, "ood space").permutation(len(features))[:MAX_IMAGES]]
+    if not features.size or not np.isfinite(features).all():
+        return None
+    rows = scale_to_unit_length(features)
+    mean = rows.mean(0)
+    variances, vectors = _find_main_directions(rows - mean)
+    varying = int((variances > NEGLIGIBLE * variances[0]).sum())
+    chosen = min(MAX_DIRECTIONS, count // IMAGES_PER_DIRECTION, varying - 1)
+    if chosen < 1:
+        return None
+    rest = float(variances[chosen:].sum() / (features.shape[1] - chosen))
+    return FeatureSpace.from_arrays(np.vstack([mean, vectors[:chosen]]), variances[:chosen], rest)
+
+
+def _find_main_directions(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the variances along the principal directions of centered rows [n, F], falling, and these directions.
+
+    The smaller of the two matrices of products has them, which takes a third of the time of a decomposition of the
+    rows.
+    """
+    count, size = rows.shape
+    products = rows @ rows.T if count < size else rows.T @ rows
+    values, vectors = np.linalg.eigh(products)
+    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1].T
+    if count < size:
+        vectors = vectors @ rows / np.sqrt(np.maximum(values, np.finfo(np.float64).tiny))[:, None]
+    return values / count, vectors
 
 
 def fit_limit(scores: NDArray[np.float64]) -> float | None:

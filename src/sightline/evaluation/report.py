@@ -26,7 +26,8 @@ from sightline.evaluation.scoring import compute_evaluation
 from sightline.evaluation.selective import RiskCoverageCurve, SelectiveResult, Threshold
 from sightline.evaluation.shift import SplitShift
 from sightline.evaluation.slices import SliceMetrics
-from sightline.inference.decisions import compute_energy, decide, predict_labels
+from sightline.inference.decisions import decide, predict_labels
+from sightline.inference.ood import compute_energy, compute_scores
 from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.inference.results import Nonconformity, ThresholdRequest, Thresholds
 from sightline.intervals import Interval
@@ -161,21 +162,20 @@ def fit_thresholds(
     rate, `old` is returned.
     """
     p = held_out.outputs.probabilities
-    limit = ood.fit_limit(compute_energy(held_out.outputs.logits))
+    detection = ood.fit_detection(Thresholds(len(p)), held_out, "energy")
     if (rate := request.saved_rate) is not None:
         positive, _ = binary.choose_positive_class(classes, request.positive)
         scores = _class_scores(held_out, classes.index(positive))
         point = binary.choose_operating_point(*scores, rate, request.rates[rate], conservative=request.conservative)
         if point.threshold is None:
             return old, None
-        new = Thresholds(
-            len(p), ood_limit=limit, rate=rate, target_rate=point.target, positive=positive,
-            positive_threshold=point.threshold,
-        )  # fmt: skip
+        new = replace(
+            detection, rate=rate, target_rate=point.target, positive=positive, positive_threshold=point.threshold
+        )
         return new, None
     new = replace(
-        old or Thresholds(0), count=len(p), ood_limit=limit, rate=None, target_rate=None, positive=None,
-        positive_threshold=None,
+        old or detection, count=len(p), ood=detection.ood, ood_limit=detection.ood_limit, ood_space=detection.ood_space,
+        rate=None, target_rate=None, positive=None, positive_threshold=None,
     )  # fmt: skip
     threshold, coverage = _choose_threshold(held_out, request), request.coverage
     if threshold is not None:
@@ -208,7 +208,8 @@ def evaluate_decisions(
 ) -> DecisionMetrics:
     """Apply the thresholds to the evaluated images as `decide` does; `fitted`: they were chosen on these images."""
     p = evaluated.outputs.probabilities
-    decisions = np.array([d.decision for d in decide(p, evaluated.outputs.logits, classes, thresholds)])
+    scores = compute_scores(thresholds, evaluated.outputs.logits, evaluated.outputs.features)
+    decisions = np.array([d.decision for d in decide(p, scores, classes, thresholds)])
     target = thresholds.target_precision
     result = selective.evaluate_threshold(
         decisions == "class", predict_labels(p, classes, thresholds) == evaluated.labels, target, resampling
@@ -346,34 +347,32 @@ def evaluate_sets(
 def evaluate_ood(
     evaluated: ModelOutputs,
     ood_outputs: Outputs,
-    training: ModelOutputs | None,
+    held_out: ModelOutputs | None,
     name: str,
     thresholds: Thresholds | None,
     energy: Callable[[NDArray[np.float32]], NDArray[np.float64]] = compute_energy,
 ) -> OODResult:
     """Evaluate the detection of out-of-distribution images by the `energy` of their logits and by feature distance.
 
-    The distance needs the training images.
+    The distance is that of the `thresholds`, else that from the validation images, `held_out`.
     """
-    in_distribution, out_of_distribution = energy(evaluated.outputs.logits), energy(ood_outputs.logits)
-    distance_auroc = None
-    note = "" if training is not None else "The distance in feature space needs the training images."
-    if training is not None and not evaluated.outputs.features.shape[1]:
-        note = "Out-of-fold predictions have no features, so there is no distance in feature space."
-    elif training is not None:
-        distance = ood.fit_distance(training.outputs.features, training.labels)
-        distance_auroc = ood.ood_auroc(distance(evaluated.outputs.features), distance(ood_outputs.features))
-    flagged = (
-        None
-        if thresholds is None or thresholds.ood_limit is None
-        else float((out_of_distribution > thresholds.ood_limit).mean())
-    )
+    space = None if thresholds is None else thresholds.ood_space
+    if space is None and held_out is not None:
+        space = ood.fit_space(held_out.outputs.features)
+    features, distances = evaluated.outputs.features, None
+    if space is not None and features.shape[1]:
+        is_fitted = evaluated is held_out
+        distances = ood.measure_held_out(features, evaluated.groups) if is_fitted else space.measure(features)
+    flagged = None
+    if thresholds is not None and thresholds.ood_limit is not None:
+        scores = compute_scores(thresholds, ood_outputs.logits, ood_outputs.features)
+        flagged = float((scores > thresholds.ood_limit).mean())
     return OODResult(
         name,
-        ood.ood_auroc(in_distribution, out_of_distribution),
-        distance_auroc,
-        len(in_distribution),
-        len(out_of_distribution),
+        ood.ood_auroc(energy(evaluated.outputs.logits), energy(ood_outputs.logits)),
+        None if space is None or distances is None else ood.ood_auroc(distances, space.measure(ood_outputs.features)),
+        len(features),
+        len(ood_outputs.logits),
         flagged,
-        note,
+        "" if distances is not None else ood.NO_DISTANCE_NOTE,
     )

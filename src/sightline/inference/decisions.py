@@ -22,37 +22,16 @@ class Interpreter(Protocol):
         self,
         path: str,
         probabilities: NDArray[np.float32],
-        logits: NDArray[np.float32] | None,
         classes: tuple[str, ...],
         *,
         top: int,
         thresholds: Thresholds | None,
+        ood_score: float | None,
     ) -> Prediction:
-        """Return the prediction for the image at `path`, from its probabilities and logits float32 [K].
+        """Return the prediction for the image at `path`, from its probabilities float32 [K] and its `ood_score`.
 
-        It contains the `top` most probable `classes`, and a decision if there are `thresholds`, which need the logits.
+        It contains the `top` most probable `classes`, and a decision if there are `thresholds`, which need the score.
         """
-
-
-def compute_energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the energy -log sum exp(logits), float64 [N]: higher for out-of-distribution images.
-
-    Source: Liu et al., 2020, arXiv:2010.03759.
-    """
-    logits64 = logits.astype(np.float64)
-    max_logits = logits64.max(1)
-    energies: NDArray[np.float64] = -(max_logits + np.log(np.exp(logits64 - max_logits[:, None]).sum(1)))
-    return energies
-
-
-def compute_joint_energy(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the joint energy -sum log(1 + exp(logits)), float64 [N], for images that may have several classes.
-
-    It is at most 0, and higher for out-of-distribution images, which show none of the classes clearly. Source: Wang et
-    al., 2021, arXiv:2111.12797.
-    """
-    energies: NDArray[np.float64] = -np.logaddexp(0, logits.astype(np.float64)).sum(1)
-    return energies
 
 
 def compute_nonconformity(probabilities: NDArray[np.float32], score: Nonconformity = "lac") -> NDArray[np.float64]:
@@ -82,34 +61,33 @@ def make_prediction_sets(
 
 
 def decide(
-    probabilities: NDArray[np.float32], logits: NDArray[np.float32], classes: Sequence[str], thresholds: Thresholds
+    probabilities: NDArray[np.float32], ood_scores: NDArray[np.float64], classes: Sequence[str], thresholds: Thresholds
 ) -> list[Decision]:
-    """Return a `Decision` for each of N images, from float32 [N, K] probabilities and logits.
+    """Return a `Decision` for each of N images, from float32 [N, K] probabilities and out-of-distribution scores [N].
 
-    "abstain" if the energy exceeds the out-of-distribution limit or an output is not finite; else "class" if the
+    "abstain" if the score exceeds the out-of-distribution limit or an output is not finite; else "class" if the
     confidence threshold is reached, if there is none and the set has a single class, or if a threshold for the positive
     class gives the label; else "set" if the set has some but not all classes; else "abstain". Sets list the most
     probable class first.
     """
-    energies = compute_energy(logits)
     in_sets = (
         None
         if thresholds.conformal_quantile is None
         else make_prediction_sets(probabilities, thresholds.conformal_quantile, thresholds.conformal)
     )
     return [
-        _decide_one(row, None if in_sets is None else in_sets[i], float(energies[i]), classes, thresholds)
+        _decide_one(row, None if in_sets is None else in_sets[i], float(ood_scores[i]), classes, thresholds)
         for i, row in enumerate(probabilities)
     ]
 
 
-def decide_labels(logits: NDArray[np.float32], thresholds: Thresholds) -> Decision:
-    """Return the `Decision` for an image that may have several labels, from its logits float32 [K].
+def decide_labels(ood_score: float, thresholds: Thresholds) -> Decision:
+    """Return the `Decision` for an image that may have several labels.
 
-    "abstain" if the joint energy exceeds the out-of-distribution limit, else "labels".
+    "abstain" if the score exceeds the out-of-distribution limit, else "labels".
     """
-    energy, limit = float(compute_joint_energy(logits[None])[0]), thresholds.ood_limit
-    return Decision("labels" if limit is None or energy <= limit else "abstain", None, energy)
+    limit = thresholds.ood_limit
+    return Decision("labels" if limit is None or ood_score <= limit else "abstain", None, ood_score)
 
 
 def predict_labels(
@@ -132,16 +110,16 @@ def predict_labels(
 def predict_class(
     path: str,
     probabilities: NDArray[np.float32],
-    logits: NDArray[np.float32] | None,
     classes: tuple[str, ...],
     *,
     top: int,
     thresholds: Thresholds | None,
+    ood_score: float | None,
 ) -> Prediction:
     """Return the prediction of one class: the `Interpreter` of single-label classification."""
     decision = None
-    if thresholds is not None and logits is not None:
-        decision = decide(probabilities[None], logits[None], classes, thresholds)[0]
+    if thresholds is not None and ood_score is not None:
+        decision = decide(probabilities[None], np.array([ood_score]), classes, thresholds)[0]
     order = np.argsort(-probabilities, kind="stable")
     first = predict_labels(probabilities[None], classes, thresholds)[0]
     top_indices = np.concatenate([[first], order[order != first]])[:top]
@@ -151,7 +129,7 @@ def predict_class(
 
 def predict_nodes(
     probabilities: NDArray[np.float32],
-    logits: NDArray[np.float32] | None,
+    ood_scores: NDArray[np.float64] | None,
     tree: ClassTree,
     thresholds: Thresholds | None,
 ) -> NDArray[np.int64]:
@@ -166,34 +144,34 @@ def predict_nodes(
         limit = np.inf if thresholds.confidence is None else thresholds.confidence
     nodes = tree.find_deepest_nodes(tree.sum_probabilities(probabilities), limit)
     known = np.isfinite(probabilities).all(1)
-    if thresholds is not None and thresholds.ood_limit is not None and logits is not None:
-        known &= compute_energy(logits) <= thresholds.ood_limit
+    if thresholds is not None and thresholds.ood_limit is not None and ood_scores is not None:
+        known &= ood_scores <= thresholds.ood_limit
     return np.where(known, nodes, -1)
 
 
 def predict_in_tree(
     path: str,
     probabilities: NDArray[np.float32],
-    logits: NDArray[np.float32] | None,
     classes: tuple[str, ...],
     *,
     top: int,
     thresholds: Thresholds | None,
+    ood_score: float | None,
 ) -> Prediction:
     """Return the prediction of a class in a tree: the `Interpreter` of hierarchical classification.
 
     `classes` are the leaves of the tree, named by their paths.
     """
     tree = build_tree(classes)
-    prediction = predict_class(path, probabilities, None, classes, top=top, thresholds=None)
-    rows = None if logits is None else logits[None]
-    node = int(predict_nodes(probabilities[None], rows, tree, thresholds)[0])
+    prediction = predict_class(path, probabilities, classes, top=top, thresholds=None, ood_score=None)
+    scores = None if ood_score is None else np.array([ood_score])
+    node = int(predict_nodes(probabilities[None], scores, tree, thresholds)[0])
     sums = tree.sum_probabilities(probabilities[None])[0]
     above = dict.fromkeys(tree.ancestors[int(probabilities.argmax())].tolist())
     decision = None
-    if thresholds is not None and rows is not None:
+    if thresholds is not None and ood_score is not None:
         kind: DecisionKind = "abstain" if node < 0 else "class" if tree.nodes[node] in classes else "ancestor"
-        decision = Decision(kind, None, float(compute_energy(rows)[0]))
+        decision = Decision(kind, None, ood_score)
     return replace(
         prediction,
         decision=decision,
@@ -253,7 +231,7 @@ def check_thresholds(thresholds: Thresholds, classes: Sequence[str]) -> None:
 def _decide_one(
     row: NDArray[np.float32],
     in_set: NDArray[np.bool_] | None,
-    energy: float,
+    ood_score: float,
     classes: Sequence[str],
     thresholds: Thresholds,
 ) -> Decision:
@@ -265,8 +243,8 @@ def _decide_one(
         is_confident = True
     elif thresholds.confidence is not None:
         is_confident = float(row.max()) >= thresholds.confidence
-    if not np.isfinite(row).all() or (thresholds.ood_limit is not None and not energy <= thresholds.ood_limit):
-        return Decision("abstain", names, energy)
+    if not np.isfinite(row).all() or (thresholds.ood_limit is not None and not ood_score <= thresholds.ood_limit):
+        return Decision("abstain", names, ood_score)
     if is_confident:
-        return Decision("class", names, energy)
-    return Decision("set" if 0 < size < len(classes) else "abstain", names, energy)
+        return Decision("class", names, ood_score)
+    return Decision("set" if 0 < size < len(classes) else "abstain", names, ood_score)

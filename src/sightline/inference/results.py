@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from sightline import jsonio
+from sightline.inference.ood import FeatureSpace
 
 if TYPE_CHECKING:  # a prediction needs no settings
     from sightline.config import EvaluationConfig
@@ -46,9 +47,10 @@ class Thresholds:
         conformal_quantile: The largest nonconformity score of a class in a prediction set, to reach `coverage`.
         conformal: The nonconformity score: lac (Sadinle et al., 2019), or contiguous for ordered classes, which treats
             a class between two more probable ones as the less probable of the two, so that sets have no gaps.
-        ood: The out-of-distribution score: energy (Liu et al., 2020), or joint_energy (Wang et al., 2021) if an image
-            may have several labels.
+        ood: The out-of-distribution score: distance (see `inference.ood`); or, if that could not be fitted, energy (Liu
+            et al., 2020), or joint_energy (Wang et al., 2021) if an image may have several labels.
         ood_limit: The score above which an image is out of distribution.
+        ood_space: What the distance is measured from.
         rate: Whether the threshold of the positive class was chosen for its sensitivity or its specificity.
         target_rate: The requested sensitivity or specificity.
         positive: The positive class of a binary model.
@@ -75,8 +77,9 @@ class Thresholds:
     coverage: float | None = None
     conformal_quantile: float | None = None
     conformal: Nonconformity = "lac"
-    ood: Literal["energy", "joint_energy"] = "energy"
+    ood: Literal["distance", "energy", "joint_energy"] = "energy"
     ood_limit: float | None = None
+    ood_space: FeatureSpace | None = None
     rate: Rate | None = None
     target_rate: float | None = None
     positive: str | None = None
@@ -107,15 +110,24 @@ class Thresholds:
         return tuple(name for name, limit in limits.items() if limit is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values; the fields for several labels and for masks only if they are set."""
+        """Return the fields as JSON values, as in reports: those for several labels and for masks only if they are set.
+
+        The space of the distance, a hundred kilobytes, is left out.
+        """
         absent = (set() if self.labels is not None else _OF_SEVERAL_LABELS) | (
             set() if self.min_iou is not None else _OF_MASKS
         )
-        return {name: value for name, value in asdict(self).items() if name not in absent}
+        return {name: value for name, value in asdict(self).items() if name not in {*absent, "ood_space"}}
+
+    def to_stored(self) -> dict[str, Any]:
+        """Return the fields as JSON values, as stored with the model: `to_dict`, and the space of the distance."""
+        space = self.ood_space
+        stored = {} if space is None else {"ood_space": asdict(space) | {"variances": list(space.variances)}}
+        return self.to_dict() | stored
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Thresholds:
-        """Restore from `to_dict`; raises `ValueError` for unknown fields and invalid values."""
+        """Restore from `to_stored`; raises `ValueError` for unknown fields and invalid values."""
         thresholds = jsonio.convert(cls, values)
         for name in ("labels", "absent"):
             limits: Mapping[str, float | None] = getattr(thresholds, name) or {}
@@ -123,6 +135,10 @@ class Thresholds:
                 raise ValueError(f"{name} has a number that is not between 0 and 1")
         if len({values.get(name) is None for name in ("rate", "target_rate", "positive", "positive_threshold")}) > 1:
             raise ValueError("rate, target_rate, positive and positive_threshold must be given together")
+        if (thresholds.ood == "distance") != (thresholds.ood_space is not None):
+            raise ValueError("ood_space and the distance as the out-of-distribution score must be given together")
+        if thresholds.ood_space is not None:
+            thresholds.ood_space.check()
         return thresholds
 
 

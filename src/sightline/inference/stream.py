@@ -18,6 +18,7 @@ from sightline.errors import UsageError
 from sightline.inference.decisions import Interpreter, predict_class
 from sightline.inference.embeddings import Embeddings
 from sightline.inference.inputs import InputItem, take_first
+from sightline.inference.ood import compute_scores
 from sightline.inference.predictor import NOT_FINITE_REASON, Predictor
 from sightline.inference.results import Prediction, Thresholds
 from sightline.inference.runner import ImageOutputs, predict_images
@@ -156,4 +157,7 @@ def make_predictions(
         if row is None:
             yield Prediction(path, error=image.error)
         else:
-            yield interpret(path, row, image.logits, predictor.classes, top=top, thresholds=thresholds)
+            score = None
+            if thresholds is not None and image.logits is not None and image.features is not None:
+                score = float(compute_scores(thresholds, image.logits[None], image.features[None])[0])
+            yield interpret(path, row, predictor.classes, top=top, thresholds=thresholds, ood_score=score)

@@ -314,7 +314,7 @@ class RunDirectory:
         if thresholds is None:
             (self.path / "thresholds.json").unlink(missing_ok=True)
         else:
-            self._write_json("thresholds.json", thresholds.to_dict())
+            self._write_json("thresholds.json", thresholds.to_stored())
 
     def read_thresholds(self) -> Thresholds | None:
         """Return the abstention thresholds; None if they were never fitted."""

@@ -111,7 +111,7 @@ def finalize(
                 model, graph, predictor, data, prepared.index, config,
                 _sample_held_out(task, labeled["validation"], held_out if calibrated.other_outputs is None else None),
                 model=config.model.name, temperature=calibrated.temperature, parity=agreement.to_dict(),
-                metrics=metrics_by_split(evaluations, config), thresholds=thresholds and thresholds.to_dict(),
+                metrics=metrics_by_split(evaluations, config), thresholds=thresholds and thresholds.to_stored(),
                 weights_sha256=weights,
             )
         )  # fmt: skip

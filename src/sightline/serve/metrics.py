@@ -28,7 +28,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 RELOAD_OUTCOMES = ("loaded", "failed", "removed")
 _MODEL_PATH = re.compile(r"(?P<protocol>/v2)?/models/(?P<name>[^/]+)(/versions/[^/]+)?(/(?P<action>[^/]+))?/?")
-OOD_SCORES = (-50, -30, -20, -15, -10, -8, -6, -5, -4, -3, -2, -1, 0, 1, 2, 5)  # energies of logits
+OOD_SCORES = (-50, -30, -20, -10, -5, -2, 0, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 5, 10)  # energies and distances
 
 
 class Metrics(Collector):

@@ -20,6 +20,7 @@ from sightline.evaluation.label_thresholds import list_limits, list_thresholds, 
 from sightline.evaluation.multi_label import MultiLabelReport
 from sightline.evaluation.multi_label_metrics import compute_example_f1
 from sightline.inference import decisions
+from sightline.inference.ood import compute_joint_energy
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, ClassProbability, Prediction, ThresholdRequest, Thresholds
@@ -196,30 +197,29 @@ class MultiLabel(Task):
         request: ThresholdRequest = NO_THRESHOLDS,
         old: Thresholds | None = None,
     ) -> Thresholds:
-        """Return a threshold of each class, for the highest F1 or the requested targets, and a limit of energy."""
+        """Return a threshold of each class, for the highest F1 or the requested targets, and one for OOD images."""
         thresholds = label_thresholds.fit_thresholds(
             classes, outputs.outputs.probabilities, outputs.labels.astype(bool), request, old
         )
-        limit = ood.fit_limit(self.compute_energy(outputs.outputs.logits))
-        return replace(thresholds, ood="joint_energy", ood_limit=limit)
+        return ood.fit_detection(thresholds, outputs, "joint_energy")
 
     def compute_energy(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the joint energy of the classes."""
-        return decisions.compute_joint_energy(logits)
+        return compute_joint_energy(logits)
 
     @staticmethod
     def interpret(
         path: str,
         probabilities: NDArray[np.float32],
-        logits: NDArray[np.float32] | None,
         classes: tuple[str, ...],
         *,
         top: int,
         thresholds: Thresholds | None,
+        ood_score: float | None,
     ) -> Prediction:
         """Return the classes that reach their thresholds, the most probable first.
 
-        The model abstains if the energy of the logits exceeds its limit.
+        The model abstains if the out-of-distribution score exceeds its limit.
         """
         order = np.argsort(-probabilities, kind="stable")
 
@@ -229,8 +229,8 @@ class MultiLabel(Task):
         reached, limits = probabilities >= list_thresholds(thresholds, classes), list_limits(thresholds, classes)
         set_threshold = None if thresholds is None else thresholds.set_threshold
         labels, decision = name(reached), None
-        if thresholds is not None and thresholds.decides and logits is not None:
-            decision = decisions.decide_labels(logits, thresholds)
+        if thresholds is not None and thresholds.decides and ood_score is not None:
+            decision = decisions.decide_labels(ood_score, thresholds)
         return Prediction(
             path,
             join_classes(labels),
@@ -274,7 +274,7 @@ class MultiLabel(Task):
         has_target = request.target_precision is not None or request.recall is not None
         if has_target and held_out is not None and (num_groups := count_groups(held_out.groups)) is not None:
             note = selective.explain_groups(len(held_out.labels), num_groups)
-        return replace(report, energies=decisions.compute_joint_energy(outputs.logits), note=note)
+        return replace(report, energies=compute_joint_energy(outputs.logits), note=note)
 
 
 def _weigh_positives(labels: NDArray[Any], mode: str) -> NDArray[np.float32] | None:

@@ -65,12 +65,14 @@ class Ordinal(SingleLabel):
     def interpret(
         path: str,
         probabilities: NDArray[np.float32],
-        logits: NDArray[np.float32] | None,
         classes: tuple[str, ...],
         *,
         top: int,
         thresholds: Thresholds | None,
+        ood_score: float | None,
     ) -> Prediction:
         """Return the most probable grade and the expected one."""
-        prediction = decisions.predict_class(path, probabilities, logits, classes, top=top, thresholds=thresholds)
+        prediction = decisions.predict_class(
+            path, probabilities, classes, top=top, thresholds=thresholds, ood_score=ood_score
+        )
         return decisions.add_expected_grade(prediction, probabilities, classes)

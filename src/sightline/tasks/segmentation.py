@@ -225,11 +225,11 @@ class Segmentation(Task):
     def interpret(
         path: str,
         probabilities: NDArray[np.float32],
-        logits: NDArray[np.float32] | None,  # noqa: ARG004  # probabilities decide
         classes: tuple[str, ...],
         *,
         top: int,
         thresholds: Thresholds | None,
+        ood_score: float | None,  # noqa: ARG004  # the quality decides
     ) -> Prediction:
         """Return the classes in the mask of probabilities [H, W, K], their mean probabilities, and its quality."""
         areas = np.bincount(probabilities.argmax(-1).ravel(), minlength=len(classes))

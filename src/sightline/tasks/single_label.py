@@ -19,6 +19,7 @@ from sightline.evaluation.report import EvaluationReport
 from sightline.evaluation.results import EvaluationResult
 from sightline.evaluation.scoring import compute_evaluation
 from sightline.inference import decisions, parity
+from sightline.inference.ood import compute_energy
 from sightline.inference.parity import Parity
 from sightline.inference.predictor import ModelOutputs
 from sightline.inference.results import NO_THRESHOLDS, Nonconformity, ThresholdRequest, Thresholds
@@ -161,7 +162,7 @@ class SingleLabel(Task):
 
     def compute_energy(self, logits: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the energy."""
-        return decisions.compute_energy(logits)
+        return compute_energy(logits)
 
     def fit_thresholds(
         self,

@@ -1,4 +1,4 @@
-"""Calibration, abstaining, prediction sets, out-of-distribution images: known answers, and what chance allows."""
+"""Calibration, abstaining, prediction sets: known answers, and what chance allows."""
 
 from __future__ import annotations
 
@@ -8,20 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logsumexp, softmax
+from scipy.special import log_softmax, softmax
 from scipy.stats import binom
 
 from sightline import intervals, metrics
 from sightline.errors import DataError, UsageError
-from sightline.evaluation import binary, calibration, conformal, ood, selective
+from sightline.evaluation import binary, calibration, conformal, selective
 from sightline.evaluation.report import evaluate_calibration
-from sightline.inference.decisions import (
-    compute_energy,
-    compute_joint_energy,
-    compute_nonconformity,
-    decide,
-    make_prediction_sets,
-)
+from sightline.inference.decisions import compute_nonconformity, decide, make_prediction_sets
+from sightline.inference.ood import compute_energy
 from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.inference.results import Thresholds
 
@@ -251,54 +246,6 @@ def test_no_set_is_empty_and_a_classifier_right_more_often_than_asked_names_one_
     assert (make_prediction_sets(p, quantile).sum(1) == 1).all()
 
 
-def test_energy_is_scipys_and_the_limit_a_quantile() -> None:
-    logits, _ = draw_logits(500)
-    np.testing.assert_allclose(compute_energy(logits), -logsumexp(logits.astype(float), 1))
-    joint = [compute_energy(np.stack([np.zeros(500, np.float32), column], 1)) for column in logits.T]
-    np.testing.assert_allclose(compute_joint_energy(logits), np.sum(joint, 0), err_msg="the sum of those of each class")
-    assert compute_joint_energy(np.full((1, 2), -1000, np.float32)) == 0
-    assert ood.fit_limit(np.arange(1000.0)) == 990
-    assert ood.fit_limit(np.arange(10.0)) == 9
-    assert ood.fit_limit(np.zeros(0)) is None
-
-
-def test_the_distance_is_to_the_nearest_set_of_labels() -> None:
-    rng = np.random.default_rng(0)
-    parts = rng.normal(0, 6, (3, 10))
-    labels = (rng.random((200, 3)) < 0.5).astype(np.uint8)
-
-    def near(sets: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return (sets @ parts + rng.normal(size=(len(sets), 10))).astype(np.float32)
-
-    distance = ood.fit_distance(near(labels), labels)
-    assert len(distance.means) == 8
-    between = near(labels).mean(0) + rng.normal(size=(100, 10)).astype(np.float32)
-    assert ood.ood_auroc(distance(near(labels)), distance(between)) > 0.99, "nearer to the mean of all images than any"
-    classes = labels[:, 0].astype(np.int32)
-    features = near(labels)
-    of_class, of_set = (
-        ood.fit_distance(features, of)(features) for of in (classes, np.eye(2, dtype=np.uint8)[classes])
-    )
-    np.testing.assert_allclose(of_set, of_class, rtol=1e-9, err_msg="one label each is a special case")
-
-
-def test_the_distance_separates_ood_images_with_more_features_than_images() -> None:
-    rng = np.random.default_rng(0)
-    centers = rng.normal(0, 3, (2, 60))
-    labels = (np.arange(40) % 2).astype(np.int32)
-
-    def near(count: int) -> NDArray[np.float32]:
-        return (centers[np.arange(count) % 2] + rng.normal(size=(count, 60))).astype(np.float32)
-
-    features = near(40)
-    features[:, 7] = 0  # never differs
-    distance = ood.fit_distance(features, labels)
-    own, strange = near(100), rng.normal(0, 3, (100, 60)).astype(np.float32)
-    own[:, 7] = strange[:, 7] = 0
-    assert ood.ood_auroc(distance(own), distance(strange)) > 0.99
-    assert ood.ood_auroc(np.arange(5.0), np.arange(5.0)) == 0.5
-
-
 # Decisions.
 
 CLASSES = ("a", "b", "c")
@@ -306,7 +253,7 @@ LOGITS = np.log(np.array([[0.9, 0.05, 0.05], [0.5, 0.45, 0.05], [0.34, 0.33, 0.3
 
 
 def decide_all(**fields: float) -> list[tuple[str, tuple[str, ...] | None]]:
-    decisions = decide(metrics.softmax(LOGITS), LOGITS, CLASSES, Thresholds(100, **fields))  # type: ignore[arg-type]
+    decisions = decide(metrics.softmax(LOGITS), compute_energy(LOGITS), CLASSES, Thresholds(100, **fields))  # type: ignore[arg-type]
     return [(d.decision, d.set) for d in decisions]
 
 
@@ -327,7 +274,7 @@ def test_decisions() -> None:
 
 def test_nan_probabilities_abstain() -> None:
     bad = np.full((1, 3), np.nan, np.float32)
-    (decisions,) = decide(bad, bad, CLASSES, Thresholds(5, target_precision=0.9, confidence=0.1))
+    (decisions,) = decide(bad, np.array([np.nan]), CLASSES, Thresholds(5, target_precision=0.9, confidence=0.1))
     assert decisions.decision == "abstain"
 
 
