@@ -57,7 +57,7 @@ def fit_detection(
 
 def fit_space(features: NDArray[np.float32]) -> FeatureSpace | None:
     """Return the space of the validation images' features [N, F]; None if they do not determine it."""
-    return _fit_directions(features, len(features)) if len(features) >= MIN_IMAGES else None
+    return _fit_directions(features, np.arange(len(features))) if len(features) >= MIN_IMAGES else None
 
 
 def measure_held_out(features: NDArray[np.float32], groups: NDArray[np.int64] | None) -> NDArray[np.float64] | None:
@@ -71,17 +71,19 @@ def measure_held_out(features: NDArray[np.float32], groups: NDArray[np.int64] | 
     folds = make_generator(0, "ood folds").permutation(int(units.max()) + 1)[units] % FOLDS
     distances = np.empty(len(features))
     for fold in range(FOLDS):
-        space = _fit_directions(features[folds != fold], len(features))
+        space = _fit_directions(features, np.flatnonzero(folds != fold))
         if space is None:
             return None
         distances[folds == fold] = space.measure(features[folds == fold])
     return distances
 
 
-def _fit_directions(features: NDArray[np.float32], count: int) -> FeatureSpace | None:
-    """Return the space of features [n, F] with as many directions as `count` images determine: a fourth, at most 32."""
-    if len(features) > MAX_IMAGES:
-        features = features[make_generator(0, "ood space").permutation(len(features))[:MAX_IMAGES]]
+def _fit_directions(features: NDArray[np.float32], positions: NDArray[np.intp]) -> FeatureSpace | None:
+    """Return the space of the images at `positions`, with directions for a fourth of the images, at most 32."""
+    count = len(features)
+    if len(positions) > MAX_IMAGES:
+        positions = make_generator(0, "ood space").permutation(positions)[:MAX_IMAGES]
+    features = features[positions]
     if not features.size or not np.isfinite(features).all():
         return None
     rows = scale_to_unit_length(features)
