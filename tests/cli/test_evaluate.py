@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import sightline as sl
-from command import Command
+from command import SMALL, Command
 from sightline.api import model_evaluation
 from sightline.api.classifier import Classifier
 from sightline.api.model_evaluation import evaluate_model
@@ -67,6 +67,46 @@ def test_an_evaluation_that_cannot_be_stored_is_refused_at_once(
     )
 
 
+def test_images_of_something_else_are_far_from_the_validation_images(
+    sightline: Command, colors: Path, tmp_path: Path
+) -> None:
+    """The distance and its limit go wherever the model goes: into the report, the bundle, its zip and exports."""
+    run, strange = tmp_path / "run", tmp_path / "strange"
+    strange.mkdir()
+    for i in range(20):
+        stripes = np.zeros((16, 16, 3), np.uint8)
+        stripes[:, :: 2 + i % 3] = 255
+        Image.fromarray(stripes).save(strange / f"{i}.png")
+    settings = ("--set", "split.validation=0.5", "--set", "split.test=0.2", "--set", "evaluation.target_precision=0.6")
+    assert sightline("train", colors, *SMALL, *settings, "--out", run).code == 0
+    thresholds = RunDirectory.open(run).read_thresholds()
+    assert thresholds is not None
+    assert (thresholds.ood, thresholds.count >= 40) == ("distance", True)
+    result = sightline("evaluate", run, "--ood", strange)
+    assert "AUROC by energy" in result.out
+    stored = json.loads((run / "eval" / "test" / "metrics.json").read_text())
+    assert "ood_space" not in stored["thresholds"]
+    assert stored["ood"]["distance_auroc"] > 0.9
+    assert f"the model's limit flags {stored['ood']['flagged_fraction']:.1%} of them" in result.out
+    assert stored["ood"]["flagged_fraction"] > 0.8
+    page = " ".join((run / "report.html").read_text(encoding="utf-8").split())
+    limit = f"is above {thresholds.ood_limit:.4g}, a limit that about 1% of images like the validation images exceed"
+    assert (
+        f"distance from the validation images in feature space (the <code>ood_score</code> of a prediction) {limit}"
+        in page
+    )
+    cells = [f"{stored['ood']['distance_auroc']:.3f}", f"{stored['ood']['flagged_fraction']:.1%}"]
+    assert "".join(f'<td class="n">{cell}</td>' for cell in cells) in page
+    assert "have changed since" not in page
+    expected = [(p.decision.decision, p.decision.ood_score) for p in sl.load(run).predict(strange) if p.decision]
+    assert [decision for decision, _ in expected].count("abstain") > 16
+    archive = shutil.make_archive(str(tmp_path / "model"), "zip", run / "bundle")
+    for model in (run / "bundle", run / "bundle" / "model.onnx", archive):
+        loaded = [(p.decision.decision, p.decision.ood_score) for p in sl.load(model).predict(strange) if p.decision]
+        assert [decision for decision, _ in loaded] == [decision for decision, _ in expected]
+        assert [score for _, score in loaded] == pytest.approx([score for _, score in expected], rel=1e-3)
+
+
 @pytest.mark.usefixtures("drawn_figures")
 def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path, tmp_path: Path) -> None:
     ood_folder = tmp_path / "strange"  # without class folders: these images need no labels
@@ -87,7 +127,8 @@ def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path,
     assert payload["set_coverage"]["target"] == 0.8
     assert payload["ood"]["ood_count"] == 8
     assert 0 <= payload["ood"]["energy_auroc"] <= 1
-    assert 0 <= payload["ood"]["distance_auroc"] <= 1
+    assert payload["ood"]["distance_auroc"] is None
+    assert "needs 40 validation images" in payload["ood"]["note"]
     thresholds = json.loads((run / "thresholds.json").read_text())
     assert thresholds == payload["thresholds"]
     assert thresholds["target_precision"] == 0.7
@@ -96,11 +137,7 @@ def test_everything_is_printed_stored_and_plotted(sightline: Command, run: Path,
     page = " ".join((run / "report.html").read_text(encoding="utf-8").split())
     assert f"8 images of strange against the {payload['count']} evaluated images" in page
     ood = payload["ood"]
-    for name, auroc in (
-        ("energy of the logits", ood["energy_auroc"]),
-        ("distance in feature space", ood["distance_auroc"]),
-    ):
-        assert f'<th scope="row">{name}</th><td class="n">{auroc:.3f}</td>' in page
+    assert f'<th scope="row">energy of the logits</th><td class="n">{ood["energy_auroc"]:.3f}</td>' in page
     assert f"{100 * ood['flagged_fraction']:.1f}%" in page
     assert f"is above {thresholds['ood_limit']:.4g}, a limit that at least 99%" in page
     outcome = sightline("evaluate", run)

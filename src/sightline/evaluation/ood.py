@@ -1,7 +1,6 @@
 """Fit and evaluate the detection of out-of-distribution (OOD) images; the scores are those of `inference.ood`.
 
-The distance and its limit are fitted on the validation images; no OOD image is needed. Training images would not do:
-the features of a network that was trained on them are more alike.
+The distance and its limit are fitted on the validation images: neither training images nor OOD images are needed.
 """
 
 from __future__ import annotations
@@ -19,10 +18,12 @@ from sightline.inference.results import Thresholds
 from sightline.seeding import make_generator
 
 LIMIT_QUANTILE = 0.99  # fraction of the validation images below the limit
+LIMIT_DEVIATIONS = 2.326  # standard deviations above the mean that this fraction of a normal distribution is below
+QUANTILE_IMAGES = 300  # with fewer, the largest distances decide a quantile, which one odd image can double
 MIN_IMAGES = 40  # with fewer, the limit is exceeded too often or never
 MAX_IMAGES = 500  # more change the directions little
-MAX_DIRECTIONS, IMAGES_PER_DIRECTION = 32, 4
-FOLDS = 5
+MAX_DIRECTIONS, IMAGES_PER_DIRECTION = 32, 8
+FOLDS, MIN_GROUPS = 10, 5
 NEGLIGIBLE = 1e-6  # smallest variance of a direction, as a fraction of the largest
 NO_DISTANCE_NOTE = f"The distance in feature space needs {MIN_IMAGES} validation images whose features can be computed."
 
@@ -50,7 +51,7 @@ def fit_detection(
     outputs = held_out.outputs
     space, distances = fit_space(outputs.features), measure_held_out(outputs.features, held_out.groups)
     if space is not None and distances is not None:
-        return replace(thresholds, ood="distance", ood_limit=fit_limit(distances), ood_space=space)
+        return replace(thresholds, ood="distance", ood_limit=fit_distance_limit(distances), ood_space=space)
     by_energy = replace(thresholds, ood=energy, ood_space=None)
     return replace(by_energy, ood_limit=fit_limit(compute_scores(by_energy, outputs.logits, outputs.features)))
 
@@ -63,14 +64,14 @@ def fit_space(features: NDArray[np.float32]) -> FeatureSpace | None:
 def measure_held_out(features: NDArray[np.float32], groups: NDArray[np.int64] | None) -> NDArray[np.float64] | None:
     """Return the distance of each validation image from the others, float64 [N]; None if they do not determine it.
 
-    Each fifth of the images, or of their `groups` [N], is measured from the rest: an image is too near to itself.
+    Each tenth of the images, or of their `groups` [N], is measured from the rest: an image is too near to itself.
     """
     units = np.arange(len(features)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    if len(features) < MIN_IMAGES or units.max() + 1 < FOLDS:
+    if len(features) < MIN_IMAGES or units.max() + 1 < MIN_GROUPS:
         return None
     folds = make_generator(0, "ood folds").permutation(int(units.max()) + 1)[units] % FOLDS
     distances = np.empty(len(features))
-    for fold in range(FOLDS):
+    for fold in np.unique(folds):
         space = _fit_directions(features, np.flatnonzero(folds != fold))
         if space is None:
             return None
@@ -79,7 +80,7 @@ def measure_held_out(features: NDArray[np.float32], groups: NDArray[np.int64] | 
 
 
 def _fit_directions(features: NDArray[np.float32], positions: NDArray[np.intp]) -> FeatureSpace | None:
-    """Return the space of the images at `positions`, with directions for a fourth of the images, at most 32."""
+    """Return the space of the images at `positions`, with directions for an eighth of the images, at most 32."""
     count = len(features)
     if len(positions) > MAX_IMAGES:
         positions = make_generator(0, "ood space").permutation(positions)[:MAX_IMAGES]
@@ -97,11 +98,18 @@ def _fit_directions(features: NDArray[np.float32], positions: NDArray[np.intp]) 
     return FeatureSpace.from_arrays(np.vstack([mean, vectors[:chosen]]), variances[:chosen], rest)
 
 
+def fit_distance_limit(distances: NDArray[np.float64]) -> float | None:
+    """Return the limit of distances float64 [N]: of few, the 99% quantile of a log-normal distribution."""
+    if len(distances) >= QUANTILE_IMAGES:
+        return fit_limit(distances)
+    logs = np.log(np.maximum(distances, np.finfo(np.float64).tiny))
+    return float(np.exp(logs.mean() + LIMIT_DEVIATIONS * logs.std(ddof=1) * np.sqrt(1 + 1 / len(logs))))
+
+
 def _find_main_directions(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the variances along the principal directions of centered rows [n, F], falling, and these directions.
 
-    The smaller of the two matrices of products has them, which takes a third of the time of a decomposition of the
-    rows.
+    They are those of the smaller of the two matrices of products, which is faster than decomposing the rows.
     """
     count, size = rows.shape
     products = rows @ rows.T if count < size else rows.T @ rows

@@ -158,6 +158,6 @@ def make_predictions(
             yield Prediction(path, error=image.error)
         else:
             score = None
-            if thresholds is not None and image.logits is not None and image.features is not None:
+            if thresholds is not None and image.logits is not None and image.features is not None and row.ndim == 1:
                 score = float(compute_scores(thresholds, image.logits[None], image.features[None])[0])
             yield interpret(path, row, predictor.classes, top=top, thresholds=thresholds, ood_score=score)

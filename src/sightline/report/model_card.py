@@ -138,7 +138,7 @@ def _describe_decision(manifest: Manifest) -> str:
     else:
         return "It always predicts one of them, even for an image of something else."
     if limits.ood_limit is not None:
-        text += " It abstains on images that are less like its training images than at least 99% of the "
+        text += " It abstains on images that are less like its training images than about 99% of the "
         text += "validation images are, which does not catch every image of something else."
     return text
 
