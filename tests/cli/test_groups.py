@@ -74,6 +74,7 @@ def test_the_sample_that_logs_are_compared_with_knows_the_groups(
     settings = ("split.group=column:patient", "split.validation=0.5", "split.test=0")
     result = sightline("train", clinic, *BRIEF, *(f"--set={value}" for value in settings), "--out", run)
     assert result.code == 0, result.err
+    assert "these images chose the epoch" in result.out, "there are no others"
     result = sightline("export", run, "--precision", "int8", "--tolerance", 1, "--min-agreement", 0, "--out", small)
     assert result.code == 0, result.err
     patients = Counter(row["group"] for row in read_rows(run) if row["split"] == "validation")

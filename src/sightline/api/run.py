@@ -31,6 +31,7 @@ from sightline.progress import show_progress
 from sightline.runs import existing_run
 from sightline.runs.directory import RunDirectory
 from sightline.runs.failures import explain_incomplete
+from sightline.runs.paths import is_run
 from sightline.runs.steps import RecipeChoice
 from sightline.training.result import SplitMetrics, TrainResult
 
@@ -355,7 +356,7 @@ class Run:
         return f"Run({str(self.path)!r}, {self._describe()})"
 
     def _describe(self) -> str:
-        if self._result is None and not self._exists():
+        if self._result is None and not is_run(self.path):
             return "moved or deleted"
         if self._result is None and self.status != "complete":
             return f"{self.status} after {plural(len(self.history), 'epoch')}"
@@ -366,9 +367,6 @@ class Run:
         bundle = "" if result.bundle is not None else ", no bundle"
         return f"{result.model}, {accuracy}, {plural(result.epochs, 'epoch')}{bundle}"
 
-    def _exists(self) -> bool:
-        return (self.path / "run.json").exists()
-
     def _read_page(self) -> str:
         """Return the text of ``report.html``, "" if it is missing, a pipe or not written by Sightline."""
         with suppress(OSError):
@@ -376,9 +374,9 @@ class Run:
         return ""
 
     def _repr_html_(self) -> str:
-        page = self._read_page() if self._exists() and self.status == "complete" else ""
+        page = self._read_page() if is_run(self.path) and self.status == "complete" else ""
         if not page:
-            rows = [asdict(epoch) for epoch in self.history] if self._exists() else []
+            rows = [asdict(epoch) for epoch in self.history] if is_run(self.path) else []
             return format_html_table(omit_empty_columns(rows), title=repr(self))
         html = escape(page, quote=True)
         frame = f'<iframe srcdoc="{html}" width="100%" height="{REPORT_HEIGHT}" sandbox></iframe>'

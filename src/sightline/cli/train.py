@@ -161,6 +161,8 @@ def print_result(result: TrainResult) -> None:
             names = result.details.get("untested_classes", {}).get(name, [])
             if missing := sentences.describe_untested(names, len(result.classes), sentences.describe_split(title)):
                 print_line(f"           {missing}")
+    if result.test is None and result.validation is not None and "folds" not in result.details:
+        print_line("           these images chose the epoch: for an unbiased value, hold out others (split.test)")
     temperature = result.details.get("temperature", 1.0)
     if temperature != 1:
         print_line(
