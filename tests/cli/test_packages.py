@@ -42,7 +42,6 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
         ("compress {run} --out {tmp}/new", "onnx", ("onnx", "train")),
         ("evaluate {run}", "matplotlib", ("matplotlib", "train")),
         ("evaluate {run} --find-label-issues {tmp}/new", "cleanlab", ("cleanlab", "labels")),
-        ("evaluate {run} --ood {data}", "sklearn", ("scikit-learn", "train")),
         ("preview {data} --out {tmp}/new.png", "matplotlib", ("matplotlib", "train")),
         ("serve {run}", "uvicorn", ("uvicorn", "serve")),
         ("sweep {data} transfer-table --out {tmp}/new", "optuna", ("optuna", "sweep")),
