@@ -118,6 +118,7 @@ def test_a_space_is_stored_with_the_model_and_checked() -> None:
     stored = json.loads(json.dumps(ours.to_stored()))
     assert Thresholds.from_dict(stored) == ours
     assert "ood_space" not in ours.to_dict()
+    assert len(repr(ours)) < 2000, "without the vectors"
     space = stored["ood_space"]
     for wrong in (
         None, space | {"vectors": space["vectors"][:-8]}, space | {"vectors": "?"}, space | {"rest": 0},

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ class FeatureSpace:
         rest: The variance along any other direction.
     """
 
-    vectors: str
+    vectors: str = field(repr=False)
     variances: tuple[float, ...]
     rest: float
 
