@@ -33,7 +33,7 @@ def test_a_run_finishes_and_says_what_was_left_out(
     many = ("--time-limit", "2s", *SMALL[:-1], "3000", "--out", run)
     result = sightline("train", colors, *many)
     assert result.code == 0, result.err
-    assert "of 3,000 epochs fit into the time limit: " in result.err
+    assert "1 of 3,000 epochs begins, but does not fit into the time limit: " in result.err
     used = re.search(r"time limit 2s; the run took (\S+)\. ", result.out)
     assert used is not None
     info: dict[str, Any] = json.loads((run / "run.json").read_text())
