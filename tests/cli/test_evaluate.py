@@ -87,15 +87,17 @@ def test_images_of_something_else_are_far_from_the_validation_images(
     stored = json.loads((run / "eval" / "test" / "metrics.json").read_text())
     assert "ood_space" not in stored["thresholds"]
     assert stored["ood"]["distance_auroc"] > 0.9
-    assert f"the model's limit flags {stored['ood']['flagged_fraction']:.1%} of them" in result.out
+    rates = [f"{stored['ood'][name]:.1%}" for name in ("flagged_fraction", "false_alarm_rate")]
+    assert f"the model's limit flags {rates[0]} of them, and {rates[1]} of the in-distribution images" in result.out
     assert stored["ood"]["flagged_fraction"] > 0.8
+    assert stored["ood"]["false_alarm_rate"] < 0.1
     page = " ".join((run / "report.html").read_text(encoding="utf-8").split())
     limit = f"is above {thresholds.ood_limit:.4g}, a limit that about 1% of images like the validation images exceed"
     assert (
         f"distance from the validation images in feature space (the <code>ood_score</code> of a prediction) {limit}"
         in page
     )
-    cells = [f"{stored['ood']['distance_auroc']:.3f}", f"{stored['ood']['flagged_fraction']:.1%}"]
+    cells = [f"{stored['ood']['distance_auroc']:.3f}", *rates]
     assert "".join(f'<td class="n">{cell}</td>' for cell in cells) in page
     assert "have changed since" not in page
     expected = [(p.decision.decision, p.decision.ood_score) for p in sl.load(run).predict(strange) if p.decision]

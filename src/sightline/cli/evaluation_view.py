@@ -334,7 +334,8 @@ def list_ood_lines(s: OODResult | None) -> Iterator[str]:
     if s.note:
         yield f"  {s.note}"
     if s.flagged_fraction is not None:
-        yield f"  the model's limit flags {s.flagged_fraction:.1%} of them"
+        alarms = f"{s.false_alarm_rate:.1%} of the in-distribution images"
+        yield f"  the model's limit flags {s.flagged_fraction:.1%} of them, and {alarms}"
 
 
 def _slice_lines(report: EvaluationReport) -> Iterator[str]:

@@ -30,7 +30,11 @@ NO_DISTANCE_NOTE = f"The distance in feature space needs {MIN_IMAGES} validation
 
 @dataclass(frozen=True, slots=True)
 class OODResult:
-    """AUROC of both scores for `ood_count` out-of-distribution images against `count` in-distribution ones."""
+    """AUROC of both scores for `ood_count` out-of-distribution images against `count` in-distribution ones.
+
+    `flagged_fraction` of the out-of-distribution images are above the model's limit, and `false_alarm_rate` of the
+    others; None without a limit.
+    """
 
     name: str
     energy_auroc: float
@@ -38,6 +42,7 @@ class OODResult:
     count: int
     ood_count: int
     flagged_fraction: float | None
+    false_alarm_rate: float | None
     note: str = ""
 
 

@@ -363,10 +363,14 @@ def evaluate_ood(
     if space is not None and features.shape[1]:
         is_fitted = evaluated is held_out
         distances = ood.measure_held_out(features, evaluated.groups) if is_fitted else space.measure(features)
-    flagged = None
+    flagged = false_alarms = None
     if thresholds is not None and thresholds.ood_limit is not None:
         scores = compute_scores(thresholds, ood_outputs.logits, ood_outputs.features)
+        own_scores = compute_scores(thresholds, evaluated.outputs.logits, features)
+        if thresholds.ood_space is not None and distances is not None:
+            own_scores = distances  # held out
         flagged = float((scores > thresholds.ood_limit).mean())
+        false_alarms = float((own_scores > thresholds.ood_limit).mean())
     return OODResult(
         name,
         ood.ood_auroc(energy(evaluated.outputs.logits), energy(ood_outputs.logits)),
@@ -374,5 +378,6 @@ def evaluate_ood(
         len(features),
         len(ood_outputs.logits),
         flagged,
+        false_alarms,
         "" if distances is not None else ood.NO_DISTANCE_NOTE,
     )
