@@ -102,10 +102,12 @@ def test_images_of_something_else_are_far_from_the_validation_images(
     assert "have changed since" not in page
     expected = [(p.decision.decision, p.decision.ood_score) for p in sl.load(run).predict(strange) if p.decision]
     assert [decision for decision, _ in expected].count("abstain") > 16
+    is_ood = [(score or 0) > (thresholds.ood_limit or 0) for _, score in expected]
+    assert [
+        json.loads(line)["is_ood"] for line in sightline("predict", run, strange, "--format", "json").out.splitlines()
+    ] == is_ood
     printed = sightline("predict", run, strange).out.splitlines()
-    assert [line.endswith("  abstain: unlike the training images") for line in printed[:20]] == [
-        (score or 0) > (thresholds.ood_limit or 0) for _, score in expected
-    ]
+    assert [line.endswith("  abstain: unlike the training images") for line in printed[:20]] == is_ood
     archive = shutil.make_archive(str(tmp_path / "model"), "zip", run / "bundle")
     for model in (run / "bundle", run / "bundle" / "model.onnx", archive):
         loaded = [(p.decision.decision, p.decision.ood_score) for p in sl.load(model).predict(strange) if p.decision]

@@ -121,7 +121,7 @@ def test_clients_of_the_open_inference_protocol_get_the_answers_of_predict(
             assert answer["label"] == labels, (client, form)
             np.testing.assert_allclose(answer["probabilities"], probabilities, rtol=0, atol=1e-6)
     assert results["triton"]["classification"] == labels
-    assert results["triton"]["outputs"] == ["probabilities", "label", "decision", "ood_score", "set"]
+    assert results["triton"]["outputs"] == ["probabilities", "label", "decision", "ood_score", "is_ood", "set"]
     assert results["triton"]["error"] == "Image 0 cannot be read: not an image."
 
 

@@ -20,6 +20,7 @@ from drawn_scenes import draw_scenes
 from server_process import Server
 from sightline import Run, load, train
 from sightline.inference.masks import overlay_mask
+from sightline.inference.results import Thresholds
 from task_images import write_task
 
 pytest.importorskip("starlette")
@@ -232,6 +233,39 @@ def test_a_mask_is_accepted_or_the_model_abstains(
         page.wait_for("!document.getElementById('mask-switch').hidden")
         decision = "document.getElementById('decision').hidden || document.getElementById('decision').textContent"
         assert page.evaluate(decision).endswith(f"pixels. {sentence}")
+        page.evaluate("document.getElementById('language').click()")
+        assert page.evaluate(decision).endswith(chinese)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "sentence", "chinese"),
+    [
+        (Thresholds(12, target_precision=0.9, confidence=1.0), "it is too uncertain.", "把握不足。"),
+        (
+            Thresholds(12, ood_limit=-1000.0),
+            "the image is unlike those that it was trained on.",
+            "图片与训练图片差别太大。",
+        ),
+    ],
+)
+def test_the_page_says_why_the_model_abstains(
+    thresholds: Thresholds,
+    sentence: str,
+    chinese: str,
+    trained: tuple[Path, Any],
+    browser: Browser,
+    colors: Path,
+    tmp_path: Path,
+) -> None:
+    run = Run(shutil.copytree(trained[0], tmp_path / "run"))
+    run.directory.write_thresholds(thresholds)
+    with Server(run.path) as running, Page(browser, 390) as page:
+        page.open(f"{running.address}/")
+        page.wait_for("document.title !== 'Sightline'")
+        page.choose_file("#file", next((colors / "blue").iterdir()))
+        page.wait_for("!document.getElementById('decision').hidden")
+        decision = "document.getElementById('decision').textContent"
+        assert page.evaluate(decision) == f"The model abstains: {sentence}"
         page.evaluate("document.getElementById('language').click()")
         assert page.evaluate(decision).endswith(chinese)
 

@@ -364,7 +364,7 @@ def test_all_columns(tmp_path: Path) -> None:
     (row,) = pq.read_table(tmp_path / "p.parquet").to_pylist()
     assert row["path"] == "a\\udcff.png"
     assert (row["labels"], row["decision"], row["set"], row["ood_score"]) == (["black"], "set", ["black", "dark"], -1.5)
-    assert row["undecided"] == ["dark"]
+    assert (row["undecided"], row["is_ood"]) == (["dark"], False)
     by_label = {candidate.label: candidate.probability for candidate in prediction.top}
     assert row["probabilities"] == [by_label[name] for name in CLASSES]
     assert len(row["top"]) == 2

@@ -26,7 +26,7 @@ def make_prediction(path: str, *probabilities: float, decision: Decision | None 
 PREDICTIONS = [
     make_prediction("x.png", 0.1, 0.7, 0.2, decision=Decision("set", ("a,b", "path"), 1.25)),
     Prediction("broken, too.png", error="cannot be opened"),
-    make_prediction("y.png", 1e-9, 0.0, 1 - 1e-9, decision=Decision("class", None, -3.0)),
+    make_prediction("y.png", 1e-9, 0.0, 1 - 1e-9, decision=Decision("abstain", None, 9.0, is_ood=True)),
 ]
 
 
@@ -50,7 +50,7 @@ def test_csv_has_one_class_unless_more_are_asked_for() -> None:
 def test_csv_has_a_column_for_each_class_and_what_to_make_of_the_answer() -> None:
     every = rows(RowFormat(classes=CLASSES, decisions=True))
     assert list(every[0]) == [
-        *("path", "label", "probability", "decision", "set", "ood_score"),
+        *("path", "label", "probability", "decision", "set", "ood_score", "is_ood"),
         *("probability:2", "probability:a,b", "probability:path", "error"),
     ]
     assert [float(every[0][f"probability:{label}"]) for label in CLASSES] == [0.1, 0.7, 0.2]
@@ -60,7 +60,8 @@ def test_csv_has_a_column_for_each_class_and_what_to_make_of_the_answer() -> Non
         "1.25",
     )
     assert float(every[2]["probability:2"]) == 1e-9, "small ones are not rounded to zero"
-    assert (every[2]["decision"], every[2]["set"]) == ("class", "")
+    assert (every[2]["decision"], every[2]["set"]) == ("abstain", "")
+    assert [row["is_ood"] for row in every] == ["false", "", "true"]
     assert all(every[1][column] == "" for column in list(every[1])[1:-1])
     assert every[1]["error"] == "cannot be opened"
 
@@ -153,6 +154,7 @@ def test_a_name_becomes_no_formula_and_a_number_stays_one() -> None:
         _, first, second = csv.reader(io.StringIO(file.getvalue()))
         mark = "" if raw else "'"
         assert first == [
-            f"{mark}=1+1", f"{mark}+SUM(A1)", "0.750000", f"{mark}-cat", "0.250000", "class", "", "-3", "0.25", "",
+            f"{mark}=1+1", f"{mark}+SUM(A1)", "0.750000", f"{mark}-cat", "0.250000",
+            "class", "", "-3", "false", "0.25", "",
         ]  # fmt: skip
         assert (second[0], second[-1]) == (f"{mark}@x", f"{mark}=cannot be opened")

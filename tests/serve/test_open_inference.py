@@ -110,7 +110,7 @@ def test_every_form_of_an_image_gets_the_answer_of_predict() -> None:
         for answer in answers:
             assert answer.status == 200, answer.body
             outputs = answer.outputs
-            assert list(outputs) == ["probabilities", "label", "decision", "ood_score", "set"]
+            assert list(outputs) == ["probabilities", "label", "decision", "ood_score", "is_ood", "set"]
             assert outputs["label"] == {
                 "name": "label", "datatype": "BYTES", "shape": [3], "data": [one.label for one in expected]
             }  # fmt: skip
@@ -170,7 +170,7 @@ def test_binary_output_is_the_default_where_asked_for() -> None:
     del content["outputs"]
     answer = infer(content)
     head = json.loads(answer.body[: int(answer.headers[HEADER.lower()])])
-    assert len(head["outputs"]) == 5
+    assert len(head["outputs"]) == 6
     assert not any("data" in output for output in head["outputs"])
 
 
@@ -221,11 +221,12 @@ def test_several_labels_are_an_output_and_a_decision_only_with_a_limit(least: fl
     classifier.thresholds = replace(thresholds, ood="joint_energy", ood_limit=-100.0)
     decisions = [one.decision for one in classifier.predict(FILES)]
     answer = infer({"inputs": [FILE_INPUT | {"data": JSON_FILES}]}, classifier=classifier)
-    assert list(answer.outputs) == ["probabilities", "label", "labels", "decision", "ood_score"]
+    assert list(answer.outputs) == ["probabilities", "label", "labels", "decision", "ood_score", "is_ood"]
     assert answer.outputs["decision"]["data"] == ["abstain"] * 3
+    assert (answer.outputs["is_ood"]["shape"], answer.outputs["is_ood"]["data"]) == ([3], [True] * 3)
     assert answer.outputs["ood_score"]["data"] == [decision.ood_score for decision in decisions if decision]
     (answer,) = send(("/predict", FILES[0], {}), classifier=classifier)
-    assert answer.json["decision"] == "abstain"
+    assert (answer.json["decision"], answer.json["is_ood"]) == ("abstain", True)
 
 
 def test_a_tree_of_classes_has_its_answer_as_outputs() -> None:
@@ -235,7 +236,15 @@ def test_a_tree_of_classes_has_its_answer_as_outputs() -> None:
     expected = classifier.predict(FILES)
     assert {one.node for one in expected} == {"pet"}
     answer = infer({"inputs": [FILE_INPUT | {"data": JSON_FILES}]}, classifier=classifier)
-    assert list(answer.outputs) == ["probabilities", "label", "decision", "ood_score", "node", "node_probability"]
+    assert list(answer.outputs) == [
+        "probabilities",
+        "label",
+        "decision",
+        "ood_score",
+        "is_ood",
+        "node",
+        "node_probability",
+    ]
     assert answer.outputs["node"]["data"] == [one.node or "" for one in expected]
     assert answer.outputs["node_probability"]["data"] == [one.node_probability or 0 for one in expected]
     (answer,) = send(("/predict", FILES[0], {}), classifier=classifier)

@@ -69,7 +69,7 @@ def test_every_text_of_the_page_exists_in_both_languages(client: Any, language: 
     chosen_by_value |= {"one-image", "images", "one-correction", "corrections"}
     chosen_by_value |= {"list", "label-page", "results", "trial", "compare", "map"}  # of pages
     chosen_by_value |= {"hard-links", "symbolic-links", "copies", "left-out"}  # of folders
-    chosen_by_value |= {f"decision-{decision}" for decision in ("class", "set", "ancestor", "abstain")}
+    chosen_by_value |= {f"decision-{decision}" for decision in ("class", "set", "ancestor", "abstain", "ood")}
     chosen_by_value |= {"phone"}  # of a page of the network
     chosen_by_value |= {"precision", "recall", "abstention"}  # of metrics
     chosen_by_value |= {"train-page", "fast", "balanced", "best"}

@@ -148,7 +148,7 @@ def test_both_answers_agree_and_nothing_is_loaded_before_it_is_asked_for(
     playwright.expect(page.locator("#here-state")).to_be_empty()
 
 
-@pytest.mark.parametrize("kind", ["class", "set", "abstain"])
+@pytest.mark.parametrize("kind", ["class", "set", "abstain", "ood"])
 def test_the_decision_about_a_chosen_photo_is_that_of_the_thresholds(
     kind: str, open_page: Any, run: sl.Run, tmp_path: Path
 ) -> None:
@@ -160,7 +160,14 @@ def test_the_decision_about_a_chosen_photo_is_that_of_the_thresholds(
     shutil.copytree(run.path, tmp_path / "a")
     copy = sl.Run(tmp_path / "a")
     copy.directory.write_thresholds(
-        Thresholds(12, target_precision=0.9, confidence=confidence, coverage=0.9, conformal_quantile=quantile)
+        Thresholds(
+            12,
+            target_precision=0.9,
+            confidence=confidence,
+            coverage=0.9,
+            conformal_quantile=quantile,
+            ood_limit=-1000.0 if kind == "ood" else None,
+        )
     )
     names = ", ".join(one.label for one in least.top[:2])
     with open_studio(copy, tmp_path / "fixes.jsonl") as studio, serve(studio) as address:
@@ -172,7 +179,7 @@ def test_the_decision_about_a_chosen_photo_is_that_of_the_thresholds(
             playwright.expect(page.locator("#label")).to_contain_text(least.label)
             sentence = messages.select(language)[f"decision-{kind}"].replace("LABELS", names)
             playwright.expect(page.locator("#decision")).to_have_text(sentence)
-            playwright.expect(page.locator("#decision")).to_have_class(kind)
+            playwright.expect(page.locator("#decision")).to_have_class("abstain" if kind == "ood" else kind)
 
 
 def test_the_page_says_it_in_chinese_on_a_phone(open_page: Any, address: str, run: sl.Run) -> None:

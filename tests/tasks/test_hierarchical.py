@@ -149,7 +149,7 @@ def test_an_image_of_two_classes_gets_the_class_above_both() -> None:
 def test_rows_of_predictions_have_the_node(run: Path, photos: Path, tmp_path: Path) -> None:
     image = photos / "cool" / "blue" / "5.png"
     row = next(csv.DictReader(io.StringIO(command("predict", run / "bundle", image, "--format", "csv"))))
-    assert list(row)[3:] == ["decision", "set", "ood_score", "node", "node_probability", "error"]
+    assert list(row)[3:] == ["decision", "set", "ood_score", "is_ood", "node", "node_probability", "error"]
     line = json.loads(command("predict", run / "bundle", image, "--format", "json"))
     assert row["node"] == (line["node"] or "")
     assert float(row["node_probability"]) == pytest.approx(line["node_probability"], abs=1e-6)

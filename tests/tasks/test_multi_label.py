@@ -321,6 +321,7 @@ def test_what_is_unlike_the_training_images_is_marked_in_every_format(run: Path,
     table = CliRunner().invoke(app, [*arguments, "--format", "csv"]).stdout
     (cells,) = csv.DictReader(io.StringIO(table))
     assert (cells["decision"], row["decision"], cells["set"], cells["error"]) == ("abstain", "abstain", "", "")
+    assert (cells["is_ood"], row["is_ood"]) == ("true", True)
     assert float(cells["ood_score"]) == pytest.approx(row["ood_score"], rel=1e-5)
     assert CliRunner().invoke(app, arguments).stdout.rstrip().endswith("  abstain: unlike the training images")
     RunDirectory.open(copy).write_thresholds(replace(thresholds, ood_limit=None))

@@ -15,7 +15,7 @@ from sightline.cli.output import RawCsv, TableFormat, measure_text, print_line, 
 from sightline.cli.sources import Device, DeviceOption, FileLimit, TileOption, list_images, load_model
 from sightline.errors import OutputError, UsageError, plural
 from sightline.escaping import TextFile, printable
-from sightline.inference.results import Decision, Prediction, Thresholds
+from sightline.inference.results import Decision, Prediction
 from sightline.progress import ProgressDisplay
 
 if TYPE_CHECKING:  # annotations only: --help must not import NumPy
@@ -187,9 +187,7 @@ def _write_rows(
     requested_count = count if probabilities or has_several else shown_count
     predictions = classifier.iter_predictions(inputs, top=requested_count, set=settings, callback=display)
     if chosen_format == "text":
-        return _count_errors(
-            _print_rows(predictions, width, count if probabilities else shown_count, classifier.thresholds)
-        )[1]
+        return _count_errors(_print_rows(predictions, width, count if probabilities else shown_count))[1]
     return _write_table(predictions, layout, chosen_format, out)
 
 
@@ -345,9 +343,7 @@ def _measure(items: Sequence[str | InputItem]) -> int:
     return max([MIN_WIDTH, *(measure_text(str(getattr(item, "path", item))) for item in items)])
 
 
-def _print_rows(
-    predictions: Iterator[Prediction], width: int, shown_count: int, thresholds: Thresholds | None
-) -> Iterator[Prediction]:
+def _print_rows(predictions: Iterator[Prediction], width: int, shown_count: int) -> Iterator[Prediction]:
     """Print each row as soon as it is known; the path column has `width`, or that of the longest path so far.
 
     Multi-label rows show all predicted labels, and any others among the `shown_count` most probable ones.
@@ -364,24 +360,22 @@ def _print_rows(
             undecided = f"  undecided: {', '.join(p.undecided)}" if p.undecided else ""
             label_set = "" if p.label_set is None else f"  set: {', '.join(p.label_set) or 'empty'}"
             quality = "" if p.quality is None else f"  quality {p.quality:.3f}"
-            abstains = "" if p.decision is None else f"  {_format_decision(p.decision, thresholds)}".rstrip()
+            abstains = "" if p.decision is None else f"  {_format_decision(p.decision)}".rstrip()
             rest = f"{undecided}{label_set}{quality}{abstains}"
             print_line(name, (", ".join(chosen) or "no label", "bold"), "  ", (others, "dim"), rest)
         elif p.levels is not None:
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top if c.label != p.node)
             probability = "" if p.node_probability is None else f" {p.node_probability:.3f}"
-            print_line(
-                name, (p.node or _format_decision(p.decision, thresholds), "bold"), f"{probability}  ", (others, "dim")
-            )
+            print_line(name, (p.node or _format_decision(p.decision), "bold"), f"{probability}  ", (others, "dim"))
         else:
             others = ", ".join(f"{c.label} {c.probability:.3f}" for c in p.top[1:])
-            decision = "" if p.decision is None else f"  {_format_decision(p.decision, thresholds)}".rstrip()
+            decision = "" if p.decision is None else f"  {_format_decision(p.decision)}".rstrip()
             grade = "" if p.expected_grade is None else f"  expected grade {p.expected_grade:.2f}"
             print_line(name, (str(p.label), "bold"), f" {p.probability:.3f}  ", (others, "dim"), grade, decision)
         yield p
 
 
-def _format_decision(decision: Decision | None, thresholds: Thresholds | None) -> str:
+def _format_decision(decision: Decision | None) -> str:
     """Return the set of classes, or why the model abstains; empty for a predicted class."""
     if decision is None:
         return "abstain"
@@ -389,6 +383,4 @@ def _format_decision(decision: Decision | None, thresholds: Thresholds | None) -
         return f"one of {', '.join(decision.set or ())}"
     if decision.decision != "abstain":
         return ""
-    limit = None if thresholds is None else thresholds.ood_limit
-    is_strange = limit is not None and decision.ood_score is not None and decision.ood_score > limit
-    return f"abstain: {'unlike the training images' if is_strange else 'too uncertain'}"
+    return f"abstain: {'unlike the training images' if decision.is_ood else 'too uncertain'}"

@@ -86,8 +86,8 @@ def decide_labels(ood_score: float, thresholds: Thresholds) -> Decision:
 
     "abstain" if the score exceeds the out-of-distribution limit, else "labels".
     """
-    limit = thresholds.ood_limit
-    return Decision("labels" if limit is None or ood_score <= limit else "abstain", None, ood_score)
+    is_ood = _is_ood(ood_score, thresholds)
+    return Decision("abstain" if is_ood else "labels", None, ood_score, is_ood)
 
 
 def predict_labels(
@@ -171,7 +171,7 @@ def predict_in_tree(
     decision = None
     if thresholds is not None and ood_score is not None:
         kind: DecisionKind = "abstain" if node < 0 else "class" if tree.nodes[node] in classes else "ancestor"
-        decision = Decision(kind, None, ood_score)
+        decision = Decision(kind, None, ood_score, _is_ood(ood_score, thresholds))
     return replace(
         prediction,
         decision=decision,
@@ -228,6 +228,10 @@ def check_thresholds(thresholds: Thresholds, classes: Sequence[str]) -> None:
             )
 
 
+def _is_ood(ood_score: float, thresholds: Thresholds) -> bool:
+    return thresholds.ood_limit is not None and not ood_score <= thresholds.ood_limit
+
+
 def _decide_one(
     row: NDArray[np.float32],
     in_set: NDArray[np.bool_] | None,
@@ -243,8 +247,9 @@ def _decide_one(
         is_confident = True
     elif thresholds.confidence is not None:
         is_confident = float(row.max()) >= thresholds.confidence
-    if not np.isfinite(row).all() or (thresholds.ood_limit is not None and not ood_score <= thresholds.ood_limit):
-        return Decision("abstain", names, ood_score)
+    is_ood = _is_ood(ood_score, thresholds)
+    if is_ood or not np.isfinite(row).all():
+        return Decision("abstain", names, ood_score, is_ood)
     if is_confident:
         return Decision("class", names, ood_score)
     return Decision("set" if 0 < size < len(classes) else "abstain", names, ood_score)

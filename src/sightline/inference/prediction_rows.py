@@ -59,7 +59,7 @@ def make_schema(form: PredictionFormat) -> Any:
     if form.decisions:
         fields.append(("decision", text))
     if form.decisions and not form.quality:
-        fields += [("set", pyarrow.list_(text)), ("ood_score", pyarrow.float64())]
+        fields += [("set", pyarrow.list_(text)), ("ood_score", pyarrow.float64()), ("is_ood", pyarrow.bool_())]
     if form.quality:
         fields.append(("quality", pyarrow.float64()))
     if form.nodes:

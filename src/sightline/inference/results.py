@@ -229,11 +229,13 @@ class Decision:
             model ``"class"``, ``"ancestor"`` for a parent class, or ``"abstain"``.
         set: The prediction set, the most probable class first; None without prediction sets.
         ood_score: The out-of-distribution score: higher is more unusual. None for a mask.
+        is_ood: Whether the model abstains because the score is above its limit, not because it is too uncertain.
     """
 
     decision: DecisionKind
     set: tuple[str, ...] | None
     ood_score: float | None
+    is_ood: bool = False
 
 
 @dataclass(frozen=True, slots=True, repr=False)

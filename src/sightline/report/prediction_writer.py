@@ -54,7 +54,7 @@ class RowFormat:
     def column_names(self) -> list[str]:
         """Return the header of the CSV file."""
         more = [name for number in range(2, self.top + 1) for name in (f"label_{number}", f"probability_{number}")]
-        decided = ["decision", *([] if self.quality else ["set", "ood_score"])] if self.decisions else []
+        decided = ["decision", *([] if self.quality else ["set", "ood_score", "is_ood"])] if self.decisions else []
         decided += ["quality"] if self.quality else []
         decided += ["node", "node_probability"] if self.nodes else []
         decided += ["expected_grade"] if self.grades else []
@@ -84,7 +84,8 @@ class RowFormat:
             decision = prediction.decision
             labels = "" if decision.set is None else jsonio.dumps(list(decision.set))
             score = "" if decision.ood_score is None else f"{decision.ood_score:.6g}"
-            cells = [decision.decision] if self.quality else [decision.decision, labels, score]
+            more = [] if self.quality else [labels, score, str(decision.is_ood).lower()]
+            cells = [decision.decision, *more]
         if self.quality:
             cells.append("" if prediction.quality is None else f"{prediction.quality:.6f}")
         if self.nodes:

@@ -84,7 +84,7 @@ def _list_outputs(classifier: Classifier, *, is_logged: bool) -> dict[str, tuple
         outputs |= {"mask": ("UINT8", [-1, *classifier.preprocess.shape[:2]]), "quality": number}
         outputs |= {} if thresholds is None or thresholds.min_iou is None else {"decision": text}
     elif thresholds is not None and thresholds.decides:
-        outputs |= {"decision": text, "ood_score": number}
+        outputs |= {"decision": text, "ood_score": number, "is_ood": ("BOOL", [-1])}
         outputs |= {} if thresholds.conformal_quantile is None else {"set": marks}
     if targets.are_paths:
         outputs |= {"node": text, "node_probability": number}
@@ -99,6 +99,7 @@ _FIELDS = {
     "log_id": attrgetter("path"),
     "decision": attrgetter("decision.decision"),
     "ood_score": attrgetter("decision.ood_score"),
+    "is_ood": attrgetter("decision.is_ood"),
     "set": attrgetter("decision.set"),
 }
 """The field of a prediction for each output that is not named after its field."""
@@ -213,8 +214,8 @@ class InferenceModel:
         datatype = self.outputs[name][0]
         if datatype == BYTES:
             return Tensor(name, BYTES, (len(values),), [str(value or "") for value in values])
-        if datatype == "BOOL":  # a set of classes
-            marks = [[label in (value or ()) for label in classes] for value in values]
+        if datatype == "BOOL":  # is_ood, or a set of classes
+            marks = [v if isinstance(v, bool) else [label in (v or ()) for label in classes] for v in values]
             return Tensor.from_array(name, datatype, np.array(marks))
         return Tensor.from_array(name, datatype, np.array([value or 0 for value in values], np.float64))
 

@@ -130,6 +130,7 @@ _PREDICTION: dict[str, Any] = {
     "levels": _list(_object(label=_STRING, probability=_NUMBER), minItems=1),
     "set": {"type": ["array", "null"], "items": _STRING},
     "ood_score": _NUMBER,
+    "is_ood": _BOOLEAN,
     "expected_grade": _NUMBER,
     "log_id": _STRING,
 }
@@ -205,8 +206,8 @@ _INFER_REQUEST = _object(
             ("name",),
             name={
                 "enum": [
-                    *("probabilities", "label", "labels", "undecided", "label_set", "decision", "ood_score", "set"),
-                    *("mask", "quality", "node", "node_probability", "expected_grade", "log_id"),
+                    *("probabilities", "label", "labels", "undecided", "label_set", "decision", "ood_score", "is_ood"),
+                    *("set", "mask", "quality", "node", "node_probability", "expected_grade", "log_id"),
                 ]
             },
             parameters=_object((), binary_data=_BOOLEAN, classification={"type": "integer", "minimum": 1}),

@@ -6,7 +6,7 @@ const TEXTS = {
     needToken: "This server needs a token:", useToken: "Use it", heatMap: "Heat map", mask: "Mask", description: "Description of the model",
     terminal: "From a terminal:", unseen: "Your browser cannot show this image; the model can read it.",
     working: "Classifying …", explaining: "Computing the heat map …", none: "none of its classes",
-    abstain: "The model abstains: it is too uncertain, or the image is unlike those that it was trained on.",
+    abstain: "The model abstains: it is too uncertain.", ood: "The model abstains: the image is unlike those that it was trained on.",
     set: (labels) => `The model is uncertain between: ${labels.join(", ")}`,
     certain: "The model is confident enough to decide.",
     grade: (value) => `Expected grade: ${value}.`,
@@ -24,7 +24,7 @@ const TEXTS = {
     needToken: "本服务器需要令牌：", useToken: "使用", heatMap: "热力图", mask: "掩码", description: "模型说明",
     terminal: "在终端中：", unseen: "浏览器无法显示这张图片，但模型可以读取。",
     working: "正在分类……", explaining: "正在计算热力图……", none: "不属于任何类别",
-    abstain: "模型弃权：把握不足，或者图片与训练图片差别太大。",
+    abstain: "模型弃权：把握不足。", ood: "模型弃权：图片与训练图片差别太大。",
     set: (labels) => `模型无法在这些类别中确定：${labels.join("、")}`,
     certain: "模型有足够的把握作出判断。",
     grade: (value) => `期望等级：${value}。`,
@@ -257,14 +257,15 @@ function showAreas() {
 
 function showPrediction() {
   if (current.prediction.masks) return showAreas();
-  const { labels, top, decision, set, model, node, expected_grade: grade } = current.prediction;
+  const { labels, top, decision, set, is_ood: isOod, model, node, expected_grade: grade } = current.prediction;
   const label = node ?? current.prediction.label; // of a tree of classes, which may be one above others
   const probability = node ? current.prediction.node_probability : current.prediction.probability;
   const named = labels ? labels.join(", ") : label;
   $("label").textContent = named === "" ? text("none") : probability === null || labels ? named : `${named} · ${percent(probability)}`;
   $("view").setAttribute("aria-label", text("alt")(named));
   const sentences = grade === undefined ? [] : [text("grade")(grade.toFixed(2))];
-  if (decision === "set") sentences.push(text("set")(set));
+  if (isOod) sentences.push(text("ood"));
+  else if (decision === "set") sentences.push(text("set")(set));
   else if (decision && decision !== "labels") sentences.push(text(decision === "class" ? "certain" : decision)); // each of the labels has its own threshold
   $("decision").hidden = !sentences.length;
   $("decision").textContent = sentences.join(text("sentences"));

@@ -19,13 +19,13 @@ function describePrediction({ label, probability, labels, node, node_probability
 }
 
 function showPrediction(prediction) {
-  const { label, labels, top, decision, set, node, expected_grade: grade } = prediction;
+  const { label, labels, top, decision, set, is_ood: isOod, node, expected_grade: grade } = prediction;
   $("#result").hidden = false;
   $("#label").textContent = describePrediction(prediction);
   $("#view").setAttribute("aria-label", labels ? describePrediction(prediction) : (node ?? label));
   $("#grade").hidden = grade === undefined;
   $("#grade b").textContent = grade?.toFixed(2) ?? "";
-  const sentence = texts[`decision-${decision}`];
+  const sentence = texts[`decision-${isOod ? "ood" : decision}`];
   $("#decision").hidden = !sentence;
   $("#decision").textContent = sentence ? sentence.replace("LABELS", () => (set ?? []).join(", ")) : "";
   $("#decision").className = decision ?? "";
