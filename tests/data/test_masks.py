@@ -63,6 +63,32 @@ def list_findings(audit: Audit) -> dict[str, tuple[str, ...]]:
     return {finding.kind: finding.paths for finding in audit.findings}
 
 
+def test_the_shortest_complete_lists_give_the_splits_of_images_with_masks(tmp_path: Path) -> None:
+    """As in Pascal VOC, whose other lists also name images without masks."""
+    names = [f"2007_{i}" for i in range(8)]
+    with_masks, validation = names[:4], names[3:4]
+    write_files(
+        tmp_path,
+        {f"JPEGImages/{name}.png": encode_png(i) for i, name in enumerate(names)}
+        | {f"SegmentationClass/{name}.png": fill_mask(0, 1) for name in with_masks}
+        | {
+            "classes.csv": CLASSES,
+            "ImageSets/Main/train.txt": "\n".join(names[::2]).encode(),
+            "ImageSets/Main/val.txt": "\n".join(names[1::2]).encode(),
+            "ImageSets/Main/cat_train.txt": "\n".join(f"{name} -1" for name in names[::2]).encode(),
+            "ImageSets/Main/cat_val.txt": "\n".join(f"{name}  1" for name in names[1::2]).encode(),
+            "ImageSets/Segmentation/train.txt": "\n".join(names[:3]).encode(),
+            "ImageSets/Segmentation/trainval.txt": "\n".join(with_masks).encode(),
+            "ImageSets/Segmentation/val.txt": "\n".join(validation).encode(),
+        },
+    )
+    index = build_index(tmp_path)
+    assert [image.split for image in index.images] == ["train"] * 3 + ["validation"]
+    assert {note.path.rpartition("/")[0] for note in index.notes if note.kind == "splits-from-lists"} == {
+        "ImageSets/Segmentation"
+    }
+
+
 def test_the_label_of_an_image_is_the_classes_in_its_mask(tmp_path: Path) -> None:
     index = build_index(write_pairs(tmp_path))
     assert [(image.path, image.label) for image in index.images] == [

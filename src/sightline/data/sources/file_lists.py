@@ -111,7 +111,7 @@ def _read_splits(lists: ImageLists) -> Iterator[tuple[Sequence[str], Memberships
     """Yield the names of lists that belong together, and the splits to which they assign each image.
 
     Lists that belong together are in one folder. Several sets, such as ``train1.txt`` and ``train2.txt`` of DTD, are
-    yielded one after the other.
+    yielded one after the other, the shortest first: in Pascal VOC, ``ImageSets/Segmentation`` before those of ``Main``.
     """
     paths = {key: PurePosixPath(key) for key in lists.keys}
     stems = _find_list_splits({path.stem for path in paths.values() if not path.stem.endswith("partition")})
@@ -129,9 +129,10 @@ def _read_splits(lists: ImageLists) -> Iterator[tuple[Sequence[str], Memberships
         if may_have_column and path.stem not in stems:
             with suppress(DataError):
                 yield [key], _read_split_column(lists.read(key))
-    for group in dict.fromkeys(map(tuple, groups.values())):  # with one set, both groups are the same lists
+    sets = {group: dict(lists.read_all(group)) for group in map(tuple, groups.values())}
+    for group, by_key in sorted(sets.items(), key=lambda item: sum(len(each.rows) for each in item[1].values())):
         memberships: dict[str, set[Split]] = defaultdict(set)
-        for key, each in lists.read_all(group):
+        for key, each in by_key.items():
             for image in each.images.values():
                 memberships[image].add(stems[paths[key].stem].split)
         yield group, memberships

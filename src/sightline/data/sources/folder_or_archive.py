@@ -50,7 +50,7 @@ def _list_images(
     )
     paths = list_visible(store)
     if not states_labels and (listing := read_mask_folders(store, paths, prefix, folder)) is not None:
-        return listing
+        return apply_split_lists(listing, store, prefix)
     is_unlabeled = not options.label_pattern and options.folder_level is None and is_flat(paths)
     if is_unlabeled and (listing := read_tables(store, folder, options, prefix)) is not None:
         return apply_split_lists(listing, store, prefix)
