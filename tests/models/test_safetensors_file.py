@@ -64,6 +64,17 @@ def test_a_compiled_model_with_a_single_number_as_a_weight_is_read_back() -> Non
     np.testing.assert_array_equal(outputs, expected)
 
 
+def test_weights_of_the_same_path_are_refused_not_mixed_up() -> None:
+    """Nested models may have layers of the same name."""
+    keras = backend.keras()
+    x = inputs = keras.Input((4,))
+    for name in ("first", "second"):
+        nested = keras.Input((4,))
+        x = keras.Model(nested, keras.layers.Dense(4, name="dense")(nested), name=name)(x)
+    with pytest.raises(ModelError, match="Two weights of the model are called 'dense/kernel'"):
+        encode_model(keras.Model(inputs, {PROBABILITIES: keras.layers.Softmax()(x)}))
+
+
 def edit_arrays(change: Callable[[dict[str, Any]], object]) -> Callable[[Files], Files]:
     def apply(files: Files) -> Files:
         arrays = safetensors.numpy.load(files[WEIGHTS_FILE])

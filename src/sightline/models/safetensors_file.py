@@ -24,9 +24,9 @@ PURPOSE = "The format safetensors"
 
 
 def encode_model(model: Any) -> dict[str, bytes]:
-    """Return the contents of the two files by name."""
+    """Return the contents of the two files by name; raises `ModelError` if two weights have the same path."""
     to_numpy = backend.keras().ops.convert_to_numpy
-    weights = {variable.path: np.array(to_numpy(variable), order="C") for variable in model.weights}
+    weights = {path: np.array(to_numpy(variable), order="C") for path, variable in _map_weights(model).items()}
     content = require("safetensors.numpy", PURPOSE).save(weights, metadata={"format": "keras"})
     return {WEIGHTS_FILE: content, LAYERS_FILE: model.to_json().encode()}
 
@@ -51,7 +51,7 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
         model.output[PROBABILITIES].shape[-1]
     except Exception as error:
         raise ModelError(f"{LAYERS_FILE} cannot be read: {explain_load_error(error)}") from error
-    shapes = {variable.path: tuple(variable.shape) for variable in model.weights}
+    shapes = {path: tuple(variable.shape) for path, variable in _map_weights(model).items()}
     if differing := sorted(shapes.keys() ^ arrays.keys()):
         raise ModelError(f"the weight {differing[0]!r} is only in one of {WEIGHTS_FILE} and {LAYERS_FILE}")
     for name, shape in shapes.items():
@@ -64,3 +64,12 @@ def decode_model(weights: bytes, layers: bytes) -> Any:
         if isinstance(layer, backend.keras().layers.Normalization):
             layer.finalize_state()  # it uses a mean and variance derived from its weights when it was built
     return model
+
+
+def _map_weights(model: Any) -> dict[str, Any]:
+    """Return the weights by path; raises `ModelError` if two have the same, as in nested models of equal layers."""
+    weights: dict[str, Any] = {}
+    for variable in model.weights:
+        if weights.setdefault(variable.path, variable) is not variable:
+            raise ModelError(f"Two weights of the model are called {variable.path!r}: give its layers different names.")
+    return weights
