@@ -168,16 +168,21 @@ def test_a_token_is_asked_for(trained: tuple[Path, Any], browser: Browser, color
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_the_newest_version_is_chosen_among_several(
+def test_the_newest_version_is_chosen_among_several_below_the_name(
     trained: tuple[Path, Any], browser: Browser, tmp_path: Path
 ) -> None:
     for version in ("9", "10"):
         shutil.copytree(trained[0] / "bundle", tmp_path / "colors" / version)
-    with Server("--models", tmp_path) as running, Page(browser, 1280) as page:
+    with Server("--models", tmp_path) as running, Page(browser, 540) as page:
         page.open(f"{running.address}/")
         page.wait_for("!document.getElementById('models').hidden")
         assert page.evaluate("document.getElementById('model').value") == "colors/versions/10"
         assert "/models/colors/versions/10/predict" in page.evaluate("document.getElementById('curl').textContent")
+        bottoms = (
+            "['name', 'language', 'models'].map((id) => document.getElementById(id).getBoundingClientRect().bottom)"
+        )
+        name, language, models = page.evaluate(bottoms)
+        assert abs(name - language) < models - language, "the button is beside the name"
 
 
 def test_a_model_of_masks_shows_their_colors_and_areas(mask_run: Run, browser: Browser, scenes: Path) -> None:

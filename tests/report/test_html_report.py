@@ -563,6 +563,16 @@ def test_leaks_are_not_joined_to_find_their_splits() -> None:
     assert re.findall(r'<th scope="col">(\w+)</th>', section) == ["group", "validation", "test"]
 
 
+def test_a_split_without_images_of_a_leak_has_an_empty_cell() -> None:
+    """A narrow page leaves it out, with its name."""
+    leaks = (
+        Leak("identical", tuple(ImageRow(f"{split}.png", "0", "ant", split) for split in ("train", other)))
+        for other in ("validation", "test")
+    )
+    text = render_html(make_report(leaks=tuple(leaks)))
+    assert re.findall(r'<td class="path" data-label="(\w+)"></td>', text) == ["test", "validation"]
+
+
 def test_only_images_that_are_shown_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
     report = make_report()
     content = next(iter(report.images.values()))
