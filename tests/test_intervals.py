@@ -32,11 +32,7 @@ def test_wilson_is_scipys(counts: Counts) -> None:
 
 def test_wilson_of_nothing_is_everything() -> None:
     assert intervals.wilson_interval(0, 0) == Interval(0.0, 1.0)
-    assert (
-        intervals.difference_interval(0, 0, 3, 5)
-        == intervals.paired_difference_interval(0, 0, 0)
-        == Interval(-1.0, 1.0)
-    )
+    assert intervals.paired_difference_interval(0, 0, 0) == Interval(-1.0, 1.0)
 
 
 @given(proportions)
@@ -74,7 +70,10 @@ def test_binomials_that_follow_from_each_other_are_scipys(steps: list[tuple[int,
     ],
 )
 def test_differences_are_newcombes(counts: tuple[int, int, int, int], low: float, high: float) -> None:
-    interval = intervals.difference_interval(*counts)
+    (p, first), (q, second) = (
+        (hits / count, intervals.wilson_interval(hits, count)) for hits, count in (counts[:2], counts[2:])
+    )
+    interval = intervals.subtract_intervals(p, first, q, second)
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
 
 

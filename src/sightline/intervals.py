@@ -5,7 +5,7 @@
 - a proportion that is checked repeatedly while the images come in: `anytime_interval`
 - a mean of scores between 0 and 1, such as the F1 of each image: `bounded_mean_interval`
 - any other metric, from its standard error: `scaled_interval`
-- two proportions of different images: Newcombe's hybrid score interval (`difference_interval`)
+- two proportions of different images: from the intervals of both (`subtract_intervals`)
 - two proportions of the same images: Tango's score interval (`paired_difference_interval`)
 
 Fagerland, Lydersen and Laake (2014, Stat. Med. 33:2850-2875) compare methods for paired proportions: Wald's interval
@@ -115,28 +115,15 @@ def t_quantile(df: int) -> float:
     return math.sqrt(df) * math.tan(_find_end(0.0, math.pi / 2, rejected))
 
 
-def difference_interval(hits: int, count: int, other_hits: int, other_count: int, z: float = Z95) -> Interval:
-    """Return the interval of ``hits / count - other_hits / other_count``, measured on different images.
-
-    Newcombe, 1998, Stat. Med. 17:873-890, method 10: combines two Wilson intervals as `subtract_intervals` does.
-
-    >>> difference_interval(56, 70, 48, 80)
-    Interval(low=0.0524..., high=0.3338...)
-    """
-    if not count or not other_count:
-        return Interval(-1.0, 1.0)
-    first, second = wilson_interval(hits, count, z), wilson_interval(other_hits, other_count, z)
-    return subtract_intervals(hits / count, first, other_hits / other_count, second)
-
-
 def subtract_intervals(p: float, first: Interval, q: float, second: Interval) -> Interval:
     """Return the interval of ``p - q`` from the intervals of the independent proportions p and q.
 
-    The squared distances of their ends from p and q are added. For positively correlated proportions, the interval is
-    wider than necessary (Zou and Donner, 2008, Stat. Med. 27:1693-1702).
+    The squared distances of their ends from p and q are added; with Wilson's intervals, it is Newcombe's (1998, Stat.
+    Med. 17:873-890, method 10). For positively correlated proportions, it is wider than necessary (Zou and Donner,
+    2008, Stat. Med. 27:1693-1702).
 
-    >>> subtract_intervals(0.5, Interval(0.2, 0.8), 0.5, Interval(0.1, 0.9))
-    Interval(low=-0.5, high=0.5)
+    >>> subtract_intervals(0.8, wilson_interval(56, 70), 0.6, wilson_interval(48, 80))
+    Interval(low=0.0524..., high=0.3338...)
     """
     return Interval(
         p - q - math.hypot(p - first.low, second.high - q),
@@ -189,7 +176,15 @@ def binomial_cdf(misses: int, count: int, fraction: float) -> float:
         return 1.0
     if fraction >= 1:
         return 0.0
-    return min(1.0, math.fsum(_binomial_probability(k, count, fraction) for k in range(misses + 1)))
+    is_below = misses <= count * fraction  # the mean; otherwise the other side is summed
+    k, step = (misses, -1) if is_below else (misses + 1, 1)
+    odds = fraction / (1 - fraction)
+    term, total = _binomial_probability(k, count, fraction), 0.0
+    while term > 1e-17 * total:  # falling from here on
+        total += term
+        term *= k / (count - k + 1) / odds if is_below else (count - k) / (k + 1) * odds
+        k += step
+    return min(1.0, total) if is_below else max(0.0, 1 - total)
 
 
 def iterate_binomial_cdf(misses: Iterable[int], counts: Iterable[int], fraction: float) -> Iterator[float]:
@@ -234,13 +229,13 @@ def lower_bound(hits: int, count: int, alpha: float = ALPHA) -> float:
     return low
 
 
-def exact_interval(hits: int, count: int) -> Interval:
-    """Return the exact 95% interval of a proportion (Clopper and Pearson, 1934).
+def exact_interval(hits: int, count: int, tail: float = ALPHA / 2) -> Interval:
+    """Return the exact interval of a proportion (Clopper and Pearson, 1934), either end wrong with probability `tail`.
 
     >>> exact_interval(9, 10)
     Interval(low=0.5549..., high=0.9974...)
     """
-    return Interval(lower_bound(hits, count, ALPHA / 2), 1 - lower_bound(count - hits, count, ALPHA / 2))
+    return Interval(lower_bound(hits, count, tail), 1 - lower_bound(count - hits, count, tail))
 
 
 def bounded_mean_interval(values: Sequence[float]) -> Interval:

@@ -39,7 +39,10 @@ def test_a_test_split_of_another_distribution_is_reported() -> None:
     validation, test = draw_outputs(800, 0.97, 0.96), draw_outputs(624, 0.81, 0.96, 1)
     difference = compare(validation, test)
     hits = [int((p.argmax(1) == labels).sum()) for p, labels in (validation, test)]
-    assert difference.accuracy_difference_interval == intervals.difference_interval(hits[1], 624, hits[0], 800)
+    first, second = intervals.wilson_interval(hits[0], 800), intervals.wilson_interval(hits[1], 624)
+    assert difference.accuracy_difference_interval == intervals.subtract_intervals(
+        hits[1] / 624, second, hits[0] / 800, first
+    )
     assert difference.accuracy_difference == hits[1] / 624 - hits[0] / 800
     assert difference.ece_difference == calibration.compute_ece(*test) - calibration.compute_ece(*validation)
     assert difference.ece_difference > 0.1

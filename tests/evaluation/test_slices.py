@@ -133,6 +133,15 @@ def test_chance_alone_names_a_slice_seldom() -> None:
     assert named <= 15
 
 
+def test_chance_names_a_small_slice_seldom_even_if_errors_are_rare() -> None:
+    rng, named = np.random.default_rng(2), 0
+    for _ in range(150):
+        values = {name: rng.exponential(2, 1000).astype(int).astype(str).tolist() for name in "ab"}
+        values = {name: [f"site {value}" for value in column] for name, column in values.items()}
+        named += any(s.significantly_worse for s in evaluate_slices(find_slices(values), rng.random(1000) < 0.98))
+    assert named <= 7, "Wilson's intervals name one in a tenth of the cases"
+
+
 @pytest.mark.slow
 def test_a_slice_of_few_groups_is_seldom_named_by_chance() -> None:
     """Sites of ten images that are right or wrong together: a difference of two of them is chance."""
