@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import cache
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
-
-import PIL
 
 from sightline.errors import ImageError
 
@@ -61,18 +56,12 @@ def _silence_warnings() -> Iterator[None]:
                 _filter_lists.clear()
 
 
-@cache
-def _silence_libtiff() -> None:
-    """Keep the libtiff in Pillow's wheels for Linux from printing what it finds in a damaged file, without its name."""
-    for library in Path(PIL.__file__).parents[1].glob("pillow.libs/libtiff-*"):
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(str(library)).TIFFSetErrorHandler(None)
-
-
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Convert whatever Pillow raises for bad data to ImageError, and silence its warnings."""
-    _silence_libtiff()
+    """Convert whatever Pillow raises for bad data to ImageError, and silence its warnings.
+
+    Messages that libjpeg and libtiff write to standard error cannot be suppressed.
+    """
     try:
         with _silence_warnings():
             yield
