@@ -98,6 +98,16 @@ def test_images_of_a_group_are_measured_without_each_other() -> None:
     assert (space.measure(new) > alone.max()).mean() > 0.5 > (space.measure(new) > apart.max()).mean()
 
 
+def test_copies_of_an_image_are_measured_without_each_other() -> None:
+    """A class whose files were copied to have more of them has no other limit for new images."""
+    features = draw_features(100)
+    held_out = replace(make_held_out(400), outputs=replace(make_held_out(400).outputs, features=np.tile(features, (4, 1))))
+    fitted = ood.fit_detection(Thresholds(1), held_out, "energy")
+    assert fitted.ood_space is not None
+    assert fitted.ood_limit is not None
+    assert (fitted.ood_space.measure(draw_features(500, seed=1)) > fitted.ood_limit).mean() < 0.05
+
+
 @pytest.mark.parametrize("case", ["few images", "no features", "few groups", "equal features"])
 def test_the_energy_is_used_where_no_distance_can_be_fitted(case: str) -> None:
     held_out = make_held_out(39 if case == "few images" else 100)

@@ -69,9 +69,13 @@ def fit_space(features: NDArray[np.float32]) -> FeatureSpace | None:
 def measure_held_out(features: NDArray[np.float32], groups: NDArray[np.int64] | None) -> NDArray[np.float64] | None:
     """Return the distance of each validation image from the others, float64 [N]; None if they do not determine it.
 
-    Each tenth of the images, or of their `groups` [N], is measured from the rest: an image is too near to itself.
+    Each tenth of the images, or of their `groups` [N], is measured from the rest: an image is too near to itself, and to
+    its copies, which have the same features.
     """
-    units = np.arange(len(features)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if groups is None:
+        first: dict[bytes, int] = {}
+        groups = np.array([first.setdefault(row.tobytes(), i) for i, row in enumerate(features)], np.int64)
+    units = np.unique(groups, return_inverse=True)[1]
     if len(features) < MIN_IMAGES or units.max() + 1 < MIN_GROUPS:
         return None
     folds = make_generator(0, "ood folds").permutation(int(units.max()) + 1)[units] % FOLDS
