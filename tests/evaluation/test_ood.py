@@ -100,8 +100,9 @@ def test_images_of_a_group_are_measured_without_each_other() -> None:
 
 def test_copies_of_an_image_are_measured_without_each_other() -> None:
     """A class whose files were copied to have more of them has no other limit for new images."""
-    features = draw_features(100)
-    held_out = replace(make_held_out(400), outputs=replace(make_held_out(400).outputs, features=np.tile(features, (4, 1))))
+    held_out = make_held_out(400)
+    copied = np.tile(held_out.outputs.features[:100], (4, 1))
+    held_out = replace(held_out, outputs=replace(held_out.outputs, features=copied))
     fitted = ood.fit_detection(Thresholds(1), held_out, "energy")
     assert fitted.ood_space is not None
     assert fitted.ood_limit is not None

@@ -69,7 +69,7 @@ def fit_space(features: NDArray[np.float32]) -> FeatureSpace | None:
 def measure_held_out(features: NDArray[np.float32], groups: NDArray[np.int64] | None) -> NDArray[np.float64] | None:
     """Return the distance of each validation image from the others, float64 [N]; None if they do not determine it.
 
-    Each tenth of the images, or of their `groups` [N], is measured from the rest: an image is too near to itself, and to
+    Each tenth of the images, or of their `groups` [N], is measured from the rest: an image is too near to itself and to
     its copies, which have the same features.
     """
     if groups is None:
