@@ -587,13 +587,14 @@ def test_images_given_one_by_one_are_refused(tmp_path: Path) -> None:
     assert error_message(paths) == f"{paths[0]} is a single image: name the folder or the table that has its label."
 
 
-def test_a_table_beside_the_folders_of_its_images_is_refused(tmp_path: Path) -> None:
-    rows = b"path,label\ncat/1.png,cat\ndog/2.png,dog\n"
-    write_files(tmp_path, {"cat/1.png": encode_png(1), "dog/2.png": encode_png(2), "labels.csv": rows})
-    message = error_message(sorted(tmp_path.iterdir()))
-    assert message == (
-        "cat/1.png is in two of the sources, so it would count twice: name only one of them, such as the table or the "
-        "folder of its images."
+@pytest.mark.parametrize("prefix", ["", "../photos/"])
+def test_a_table_beside_the_folders_of_its_images_is_refused(tmp_path: Path, prefix: str) -> None:
+    rows = f"path,label\n{prefix}cat/1.png,cat\n{prefix}dog/2.png,dog\n".encode()
+    photos = tmp_path / "photos"
+    write_files(photos, {"cat/1.png": encode_png(1), "dog/2.png": encode_png(2), "labels.csv": rows})
+    assert (
+        "1.png is in two of the sources, so it would count twice: name only one of them, such as the table or the "
+        in (error_message(sorted(photos.iterdir())))
     )
 
 

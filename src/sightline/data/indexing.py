@@ -185,7 +185,7 @@ def _check_overlap(entries: Sequence[SourceItem]) -> None:
     resolve, examples = functools.cache(Path.resolve), set[tuple[str, str, str | None]]()
     for item in entries:
         if isinstance(item.store, FolderStore):
-            file = os.path.join(resolve(item.store.root), item.key)  # noqa: PTH118  # for speed
+            file = os.path.normpath(os.path.join(resolve(item.store.root), item.key))  # noqa: PTH118  # for speed
             example = file, item.label, item.split
             if example in examples:
                 raise DataError(

@@ -361,7 +361,7 @@ def evaluate_ood(
         space = ood.fit_space(held_out.outputs.features)
     features, distances = evaluated.outputs.features, None
     if space is not None and features.shape[1]:
-        is_fitted = evaluated is held_out
+        is_fitted = evaluated is held_out and len(features) >= ood.MIN_IMAGES
         distances = ood.measure_held_out(features, evaluated.groups) if is_fitted else space.measure(features)
     flagged = false_alarms = None
     if thresholds is not None and thresholds.ood_limit is not None:
