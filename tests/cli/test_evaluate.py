@@ -99,6 +99,9 @@ def test_images_of_something_else_are_far_from_the_validation_images(
     )
     cells = [f"{stored['ood']['distance_auroc']:.3f}", *rates]
     assert "".join(f'<td class="n">{cell}</td>' for cell in cells) in page
+    assert f"{rates[0]} of {stored['ood']['name']} and {rates[1]} of the evaluated images are above the limit" in page
+    histogram = stored["ood"]["histogram"]
+    assert [len(histogram["edges"]), sum(histogram["evaluated"]), sum(histogram["ood"])] == pytest.approx([31, 1, 1])
     assert "have changed since" not in page
     expected = [(p.decision.decision, p.decision.ood_score) for p in sl.load(run).predict(strange) if p.decision]
     assert [decision for decision, _ in expected].count("abstain") > 16

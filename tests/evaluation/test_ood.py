@@ -123,6 +123,15 @@ def test_the_energy_is_used_where_no_distance_can_be_fitted(case: str) -> None:
     assert thresholds.ood_limit == ood.fit_limit(compute_energy(outputs.logits))
 
 
+def test_a_histogram_shows_the_limit_and_all_scores() -> None:
+    histogram = ood.make_histogram(np.array([1.0, 2.0, 3.0]), np.array([2.0] * 99 + [1000.0, np.inf]), 5.0)
+    assert histogram is not None
+    assert (histogram.edges[0], histogram.edges[-1]) == (1, 5)
+    assert [sum(histogram.evaluated), sum(histogram.ood)] == pytest.approx([1, 1])
+    assert histogram.ood[-1] == pytest.approx(2 / 101)
+    assert ood.make_histogram(np.ones(3), np.ones(4), 1.0) is None
+
+
 def test_a_space_is_stored_with_the_model_and_checked() -> None:
     ours = ood.fit_detection(Thresholds(100), make_held_out(100), "energy")
     assert ours.ood_space is not None

@@ -309,6 +309,7 @@ def test_images_of_something_else_are_out_of_distribution(run: Path, tmp_path: P
     page = (copy / "report.html").read_text(encoding="utf-8")
     assert "is above -3, a limit that at least 99% of the validation images do not exceed" in page
     assert "20 images of gray against" in page
+    assert "Histogram of the out-of-distribution scores" in page
 
 
 def test_what_is_unlike_the_training_images_is_marked_in_every_format(run: Path, data: Path, tmp_path: Path) -> None:

@@ -24,8 +24,21 @@ MIN_IMAGES = 40  # with fewer, the limit is exceeded too often or never
 MAX_IMAGES = 500  # more change the directions little
 MAX_DIRECTIONS, IMAGES_PER_DIRECTION = 32, 8
 FOLDS, MIN_GROUPS = 10, 5
+BINS, SHOWN_QUANTILE = 30, 0.99  # of the histogram; larger scores are in its last bin
 NEGLIGIBLE = 1e-6  # smallest variance of a direction, as a fraction of the largest
 NO_DISTANCE_NOTE = f"The distance in feature space needs {MIN_IMAGES} validation images whose features can be computed."
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreHistogram:
+    """The fractions of the `evaluated` and of the out-of-distribution (`ood`) images with a score in each bin.
+
+    `edges` are one more than the bins. Scores beyond the last edge count in the last bin.
+    """
+
+    edges: tuple[float, ...]
+    evaluated: tuple[float, ...]
+    ood: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +46,7 @@ class OODResult:
     """AUROC of both scores for `ood_count` out-of-distribution images against `count` in-distribution ones.
 
     `flagged_fraction` of the out-of-distribution images are above the model's limit, and `false_alarm_rate` of the
-    others; None without a limit.
+    others; `histogram` shows the scores. All three are None without a limit.
     """
 
     name: str
@@ -44,6 +57,7 @@ class OODResult:
     flagged_fraction: float | None
     false_alarm_rate: float | None
     note: str = ""
+    histogram: ScoreHistogram | None = None
 
 
 def fit_detection(
@@ -134,6 +148,22 @@ def fit_limit(scores: NDArray[np.float64]) -> float | None:
     if not len(scores):
         return None
     return float(np.sort(scores)[min(len(scores), int(np.ceil((len(scores) + 1) * LIMIT_QUANTILE))) - 1])
+
+
+def make_histogram(
+    evaluated: NDArray[np.float64], ood_scores: NDArray[np.float64], limit: float
+) -> ScoreHistogram | None:
+    """Return the histogram of scores float64 [N] and [M], which shows the `limit`; None if they are all the same."""
+    scores = np.concatenate([evaluated, ood_scores])
+    scores = scores[np.isfinite(scores)]
+    if not len(scores):
+        return None
+    low, high = min(scores.min(), limit), max(np.quantile(scores, SHOWN_QUANTILE), limit)
+    if low >= high:
+        return None
+    edges = np.linspace(low, high, BINS + 1)
+    counts = [np.histogram(np.minimum(values, high), edges)[0] / len(values) for values in (evaluated, ood_scores)]
+    return ScoreHistogram(*(tuple(values.tolist()) for values in (edges, *counts)))
 
 
 def ood_auroc(in_distribution: NDArray[np.float64], out_of_distribution: NDArray[np.float64]) -> float:

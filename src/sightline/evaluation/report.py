@@ -363,7 +363,7 @@ def evaluate_ood(
     if space is not None and features.shape[1]:
         is_fitted = evaluated is held_out and len(features) >= ood.MIN_IMAGES
         distances = ood.measure_held_out(features, evaluated.groups) if is_fitted else space.measure(features)
-    flagged = false_alarms = None
+    flagged = false_alarms = histogram = None
     if thresholds is not None and thresholds.ood_limit is not None:
         scores = compute_scores(thresholds, ood_outputs.logits, ood_outputs.features)
         own_scores = compute_scores(thresholds, evaluated.outputs.logits, features)
@@ -371,6 +371,7 @@ def evaluate_ood(
             own_scores = distances  # held out
         flagged = float((scores > thresholds.ood_limit).mean())
         false_alarms = float((own_scores > thresholds.ood_limit).mean())
+        histogram = ood.make_histogram(own_scores, scores, thresholds.ood_limit)
     return OODResult(
         name,
         ood.ood_auroc(energy(evaluated.outputs.logits), energy(ood_outputs.logits)),
@@ -380,4 +381,5 @@ def evaluate_ood(
         flagged,
         false_alarms,
         "" if distances is not None else ood.NO_DISTANCE_NOTE,
+        histogram,
     )
