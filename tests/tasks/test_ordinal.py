@@ -367,13 +367,13 @@ def test_one_image_says_why_it_has_no_interval() -> None:
 
 @pytest.mark.slow
 def test_grades_are_missed_by_no_more_than_by_a_model_that_does_not_know_their_order(tmp_path: Path) -> None:
-    """On overlapping sizes, with the features of a frozen network, three seeds and equal settings."""
+    """On overlapping sizes, with the features of a frozen network, ten seeds and equal settings."""
     data = write_sizes(tmp_path / "sizes", 300, spread=3.0)
     kappas, errors = [], []
     for task in ("ordinal", "single_label"):
         settings = [f"model.task={task}", f"data.class_order={json.dumps(SIZES)}", "train.track=[]", "split.test=0.5"]
         means = []
-        for seed in range(3):
+        for seed in range(10):  # with three, chance decides which kappa is higher
             out = tmp_path / f"{task}{seed}"
             train_run(data, recipe="transfer", seed=seed, set=[*settings, "train.effort=fast"], out=out)
             with np.load(out / "eval" / "test" / "predictions.npz") as loaded:
