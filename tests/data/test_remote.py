@@ -9,9 +9,9 @@ import os
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -258,11 +258,14 @@ def test_what_no_further_attempt_changes_is_said_at_once(
 
 
 def test_a_client_that_takes_long_over_an_attempt_gets_fewer(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = 0.0
+
     def wait(*_: Any) -> None:
-        time.sleep(0.1)
+        nonlocal seconds
+        seconds += 0.7 * remote.PATIENCE
         raise TimeoutError("no answer")
 
-    monkeypatch.setattr(remote, "PATIENCE", 0.15)
+    monkeypatch.setattr(remote, "time", SimpleNamespace(monotonic=lambda: seconds, sleep=lambda _: None))
     monkeypatch.setattr(type(memory), "info", wait)
     with pytest.raises(DataError, match=r"cannot be read after 2 attempts: no answer\. Check the connection"):
         RemotePath.parse("memory://b").describe()
