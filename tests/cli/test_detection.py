@@ -137,6 +137,10 @@ def test_a_threshold_asked_for_alone_is_kept_for_predict_report_and_bundle(
     both = sightline("evaluate", run, *target, "--target-specificity", "0.6").out
     assert "not stored for `predict`: only a single target is stored" in both
     assert json.loads((run / "thresholds.json").read_text("utf-8"))["target_precision"] == 0.5
+    # One that no threshold reaches leaves the stored one, and says nothing about several.
+    unreached = sightline("evaluate", run, "--target-sensitivity", "0.999")
+    assert unreached.code == 1
+    assert "  not stored for `predict`\n" in unreached.out
 
 
 def test_a_wrong_positive_class_is_refused_at_once(

@@ -153,7 +153,8 @@ def _describe_storage(report: EvaluationReport) -> str:
     for point in points:
         if thresholds is not None and (point.threshold, point.rate) == (thresholds.positive_threshold, thresholds.rate):
             return f"`predict` uses the threshold for this {point.rate}"
-    if len(points) > 1 or (thresholds is not None and thresholds.confidence is not None):
+    reached = any(point.threshold is not None for point in points)
+    if reached and (len(points) > 1 or (thresholds is not None and thresholds.confidence is not None)):
         return "not stored for `predict`: only a single target is stored"
     return "not stored for `predict`"
 
