@@ -9,7 +9,7 @@ import re
 import subprocess
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, get_args
@@ -30,6 +30,7 @@ from sightline.data.types import SPLITS, ImageRecord, LabeledSubset, Subset
 from sightline.errors import ModelError
 from sightline.escaping import printable
 from sightline.evaluation import multi_label
+from sightline.evaluation.ood import OODResult, make_histogram
 from sightline.evaluation.report import build_report, fit_thresholds
 from sightline.inference.predictor import ModelOutputs, Outputs
 from sightline.inference.results import ThresholdRequest
@@ -525,6 +526,37 @@ def test_a_curve_whose_columns_differ_in_length_is_refused(tmp_path: Path) -> No
     (tmp_path / "metrics.json").write_text(jsonio.dumps(values), "utf-8")
     with pytest.raises(ModelError, match="columns of different lengths"):
         read_metrics(tmp_path / "metrics.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ood: ood.pop("false_alarm_rate"), "false_alarm_rate"),
+        (lambda ood: ood.update(flagged_fraction="many"), "flagged_fraction"),
+        (lambda ood: ood["histogram"]["ood"].pop(), "the bins of a histogram do not match"),
+        (
+            lambda ood: ood["histogram"].update(edges=[0.0], evaluated=[], ood=[]),
+            "the bins of a histogram do not match",
+        ),
+        (lambda ood: ood["histogram"].update(edges=["a"] * 31), "edges"),
+    ],
+    ids=["missing", "text", "short", "empty", "edges"],
+)
+def test_out_of_distribution_results_are_checked_when_they_are_read(
+    change: Callable[[dict[str, Any]], object], message: str, tmp_path: Path
+) -> None:
+    histogram = make_histogram(np.arange(5.0), np.arange(9.0), 4.0)
+    values = make_metrics(("defect", "ok"), 50) | {
+        "ood": asdict(OODResult("photos", 0.9, None, 5, 9, 0.4, 0.0, histogram=histogram))
+    }
+    file = tmp_path / "metrics.json"
+    file.write_text(jsonio.dumps(values), "utf-8")
+    assert read_metrics(file)["ood"]["histogram"]["edges"][-1] == pytest.approx(7.87)
+    values = jsonio.read_object(file)
+    change(values["ood"])
+    file.write_text(jsonio.dumps(values), "utf-8")
+    with pytest.raises(ModelError, match=message):
+        read_metrics(file)
 
 
 # Confusion matrices

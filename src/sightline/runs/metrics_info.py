@@ -14,6 +14,7 @@ from sightline.evaluation.hierarchy import HierarchyMetrics
 from sightline.evaluation.label_thresholds import LabelDecisions
 from sightline.evaluation.mask_decisions import MaskDecisions
 from sightline.evaluation.multi_label_metrics import LabelMetrics
+from sightline.evaluation.ood import OODResult
 from sightline.evaluation.report import DecisionMetrics
 from sightline.evaluation.results import ClassMetrics, Metric
 from sightline.evaluation.segmentation_metrics import MaskClassMetrics
@@ -163,6 +164,7 @@ class MetricsInfo(_SharedInfo):
     selective_check: SelectiveResult | None
     set_coverage: SetCoverage | None
     binary: BinaryInfo | None
+    ood: OODResult | None
     validation: ShiftInfo | None
     hierarchy: NotRequired[HierarchyMetrics]
 
@@ -193,6 +195,7 @@ class MultiLabelInfo(_SharedInfo):
     errors: LabelErrorsInfo
     decisions: list[LabelDecisions] | None
     label_sets: LabelSetMetrics | None
+    ood: OODResult | None
     unreached: list[str]
 
 
@@ -241,10 +244,14 @@ _INFO_BY_TASK = {"multi_label": MultiLabelInfo, "segmentation": SegmentationInfo
 def read_metrics(path: Path) -> dict[str, Any]:
     """Read and validate a ``metrics.json``, with defaults filled in; raises `ModelError`, naming the file."""
     read = jsonio.read_object(path)
-    if (info := _INFO_BY_TASK.get(str(read.get("task")))) is not None:
-        others: dict[str, Any] = jsonio.to_plain(jsonio.build(info, read, str(path)))
-        return others
-    values: dict[str, Any] = jsonio.to_plain(jsonio.build(MetricsInfo, read, str(path)))
+    info = _INFO_BY_TASK.get(str(read.get("task")), MetricsInfo)
+    values: dict[str, Any] = jsonio.to_plain(jsonio.build(info, read, str(path)))
+    if histogram := (values.get("ood") or {}).get("histogram"):
+        edges, *columns = histogram.values()
+        if not columns[0] or {len(column) for column in columns} != {len(edges) - 1}:
+            raise ModelError(f"{path} cannot be read: the bins of a histogram do not match.")
+    if info is not MetricsInfo:
+        return values
     curves = [values["risk_coverage"]]
     if binary := values["binary"]:
         curves += [binary["roc"], binary["precision_recall"]]
